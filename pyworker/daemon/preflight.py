@@ -21,6 +21,7 @@ from pyworker.daemon.brain import Brain
 from pyworker.daemon.desired import check_apps_file
 from pyworker.daemon.handles import DispatcherHandle, WorkerHandle
 from pyworker.daemon.loop import READ, Loop
+from pyworker.daemon.shortage import step_for
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.wire import WireError
 from pyworker.unix import fds as unix_fds
@@ -30,11 +31,13 @@ PROGRAMS = ("guardian", "daemon", "logger", "template")
 PATIENCE = 30.0  # seconds for all of them
 _MAX_WORDS = 64 * 1024
 
-Done = Callable[[str, str], None]  # the version, "" where it is not known, and why not
+Done = Callable[
+    [str, str, str], None
+]  # the version, "" where it is not known, why not, and what helps where that is known
 
 
 class Preflight:
-    """Runs the checks; calls `done(version, "")` once, or `done(version, why not)` with that of one that starts."""
+    """Runs the checks; calls `done(version, "", "")` once, or `done(version, why not, step)` with that of one that starts."""
 
     def __init__(self, loop: Loop, python: str, content: bytes, done: Done) -> None:
         self._loop = loop
@@ -48,20 +51,21 @@ class Preflight:
             for name in PROGRAMS:
                 self._start(name, content)
         except OSError as error:
-            self._end("", f"its check cannot be started: {error.strerror}")  # which names a program that is not there
+            why = f"its check cannot be started: {error.strerror}"  # which names a program that is not there
+            self._end("", why, step_for(error.errno))
 
     def _start(self, name: str, content: bytes) -> None:
-        given = unix_fds.memfd("pyworker-check", content)
-        os.lseek(given, 0, os.SEEK_SET)
-        out, err = (os.memfd_create(f"pyworker-check-{stream}", os.MFD_CLOEXEC) for stream in ("out", "err"))
+        files = [unix_fds.memfd("pyworker-check", content)]
         try:
+            os.lseek(files[0], 0, os.SEEK_SET)
+            files.extend(os.memfd_create(f"pyworker-check-{stream}", os.MFD_CLOEXEC) for stream in ("out", "err"))
             argv = [self._python, "-I", "-m", f"pyworker.{name}", "--check"]
-            _, pidfd = process.spawn_watched(argv, dict(os.environ), {0: given, 1: out, 2: err})
+            _, pidfd = process.spawn_watched(argv, dict(os.environ), dict(enumerate(files)))
         except OSError:
-            unix_fds.close_all([out, err])
+            unix_fds.close_all(files)
             raise
-        finally:
-            os.close(given)
+        given, out, err = files
+        os.close(given)
         self._running[name] = (pidfd, out, err)
         self._loop.add(pidfd, READ, lambda _: self._ended(name))
 
@@ -96,14 +100,14 @@ class Preflight:
     def _too_slow(self) -> None:
         self._end("", f"its {', '.join(self._running)} did not start within {PATIENCE:g} s")
 
-    def _end(self, version: str, why: str) -> None:
+    def _end(self, version: str, why: str, step: str = "") -> None:
         if self._over:
             return
         self._over = True
         self._timer.cancel()
         for pidfd, _, _ in self._running.values():
             process.send_signal(pidfd, signal.SIGKILL)  # collected when its end is seen
-        self._done(version, why)
+        self._done(version, why, step)
 
 
 def content_of(brain: Brain, apps_file: bytes) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.preflight import Preflight
 from pyworker.daemon.requests import upgrade
+from pyworker.daemon.shortage import step_for
 from pyworker.protocol import control as k
 
 
@@ -27,7 +30,7 @@ def test_one_that_was_refused_has_no_say_in_the_next_and_one_of_a_daemon_that_st
     client: Any = SimpleNamespace(
         reply=lambda ok, body: answers.append(body["changed"]), refuse=lambda refused: answers.append(refused.code)
     )
-    monkeypatch.setattr(upgrade, "Preflight", lambda loop, python, content, done: done("1", ""))
+    monkeypatch.setattr(upgrade, "Preflight", lambda loop, python, content, done: done("1", "", ""))
     upgrade.upgrade(desk, client, k.Upgrade(sys.executable))
     store.on_upgrade_failed("its guardian does not start")
     now = upgrade.GUARDIAN_PATIENCE - 1
@@ -42,7 +45,7 @@ def test_one_that_was_refused_has_no_say_in_the_next_and_one_of_a_daemon_that_st
     monkeypatch.setattr(upgrade, "Preflight", lambda loop, python, content, done: check.append(done))
     upgrade.upgrade(desk, client, k.Upgrade(sys.executable))
     desk.shutting_down = True
-    check[0]("1", "")
+    check[0]("1", "", "")
     assert answers == ["upgrade_refused", True, "upgrade_refused"]
     loop.close()
 
@@ -50,6 +53,26 @@ def test_one_that_was_refused_has_no_say_in_the_next_and_one_of_a_daemon_that_st
 def test_an_interpreter_that_is_gone_is_named_once() -> None:
     loop = Loop()
     said: list[str] = []
-    Preflight(loop, "/nowhere/python", b"", lambda version, why: said.append(why))
+    Preflight(loop, "/nowhere/python", b"", lambda version, why, step: said.append(why))
     loop.close()
     assert [why.count("/nowhere/python") for why in said] == [1]
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_a_check_that_lacks_descriptors_says_so_and_keeps_none(monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+    create, made = os.memfd_create, []
+
+    def memfd_create(name: str, flags: int) -> int:
+        if len(made) == left:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        made.append(create(name, flags))
+        return made[-1]
+
+    monkeypatch.setattr(os, "memfd_create", memfd_create)
+    loop = Loop()
+    said: list[tuple[str, str]] = []
+    before = os.listdir("/proc/self/fd")
+    Preflight(loop, sys.executable, b"", lambda version, why, step: said.append((why, step)))
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    loop.close()
+    assert said == [(f"its check cannot be started: {os.strerror(errno.EMFILE)}", step_for(errno.EMFILE))]

@@ -40,12 +40,12 @@ def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
         wanted = b""
     desk.upgrading = True
 
-    def checked(version: str, why: str) -> None:
+    def checked(version: str, why: str, step: str) -> None:
         if desk.shutting_down:
             _refuse(desk, client, "nothing was replaced: the daemon is stopping", "pyworker daemon start")
             return
         if why:
-            hint = f"mend the installation of {python}, then try again"
+            hint = step or f"mend the installation of {python}, then try again"
             if version:  # there is nothing to mend
                 hint = "one that is no older than what runs can; for this one: pyworker daemon stop, then start the apps anew"
             _refuse(desk, client, f"nothing was replaced: {why}", hint)
