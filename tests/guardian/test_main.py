@@ -18,6 +18,7 @@ from pyworker.guardian.store import FdStore
 from pyworker.policy.faults import Faults
 from pyworker.protocol.inherited import CONTROL, LIFELINE, LOCK
 from pyworker.protocol.store import Stopping
+from pyworker.unix import fds
 
 
 @pytest.mark.parametrize("now", [0.0, 0.2, 4.98, 4.991, 5.0, 1e6 + 0.3])
@@ -91,6 +92,20 @@ def test_who_gives_no_sign_of_life_is_killed_but_not_for_a_moment_in_which_nobod
     child.channel = None
     Guardian._tick(guardian, guardian._next_tick)
     assert child.asked == asked  # there is no way to ask it
+
+
+def test_a_channel_that_cannot_be_read_now_is_not_closed_or_its_daemon_would_become_a_second_guardian(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def want(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(fds, "recv_packet", want)
+    child: Any = Child()
+    guardian: Any = SimpleNamespace()
+    with pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
+        Guardian._receive(guardian, child)
+    assert (child.channel is not None, child.kill_at) == (True, None)
 
 
 @pytest.mark.parametrize(
