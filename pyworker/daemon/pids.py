@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from pyworker import failpoint
 from pyworker.daemon.loop import READ
+from pyworker.daemon.shortage import step_for
+from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import worker_fd
 from pyworker.unix import process
 
@@ -48,7 +50,10 @@ class Pids:
             pidfd = open_pidfd(pid, owner)
         except OSError as error:
             pidfd = -1
-            if error.errno != errno.ESRCH and owner is None:  # no descriptor left: nobody could watch or stop it
+            if error.errno != errno.ESRCH:  # no descriptor left: nobody could watch or stop it
+                words = f"it could not be watched: {error.strerror}"
+                handle.failure = handle.failure or w.Failed("other", words, "", step_for(error.errno))
+            if error.errno != errno.ESRCH and owner is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)  # it may not lead a group yet
                 process.kill_group(pid, signal.SIGKILL)

@@ -226,8 +226,12 @@ def memfd(name: str, content: bytes | bytearray, *, seal: bool = True) -> int:
             fcntl.fcntl(
                 fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
             )
-    except OSError:
+    except OSError as error:
         os.close(fd)
+        if (
+            error.errno == errno.ENOSPC
+        ):  # it is no disk that is full: the kernel promises no more memory (vm.overcommit_memory = 2)
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
         raise
     return fd
 

@@ -15,7 +15,7 @@ from pyworker.daemon import pids
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.pids import STATUS_PATIENCE, STRANGER_PATIENCE, YOUNG, Pids, open_pidfd
-from pyworker.daemon.shortage import Shortage
+from pyworker.daemon.shortage import Shortage, step_for
 from pyworker.policy.lifecycle import State
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.store import Exited
@@ -66,6 +66,8 @@ def test_one_that_cannot_be_watched_has_ended_as_the_guardian_says_and_nobody_is
         daemon.pids.on_exited(Exited(42, told.code, None, False))
     assert daemon.pids.claim(daemon.app, handle, 42, owner=owner)
     assert (handle.pid, daemon.ended, killed) == (42, [(1, told or process.UNKNOWN)], [])
+    failure = handle.failure and (handle.failure.message, handle.failure.hint)
+    assert failure == (("it could not be watched: Too many open files", step_for(error)) if error == errno.EMFILE else None)
 
 
 def test_a_pidfd_of_which_nobody_can_say_whose_it_is_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
