@@ -158,12 +158,16 @@ class Dispatcher:
         self._accepting = accepting = may and bool(self._open)
         for listener in self._listeners.values():
             if accepting and not self.loop.watches(listener.fileno()):
-                self.loop.add(listener.fileno(), IN, self._acceptor(listener))
+                try:
+                    self.loop.add(listener.fileno(), IN, self._acceptor(listener))
+                except OSError as error:  # fs.epoll.max_user_watches, or no memory
+                    self.out_of_files(error)
+                    return
             elif not accepting:
                 self.loop.remove(listener.fileno())
 
     def out_of_files(self, error: OSError) -> None:
-        """Accepting failed: rest for a moment, or it would be tried without end."""
+        """Accepting failed, or waiting for what comes: rest for a moment, or it would be tried without end."""
         self._failed_again = True
         if not self._paused:
             self._paused = True

@@ -234,7 +234,10 @@ class NodeCluster:
     def _watch(self, key: str) -> None:
         listener = self._listeners.get(key)
         if listener is not None and not self._paused and not self._owner.loop.watches(listener.fileno()):
-            self._owner.loop.add(listener.fileno(), IN, lambda _: self._accept(key))
+            try:
+                self._owner.loop.add(listener.fileno(), IN, lambda _: self._accept(key))
+            except OSError as error:  # fs.epoll.max_user_watches, or no memory
+                self._owner.out_of_files(error)
 
     def _accept(self, key: str) -> None:
         """One at a time: the dealer says after each whether there is anybody for another."""

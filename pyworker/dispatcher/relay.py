@@ -202,11 +202,12 @@ class Relay:
         try:
             server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             failure = server.connect_ex(("127.0.0.1", self.worker.port))
+            if failure == errno.EINPROGRESS:
+                self._server.mask = OUT
+                self.loop.add(self._server.fd, OUT, self._connected)
         except OSError as error:
             failure = error.errno or errno.ECONNREFUSED
         if failure == errno.EINPROGRESS:
-            self._server.mask = OUT
-            self.loop.add(self._server.fd, OUT, self._connected)
             self.loop.later(CONNECT_TIMEOUT, self._too_late)
         elif failure:
             self._refused()
@@ -233,16 +234,16 @@ class Relay:
         self.again(self._client.sock.detach(), self.worker)
 
     def _flow(self) -> None:
-        if self._header:
-            try:
+        try:
+            if self._header:
                 # a new connection has room for a few bytes: all of them go, or it is broken
                 self._server.sock.send(self._header, socket.MSG_NOSIGNAL)
-            except OSError:
-                self._refused()
-                return
-        for side in (self._client, self._server):
-            side.mask = IN
-            self.loop.add(side.fd, IN, side.ready)
+            for side in (self._client, self._server):
+                side.mask = IN
+                self.loop.add(side.fd, IN, side.ready)
+        except OSError:  # also fs.epoll.max_user_watches, or no memory
+            self.loop.remove(self._client.fd)
+            self._refused()
 
     def cut(self) -> None:
         """One side broke: the other is told in the same way, by a reset."""

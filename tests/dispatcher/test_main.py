@@ -51,6 +51,34 @@ def test_a_want_of_descriptors_that_comes_and_goes_is_one_trouble(monkeypatch: p
         assert waits == []
 
 
+@pytest.mark.parametrize("of_node", [False, True])
+def test_a_listener_that_cannot_be_waited_for_now_is_waited_for_later(
+    monkeypatch: pytest.MonkeyPatch, of_node: bool
+) -> None:
+    def no_room(fd: int, mask: int, handler: Callable[[int], None]) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    ours, theirs = socketpair()
+    listener = socket.create_server(("127.0.0.1", 0))
+    with ours, theirs, listener:
+        dispatcher = Dispatcher(theirs, memoryview(mmap.mmap(-1, SIZE)).cast("Q"))
+        later: list[Callable[[], None]] = []
+        with monkeypatch.context() as patched:
+            patched.setattr(dispatcher.loop, "add", no_room)
+            patched.setattr(dispatcher.loop, "later", lambda _, callback: later.append(callback))
+            if of_node:
+                dispatcher._node._listeners["key"] = listener
+                dispatcher._node._set_watched("key", on=True)
+            else:
+                dispatcher._listeners[0] = listener
+                dispatcher._open = [object()]  # type: ignore[list-item]
+                dispatcher._set_accepting()
+            assert not dispatcher.loop.watches(listener.fileno())
+        for callback in later:
+            callback()
+        assert dispatcher.loop.watches(listener.fileno())
+
+
 def test_the_listeners_of_node_workers_rest_too_for_want_of_descriptors() -> None:
     ours, theirs = socketpair()
     listener = socket.create_server(("127.0.0.1", 0))

@@ -463,6 +463,46 @@ def test_a_client_for_whom_no_descriptor_is_left_stays_with_the_dispatcher(one: 
     cells.release()
 
 
+@pytest.mark.parametrize("calls_that_go_well", [0, 1])
+def test_a_client_that_cannot_be_waited_for_is_lost_by_nobody_and_had_by_one(
+    worker: Worker, one: Rig, monkeypatch: pytest.MonkeyPatch, calls_that_go_well: int
+) -> None:
+    """It was closed with its relay, while its number was given to another worker as well."""
+    ours, theirs = unix_fds.socketpair()
+    dispatcher = Dispatcher(theirs, one.board)
+    cells = one.board[row_slice(2)]
+    port = PortWorker(2, 2, worker.port, False, cells, dispatcher)
+    add, left = dispatcher.loop.add, [calls_that_go_well]
+
+    def no_room(fd: int, mask: int, handler: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        add(fd, mask, handler)
+
+    client, there = socket.socketpair()
+    with ours, theirs, there:
+        monkeypatch.setattr(dispatcher.loop, "add", no_room)
+        dispatcher._open = [port]
+        fd = client.detach()
+        assert port.take(fd)
+        wait_until(lambda: _turned(dispatcher.loop) and list(dispatcher._waiting) == [fd], LONG, "it to wait")
+        gc.collect()
+        there.sendall(b"still there")
+        assert os.read(fd, 99) == b"still there"
+        assert (port.load(), dispatcher.relays, dispatcher.loop.watches(fd)) == (0, 0, False)
+    os.close(fd)
+    dispatcher.loop._epoll.close()
+    cells.release()
+
+
+def _turned(loop: Loop) -> bool:
+    loop.later(0.0, lambda: setattr(loop, "running", False))
+    loop.running = True
+    loop.run()
+    return True
+
+
 class Alone:
     """A relay in a loop that turns until something is so."""
 
