@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyworker.cluster.child import ThisWorker
-    from pyworker.cluster.members import SCHED_NONE as SCHED_NONE
-    from pyworker.cluster.members import SCHED_RR as SCHED_RR
-    from pyworker.cluster.members import Scheduling
-    from pyworker.cluster.members import Settings as Settings
     from pyworker.cluster.members import Worker as Worker
+    from pyworker.cluster.options import SCHED_NONE as SCHED_NONE
+    from pyworker.cluster.options import SCHED_RR as SCHED_RR
+    from pyworker.cluster.options import Scheduling
+    from pyworker.cluster.options import Settings as Settings
     from pyworker.cluster.primary import Cluster as Cluster
 
     is_primary: bool
@@ -42,7 +42,11 @@ _OF_CLUSTER = {
     *("setup_primary", "fork", "start", "serve", "disconnect", "workers", "settings", "scheduling_policy"),
     *("on", "once", "off", "events", "listeners"),
 }
-_TYPES = {"Cluster": "primary", **dict.fromkeys(("Worker", "Settings", "SCHED_NONE", "SCHED_RR"), "members")}
+_TYPES = {
+    "Cluster": "primary",
+    "Worker": "members",
+    **dict.fromkeys(("Settings", "SCHED_NONE", "SCHED_RR"), "options"),
+}
 
 
 def run(exec: Any = None, args: Any = (), **options: Any) -> None:

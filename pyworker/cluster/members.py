@@ -1,43 +1,15 @@
-"""A cluster's workers, seen from their primary, and what it was told to run."""
+"""A cluster's workers, seen from their primary."""
 
 from __future__ import annotations
 
 import signal as signals
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pyworker.cluster.emitter import Emitter
-from pyworker.cluster.parent import ChildProcess, Signal, Stdio
-from pyworker.config.schema import RestartConfig
-from pyworker.record import field, record
+from pyworker.cluster.parent import ChildProcess, Signal
 
 if TYPE_CHECKING:
     from pyworker.cluster.primary import Cluster
-
-SCHED_NONE: Scheduling = "none"
-SCHED_RR: Scheduling = "round-robin"
-Scheduling: TypeAlias = Literal["round-robin", "none"]
-
-
-@record
-class Settings:
-    """What `setup_primary` was told."""
-
-    exec: str | None = None  # a script; None: the one that runs here
-    args: tuple[str, ...] = ()
-    module: str | None = None  # instead of a script: what `python -m` takes
-    workers: int = 0  # 0: as many as there are CPUs to use
-    scheduling: Scheduling = "round-robin"  # "none": for servers that fork processes of their own to accept in
-    exec_path: str | None = None
-    exec_args: tuple[str, ...] = ()
-    cwd: str | None = None
-    env: Mapping[str, str] | None = None
-    stdin: Stdio = "inherit"
-    stdout: Stdio = "inherit"
-    stderr: Stdio = "inherit"
-    restart: RestartConfig = field(default_factory=RestartConfig)
-    drain_timeout: float = 10.0  # seconds that connections have when a worker leaves
-    suicide_timeout: float = 5.0  # seconds that a worker has which announced its death
 
 
 class Worker(Emitter):

@@ -8,37 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import math
 import os
 import random
-import re
 import signal as signals
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from pyworker.cluster import handles
 from pyworker.cluster.child import DRAIN, SUICIDE
-from pyworker.cluster.child_process import as_list, interpreter_of
 from pyworker.cluster.emitter import Emitter
 from pyworker.cluster.listening import Listeners
-from pyworker.cluster.members import Scheduling, Settings, Worker
+from pyworker.cluster.members import Worker
+from pyworker.cluster.options import Scheduling, Settings, check_count, program_of, settings_of
 from pyworker.cluster.parent import ChildProcess
 from pyworker.config.cpus import usable_cpus
-from pyworker.config.option import option_of
-from pyworker.config.schema import Policy, RestartConfig
+from pyworker.config.schema import RestartConfig
 from pyworker.policy.restart import CLEAR, Record, after_unstable_death, is_stable, wants_replacement
 from pyworker.protocol import node
 from pyworker.protocol import nodecluster as nc
-from pyworker.record import fields
 
-_BOOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "boot.py")
-# in a worker of the daemon all of this is in an archive without a name
-_BUNDLE = re.match(r"/proc/self/fd/(\d+)(?=/)", _BOOT)
-_BOOT_FROM_BUNDLE = (
-    "import sys; sys.path[0] = {!r}; from pyworker.cluster import boot; del sys.path[0]; boot.main()"  # [0] is ''
-)
 _FOR_ALL = ("SIGTERM", "SIGINT")  # what a terminal or a service manager sends to the whole group
 _TOGETHER = 0.1  # seconds in which a signal to the whole group, which a worker died of, is seen by us as well
 _NATIVE = handles.Kind("net.Native", {})
@@ -97,20 +87,7 @@ class Cluster(Emitter):
         The options are the fields of `Settings`. `restart` takes the keys of a config file's [app.restart]; time spans
         are numbers of seconds.
         """
-        if exec is not None and options.get("module") is not None:
-            raise ValueError("either exec or module")
-        if options.get("scheduling", "round-robin") not in ("round-robin", "none"):
-            raise ValueError(f"scheduling is 'round-robin' or 'none', not {options['scheduling']!r}")
-        _check_count(options.get("workers", 0))
-        for name in ("drain_timeout", "suicide_timeout"):
-            _check_seconds(name, options.get(name, 0))
-        if not isinstance(restart, RestartConfig):
-            restart = _restart(restart or {})
-        options["exec_args"] = tuple(as_list(options.get("exec_args", ())))
-        path = None if exec is None else os.fspath(exec)
-        if path is not None and not os.path.exists(os.path.join(options.get("cwd") or "", path)):
-            raise FileNotFoundError(errno.ENOENT, "there is no such script for workers to run", path)
-        wanted = Settings(exec=path, args=tuple(as_list(args)), restart=restart, **options)
+        wanted = settings_of(exec, args, restart, options)
         if self.workers and wanted.scheduling != self.settings.scheduling:
             raise RuntimeError("scheduling cannot change while there are workers")
         self.settings = wanted
@@ -126,7 +103,7 @@ class Cluster(Emitter):
 
     async def start(self, workers: int | None = None) -> list[Worker]:
         """Start the workers of the settings and keep that many running."""
-        _check_count(workers or 0)
+        check_count(workers or 0)
         count = workers or self.settings.workers or usable_cpus()
         self._want(self._wanted + count)
         return [self._fork(None, managed=True) for _ in range(count)]
@@ -231,8 +208,8 @@ class Cluster(Emitter):
         settings = self.settings
         number = self._next_id
         self._next_id += 1
-        command, is_node = self._command()
-        child = ChildProcess(command)
+        runs = program_of(settings)
+        child = ChildProcess(runs.command)
         whole = {**(os.environ if settings.env is None else settings.env), **(env or {})}
         whole[DRAIN] = str(settings.drain_timeout)
         worker = Worker(self, number, child, managed=managed)
@@ -242,41 +219,22 @@ class Cluster(Emitter):
         child.on("error", lambda error: self._on_error(worker, error))
         child.on_internal = lambda value, handle: self._on_internal(worker, value, handle)  # type: ignore[method-assign]
         # a Python worker is born with Ctrl-C held back, and lets it through when it knows what to do with it: child.py
-        mask = signals.pthread_sigmask(signals.SIG_BLOCK, () if is_node else (signals.SIGINT,))
+        mask = signals.pthread_sigmask(signals.SIG_BLOCK, () if runs.is_node else (signals.SIGINT,))
         try:
             child._start(
                 (settings.stdin, settings.stdout, settings.stderr),
                 settings.cwd,
                 whole,
                 channel=True,
-                python=not is_node,
+                python=not runs.is_node,
                 unique_id=str(number),
-                pass_fds=() if _BUNDLE is None or is_node else (int(_BUNDLE[1]),),
+                pass_fds=runs.pass_fds,
             )
         finally:
             signals.pthread_sigmask(signals.SIG_SETMASK, mask)
         self.workers[number] = worker
         asyncio.get_running_loop().call_soon(self.emit, "fork", worker)
         return worker
-
-    def _command(self) -> tuple[list[str], bool]:
-        settings = self.settings
-        script = settings.exec
-        if script is None and settings.module is None:
-            script = sys.argv[0]
-            if settings.cwd is not None or not os.path.isfile(script):
-                # it was named from another folder: __main__ knows the whole path
-                script = getattr(sys.modules["__main__"], "__file__", None) or ""
-            if not os.path.isfile(script):
-                raise ValueError("what shall workers run? setup_primary(exec=...) or setup_primary(module=...)")
-        interpreter, is_node = interpreter_of(script, settings.exec_path)
-        start = [interpreter, *settings.exec_args]
-        if is_node:
-            assert script is not None
-            return [*start, script, *settings.args], True
-        target = ["-m", settings.module] if settings.module is not None else [str(script)]
-        boot = [_BOOT] if _BUNDLE is None else ["-c", _BOOT_FROM_BUNDLE.format(_BUNDLE[0])]
-        return [*start, *boot, *target, *settings.args], False
 
     def _on_message(self, worker: Worker, message: Any, handle: handles.Received | None) -> None:
         if message == SUICIDE and handle is None:
@@ -470,35 +428,6 @@ class Cluster(Emitter):
         finally:
             self._changed.discard(changed)
         return not self.workers
-
-
-def _check_count(workers: Any) -> None:
-    if type(workers) is not int or workers < 0:
-        raise ValueError(f"workers is a whole number, 0 for as many as there are CPUs, not {workers!r}")
-
-
-def _check_seconds(name: str, value: Any) -> None:
-    if type(value) not in (int, float) or not 0 <= value < math.inf:
-        raise ValueError(f"{name} is a number of seconds, not {value!r}")
-
-
-def _restart(said: Mapping[str, Any]) -> RestartConfig:
-    """Return what a program says of restarts. What is wrong is refused now: it would show at the first death, and end them."""
-    options = {field.name: option_of(field) for field in fields(RestartConfig)}
-    for name, value in said.items():
-        option = options.get(name)
-        if option is None:
-            raise ValueError(f"there is no restart.{name}; there are: {', '.join(options)}")
-        words = get_args(Policy) if name == "policy" else ()
-        if words and value not in words:
-            raise ValueError(f"restart.{name} is one of {', '.join(words)}, not {value!r}")
-        if option.unit:
-            _check_seconds(f"restart.{name}", value)
-        elif not words and type(value) is not int:
-            raise ValueError(f"restart.{name} is a whole number, not {value!r}")
-        if option.minimum is not None and value < option.minimum:
-            raise ValueError(f"restart.{name} is at least {option.minimum:g}, not {value!r}")
-    return RestartConfig(**said)
 
 
 def _stays(worker: Worker) -> bool:
