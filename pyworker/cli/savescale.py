@@ -19,7 +19,7 @@ from pyworker.config.problem import ConfigError
 from pyworker.config.spans import Document, Path
 from pyworker.errors import PyworkerError
 from pyworker.protocol.names import STATE_DIR
-from pyworker.unix.files import lock_directory
+from pyworker.unix.files import lock_directory, replacing
 
 _AGAIN = 0.05  # seconds
 
@@ -137,29 +137,21 @@ def _change(path: str, edit: Callable[[str], str]) -> tuple[int, int] | None:
     at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def opener(name: str, flags: int) -> int:
-        # it may hold passwords, and gets the old one's mode only once it is written
-        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600, dir_fd=at)
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
 
-    temporary = f"{name}.{os.getpid()}.tmp"
     try:
         with open(name, encoding="utf-8", newline="", opener=opener) as old:
             info, before = os.fstat(old.fileno()), old.read()
         after = edit(before)
         if after == before:
             return None
-        with open(temporary, "x", encoding="utf-8", newline="", opener=opener) as new:
-            try:
-                new.write(after)
-                os.fchmod(new.fileno(), info.st_mode & 0o7777)
-                with contextlib.suppress(PermissionError):
-                    os.fchown(new.fileno(), info.st_uid, info.st_gid)
-                new.flush()
-                os.fsync(new.fileno())
-                os.replace(temporary, name, src_dir_fd=at, dst_dir_fd=at)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary, dir_fd=at)
-                raise
-            return info.st_mtime_ns, os.fstat(new.fileno()).st_mtime_ns
+        with replacing(at, name) as new:
+            new.write(after.encode())
+            new.flush()
+            os.fchmod(new.fileno(), info.st_mode & 0o7777)  # only now, as it may hold passwords
+            with contextlib.suppress(PermissionError):
+                os.fchown(new.fileno(), info.st_uid, info.st_gid)
+            written_at = os.fstat(new.fileno()).st_mtime_ns
+        return info.st_mtime_ns, written_at
     finally:
         os.close(at)

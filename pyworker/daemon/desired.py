@@ -18,6 +18,7 @@ from pyworker.protocol.inherited import APP_NAME
 from pyworker.protocol.names import APPS_FILE, BAD_APPS
 from pyworker.protocol.wire import WireError, from_json, parse_json, to_json
 from pyworker.record import field, record
+from pyworker.unix.files import replacing
 
 VERSION = 1
 _MAX_FILE = 16 * 1024 * 1024
@@ -100,21 +101,9 @@ def save(home_fd: int, desired: Desired) -> None:
     """Write what is wanted; an OSError (full disk) leaves the old file as it was."""
     apps = [to_json(app) for app in desired.apps.values()]
     data = json.dumps({"v": VERSION, "apps": apps}, indent=1).encode() + b"\n"
-    temporary = f".{APPS_FILE}.{os.getpid()}"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary, dir_fd=home_fd)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with open(os.open(temporary, flags, 0o600, dir_fd=home_fd), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    with replacing(home_fd, APPS_FILE) as file:
+        file.write(data)
         failpoint.hit("save.before_rename")
-        os.replace(temporary, APPS_FILE, src_dir_fd=home_fd, dst_dir_fd=home_fd)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary, dir_fd=home_fd)
-        raise
     failpoint.hit("save.after_rename")
     # the rename itself; it is done, and a reload that was told otherwise would go back
     with contextlib.suppress(OSError):

@@ -13,6 +13,7 @@ import fcntl
 import os
 import socket
 import stat
+from collections.abc import Iterator
 from typing import BinaryIO
 
 
@@ -133,6 +134,26 @@ def open_regular(path: str) -> BinaryIO:
         os.close(fd)
         raise OSError(errno.EINVAL, "not a regular file", path)
     return open(fd, "rb")
+
+
+@contextlib.contextmanager
+def replacing(dirfd: int, name: str) -> Iterator[BinaryIO]:
+    """Give a new file (0600) that takes the place of `name` below `dirfd` at the end of the block: a reader sees the old or the
+    new. When the block raises, or the disk is full, it is the old one that stays."""
+    temporary = f".{name}.{os.getpid()}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=dirfd)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(temporary, flags, 0o600, dir_fd=dirfd), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, name, src_dir_fd=dirfd, dst_dir_fd=dirfd)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=dirfd)
+        raise
 
 
 def listen_unix(dirfd: int, name: str) -> socket.socket:

@@ -116,3 +116,18 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(tmp_path: P
     (tmp_path / "file").write_bytes(b"text")
     with files.open_regular(str(tmp_path / "file")) as file:
         assert file.read() == b"text"
+
+
+def test_a_file_is_replaced_as_a_whole_or_stays_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"old")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(KeyboardInterrupt), files.replacing(folder, "x") as file:  # a person, while it is written
+        file.write(b"new")
+        raise KeyboardInterrupt
+    assert ((tmp_path / "x").read_bytes(), os.listdir(tmp_path)) == (b"old", ["x"])
+    with files.replacing(folder, "x") as file:
+        file.write(b"new")
+        assert (tmp_path / "x").read_bytes() == b"old"
+    assert ((tmp_path / "x").read_bytes(), os.listdir(tmp_path)) == (b"new", ["x"])
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o600
+    os.close(folder)
