@@ -12,7 +12,7 @@ def failing(app: dict[str, Any]) -> list[dict[str, Any]]:
     return [worker for worker in app["pool"] if worker["health"] == "failing"]
 
 
-def not_passed_yet(app: dict[str, Any]) -> list[dict[str, Any]]:
+def unchecked(app: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the workers that start and whose checks have failed so far; of one that is held the reason may be another."""
     return [worker for worker in app["pool"] if worker["state"] == "starting" and worker["reason"]]
 
@@ -20,7 +20,7 @@ def not_passed_yet(app: dict[str, Any]) -> list[dict[str, Any]]:
 def why_unwell(app: dict[str, Any]) -> str:
     """Return in words which worker fails its check and how; "" when none does."""
     sick = failing(app)
-    for worker in (*sick, *not_passed_yet(app)):
+    for worker in (*sick, *unchecked(app)):
         words = "fails its health check" if sick else "has not passed its health check yet"
         return f"{line(app['name'])}.{worker['worker']} {words}: {line(worker['reason'])}"
     return ""

@@ -232,15 +232,11 @@ def _kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__
 
 
-def _refuse_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not a number here")
-
-
 def _finite(text: str) -> float:
     number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:20]} is out of range")
+    if not math.isfinite(number):  # "NaN", "Infinity", "1e999"
+        raise ValueError(f"{text[:20]} is not a number here")
     return number
 
 
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+_decoder = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)

@@ -14,7 +14,7 @@ from pyworker.cli.client import ask
 from pyworker.cli.commands.ps import WORKERS, app_notes, changed_files, changed_of, has_printed, trouble, worker_rows
 from pyworker.cli.eventlog import ago, parse, words
 from pyworker.cli.fail import is_said
-from pyworker.cli.health import failing, not_passed_yet
+from pyworker.cli.health import failing, unchecked
 from pyworker.cli.homes import typed
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Cell, Column, Look, line, paint
@@ -188,7 +188,7 @@ def _right(app: dict[str, Any]) -> list[tuple[str, str]]:
     if health:
         of = {"http": str(health.get("path")), "exec": shlex.join(map(str, health.get("command") or ()))}
         what = " ".join(filter(None, (str(health["type"]), of.get(health["type"]))))
-        waiting = len(not_passed_yet(app))
+        waiting = len(unchecked(app))
         counts = f"{sum(worker['state'] == 'ready' for worker in app['pool'])} ok, {len(failing(app))} failing"
         counts += f", {waiting} not passed yet" if waiting else ""
         facts.append(("health", f"{what} every {health['interval']:g}s, {counts}"))
