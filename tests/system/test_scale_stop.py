@@ -100,6 +100,10 @@ def test_stop_finishes_the_requests_under_way(pw: Pyworker) -> None:
     assert pw.refuses()
     assert pw.app()["state"] == "stopped"
     assert pw.run("stop", "api").returncode == 3
+    assert pw.run("reload", "api").returncode == 3
+    for verb in ("stop", "reload"):  # those that run: whether there are any is no matter
+        pw.ok(verb, "all", "-y")
+        pw.ok(verb, "a*")
     pw.ok("start", "api")
     assert pw.get().startswith("one")
 

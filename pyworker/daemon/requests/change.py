@@ -31,14 +31,14 @@ def stop(desk: Desk, client: Client, request: k.Stop) -> None:
             app.stopped_slots.add(s.slot)
             desk.brain.poke(app)
         elif app.closed and not app.wanted:
-            decided[s.app] = ops.Outcome(True, "unchanged")  # alone it is refused below; `all` means all that runs
+            decided[s.app] = ops.Outcome(True, "unchanged")
         else:
             stop_app(desk, app, now=request.now)
             goals[s.app] = ops.stopped(None)
     for name, numbers in slots.items():
         if name not in goals:
             goals[name] = ops.stopped(frozenset(numbers))
-    if not goals and decided:
+    if not goals and decided.keys() & request.selectors:  # `all` and `w*` mean those that run
         names = ", ".join(decided)
         raise Refuse("not_running", f"{names}: not running", "pyworker ps shows what is")
     desk.save()
@@ -112,7 +112,7 @@ def reload(desk: Desk, client: Client, request: k.Reload) -> None:
     for name in names:
         app = desk.brain.apps[name]
         if not app.wanted:  # stopped, or on the way to it
-            if len(names) > 1:
+            if len(names) > 1 or name not in request.selectors:
                 continue  # `reload all` means all that runs
             raise Refuse("not_running", f"{name} is not running", f"pyworker start {name}")
         generations.append((app, read_again(desk, app, shell_of(app, request.shell_env))))
