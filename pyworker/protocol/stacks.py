@@ -129,9 +129,8 @@ def whereabouts(stacks: Iterable[ThreadStack | TaskStack]) -> str:
     """
     found: dict[str, None] = {}
     for stack in stacks:
-        frame = next((f for f in reversed(stack.frames) if not _NOT_THE_APPS.match(f.file)), None) or _held_up_at_end(
-            stack
-        )
+        of_app = (f for f in reversed(stack.frames) if not _NOT_THE_APPS.match(f.file))
+        frame = next(of_app, None) or _held_up_at_end(stack)
         if frame is not None:
             found[f"{frame.file}:{frame.line} in {frame.function}"] = None
     return ", ".join(sorted(found, key=lambda place: "-packages/" in place)[:3])
