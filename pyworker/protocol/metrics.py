@@ -17,6 +17,8 @@ from pyworker.protocol.figures import bound, totals_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATES = get_args(AppState)
+_UNWANTED = frozenset({"stopped", "stopping"})  # a stopped app keeps the number that it is to have when it is started
+_SAYS_WHY = frozenset({"failed", "degraded", "scheduled"})  # in others a failure is over
 # the bounds that are written, of the 31 that are counted: 64 us to 67 s
 _FIRST, _LAST = 6, 26
 
@@ -29,6 +31,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "pyworker_app_state": ("gauge", "1 for the state that the app is in, 0 for the others."),
     "pyworker_app_generation": ("gauge", "The generation that serves."),
     "pyworker_app_config_changed": ("gauge", "1 if the config file or an env file was changed since it was read."),
+    "pyworker_app_notes": ("gauge", "What ps says of it: a failure, a refused reload, a certificate that expires."),
     "pyworker_app_workers_wanted": ("gauge", "Workers that should run."),
     "pyworker_app_workers_ready": ("gauge", "Slots with a worker that accepts."),
     "pyworker_app_workers": ("gauge", "Worker processes, those that start or drain too."),
@@ -40,7 +43,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "pyworker_http_request_duration_seconds": ("histogram", "From a request's head to the end of its answer."),
     "pyworker_listen_queue_connections": ("gauge", "Connections that wait to be accepted."),
     "pyworker_listen_queue_limit_connections": ("gauge", "How many may wait."),
-    "pyworker_worker_up": ("gauge", "1 if the slot has a worker that accepts."),
+    "pyworker_worker_up": ("gauge", "1 if the slot's worker accepts; a slot without one has no series."),
     "pyworker_worker_requests_in_flight": ("gauge", "Requests being answered."),
     "pyworker_worker_connections": ("gauge", "Open connections."),
     "pyworker_worker_cpu_seconds_total": ("counter", "CPU time of the worker and what it started."),
@@ -87,7 +90,9 @@ def _app(app: dict[str, Any], add: Any) -> None:
     changed = (app.get("config") or {}).get("changed")
     add("pyworker_app_config_changed", None if changed is None else int(changed), app=name)
     workers = app.get("workers") or {}
-    add("pyworker_app_workers_wanted", workers.get("want"), app=name)
+    has_failed = app.get("state") in _SAYS_WHY and bool(app.get("last_failure"))
+    add("pyworker_app_notes", len(app.get("notes") or ()) + has_failed, app=name)
+    add("pyworker_app_workers_wanted", 0 if app.get("state") in _UNWANTED else workers.get("want"), app=name)
     add("pyworker_app_workers_ready", workers.get("ready"), app=name)
     add("pyworker_app_workers", workers.get("total"), app=name)
     add("pyworker_app_start_time_seconds", _epoch(app.get("started_at")), app=name)

@@ -95,6 +95,24 @@ def test_a_config_file_that_has_changed_is_told(config: dict[str, bool] | None, 
     assert (None if family is None else values(family, app="api")) == wanted
 
 
+def test_a_stopped_app_misses_no_workers() -> None:
+    document = documents.ps()
+    workers = {"want": 2, "ready": 0, "total": 0}
+    document["apps"] = [documents.app(state, state=state, workers=workers, pool=[]) for state in ("stopped", "failed")]
+    wanted = families(document)["pyworker_app_workers_wanted"]
+    assert (values(wanted, app="stopped"), values(wanted, app="failed")) == ([0], [2])
+
+
+@pytest.mark.parametrize(
+    ("state", "notes", "count"), [("running", [], 0), ("running", ["not reloaded (cron): no disk"], 1), ("scheduled", [], 1), ("failed", ["x"], 2)]
+)
+def test_what_ps_says_of_an_app_can_be_alerted_on(state: str, notes: list[str], count: int) -> None:
+    document = documents.ps()
+    failure = {"message": "exit code 1", "traceback": "", "hint": "", "at": ""}
+    document["apps"] = [documents.app("api", state=state, notes=notes, last_failure=failure)]
+    assert values(families(document)["pyworker_app_notes"], app="api") == [count]
+
+
 @pytest.mark.parametrize("text", ['a"b', "a\\b", "a\nb", "ü€", "\udc80"])
 def test_any_label_survives(text: str) -> None:
     document = documents.ps()
