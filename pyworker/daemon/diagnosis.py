@@ -167,7 +167,7 @@ def of_worker(
     if said:
         config = app.config if app.config is not None and app.config.command else None
         held = config is not None and bool(config.bind) and config.balance != "proxy" and not runs_node(config)
-        hint = of_port_in_use(said, siblings=config is not None and app.want > 1, held=held)
+        hint = of_port_in_use(said, siblings=config is not None and app.want > 1, held=held, app=app)
         if hint and is_script:
             hint = _OF_A_BIND_UNSEEN
         hint = hint or _of_no_process(said) or _of_no_module(app, handle, said) or _of_variable(app, said, text)
@@ -192,7 +192,7 @@ def _of_variable(app: App, said: str, text: str) -> str:
     return of_variable(said, text, app.config.inherit_env if app.config is not None else ())
 
 
-def of_port_in_use(said: str, *, siblings: bool, held: bool = False) -> str:
+def of_port_in_use(said: str, *, siblings: bool, held: bool = False, app: App | None = None) -> str:
     """Return the next step when a program found its port taken (by a sibling, or held for it by us); else ""."""
     if not _IN_USE.search(said):
         return ""
@@ -208,7 +208,14 @@ def of_port_in_use(said: str, *, siblings: bool, held: bool = False) -> str:
         )
     port = next(filter(None, found.groups()), "") if (found := _PORT.search(said)) else ""
     taken = owner.of_port("0.0.0.0", int(port)) if port else None  # on whichever address
-    return f"port {port} is taken {taken.sentence()}" if taken is not None else "who has it? ss -ltnp"
+    if taken is not None:
+        return f"port {port} is taken {taken.sentence()}"
+    left = owner.left_by(app.name, {w.pid for w in app.workers.values()}) if app is not None else None
+    if left is not None:
+        return (
+            f"port {left[0]} is taken {left[1].sentence()}\nan earlier worker has left that process: kill {left[1].pid}"
+        )
+    return "who has it? ss -ltnp"
 
 
 def last_words(lines: list[str]) -> tuple[list[str], str]:

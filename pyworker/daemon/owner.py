@@ -12,15 +12,16 @@ import shlex
 import socket
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 
-from pyworker.protocol.names import GUARDIAN_TITLE, LOCK_FILE
+from pyworker.protocol.names import ENV_APP, GUARDIAN_TITLE, LOCK_FILE
 from pyworker.record import record
 from pyworker.unix.process import stat_fields
 from pyworker.unix.sockdiag import listening_inode
 
 _LISTEN = "0A"  # TCP_LISTEN in the state column of /proc/net/tcp
 _MAX_COMMAND = 120
+_MAX_ENV = 2**20
 _NEAR = 4  # generations: guardian, daemon, template; or guardian, npm, sh, node
 _DELETED = " (deleted)"  # what /proc says behind the path of a file that has none any more
 _CREDENTIALS = struct.Struct("iII")
@@ -69,6 +70,21 @@ def of_port(host: str, port: int) -> Owner | None:
         return None
     inodes = frozenset(entry[3] for entry in found)
     return _of_inodes(inodes, found[0][2])
+
+
+def left_by(app: str, workers: Collection[int]) -> tuple[int, Owner] | None:
+    """Return the port and the process of what listens, was started by a worker of the app, and is none of its `workers`.
+
+    What a worker had started in a session of its own outlives it, as a child of our guardian.
+    """
+    listening = {f"socket:[{inode}]": (port, uid) for _, port, uid, inode in _listening()}
+    for pid in _pids():
+        is_left = pid not in workers and _stat(pid, 4) == os.getppid()
+        if is_left and f"{ENV_APP}={app}" in _text(pid, "environ", _MAX_ENV).split("\0"):
+            found = next((listening[held] for held in _held(pid) if held in listening), None)
+            if found is not None:
+                return found[0], _of_process(pid, found[1], frozenset())
+    return None
 
 
 def of_unix(connected: socket.socket, file: os.stat_result) -> Owner:
@@ -175,15 +191,15 @@ def _pids() -> Iterable[int]:
 
 
 def _holds(pid: int, wanted: set[str]) -> bool:
-    try:
-        with os.scandir(f"/proc/{pid}/fd") as entries:
-            for entry in entries:
-                with contextlib.suppress(OSError):
-                    if os.readlink(entry.path) in wanted:
-                        return True
-    except OSError:  # another user's, or gone
-        pass
-    return False
+    return any(held in wanted for held in _held(pid))
+
+
+def _held(pid: int) -> Iterator[str]:
+    """Yield what the descriptors of a process are; nothing of another user's, or of one that is gone."""
+    with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                yield os.readlink(entry.path)
 
 
 def _command(pid: int) -> str:
@@ -195,10 +211,10 @@ def _command(pid: int) -> str:
     return "a process"
 
 
-def _text(pid: int, name: str) -> str:
+def _text(pid: int, name: str, most: int = 4096) -> str:
     """Return a file of /proc/PID, "" when the process is gone."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", encoding="utf-8", errors="replace") as file:
-        return file.read(4096)
+        return file.read(most)
     return ""
 
 

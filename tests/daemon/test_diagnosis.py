@@ -303,7 +303,7 @@ def end_of(log: Path, status: ExitStatus, said: bytes = b"no such queue", **fiel
     """What is found of a worker (pid 7, a command) that has printed a line."""
     log.write_bytes(line(7, said))
     config = AppConfig("api", command=("serve",), logs=LogsConfig(file=str(log)))
-    app: Any = SimpleNamespace(name="api", config=config, current=None, kind="command", want=1, is_job=False, generation=1, generations={})
+    app: Any = SimpleNamespace(name="api", workers={}, config=config, current=None, kind="command", want=1, is_job=False, generation=1, generations={})
     handle: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 1), pid=7, failure=None, ready_at=1.0, **fields)
     return of_worker(app, handle, status, str(log.parent), Shortage())
 

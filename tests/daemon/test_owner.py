@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from pyworker.daemon import owner
-from pyworker.daemon.owner import of_port, user_name
+from pyworker.daemon.owner import left_by, of_port, user_name
 
 
 def test_a_user_without_a_name_is_named_by_number() -> None:
@@ -36,6 +37,22 @@ def test_who_listens_on_an_ipv4_address_by_an_ipv6_socket_is_found(host: str) ->
         found = of_port("127.0.0.1", listener.getsockname()[1])
     assert found is not None
     assert found.pid == os.getpid()
+
+
+def test_what_an_earlier_worker_has_left_on_a_port_is_found_without_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getppid", os.getpid)  # as the guardian, whose child it is by now
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        env = {"PAD": "x" * 9000, "PYWORKER_APP": "api"}
+        left = subprocess.Popen(["cat"], stdin=subprocess.PIPE, env=env, pass_fds=[listener.fileno()], executable="/bin/cat")
+    try:
+        found = left_by("api", {1})
+        assert found is not None
+        assert (found[0], found[1].pid, found[1].command) == (port, left.pid, "cat")
+        assert left_by("api", {left.pid}) is left_by("ap", {1}) is None
+    finally:
+        left.communicate()
+    assert left_by("api", {1}) is None
 
 
 @pytest.mark.parametrize(
