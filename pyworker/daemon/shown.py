@@ -78,17 +78,20 @@ def _note_of_late_check(app: App) -> Iterator[str]:
 
 def long_request_note(app: App) -> Iterator[str]:
     """Where nothing limits it, a request that never ends takes its worker away, or all of them, and all look ready."""
+    all_stats = [(w.id.slot, app.board.stats(w.id.serial)) for w in app.workers.values() if w.state in UNTOUCHED]
+    busy = [(slot, stats) for slot, stats in all_stats if stats.in_flight]
+    if not busy:
+        return
     waiting = sum((queue_depth(x.sock) or (0, 0))[0] for x in app.listeners.values() if is_listening(x.sock))
     now = time.monotonic()
     threads = app.config.threads if app.config is not None else 1
     ages = {}
-    for w in app.workers.values():
-        stats = app.board.stats(w.id.serial)
+    for slot, stats in busy:
         # where its loop goes on it serves others, too, unless all its threads are taken
         full = waiting and 1 < threads <= stats.in_flight
         since = stats.oldest_at if full else stats.progress_at
-        if w.state in UNTOUCHED and stats.in_flight and since and now - since > LONG:
-            ages[w.id.slot] = now - since
+        if since and now - since > LONG:
+            ages[slot] = now - since
     if ages:
         who = f"worker {next(iter(ages))} has" if len(ages) == 1 else f"{len(ages)} workers have"
         name = f"{app.name}.{next(iter(ages))}" if len(ages) == 1 else app.name
