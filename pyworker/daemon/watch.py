@@ -34,6 +34,8 @@ ALWAYS_EXCLUDED = (
 _COMMANDS = ("*.js", "*.mjs", "*.cjs", "*.ts")  # what counts of a command, too, unless `include` says otherwise
 MAX_FOLDERS = 4000  # of one app: more is somebody's home or a disk, not a project
 _LOOK = 2.0  # seconds between looks whether the folders are the same: of one that a process is in no event says it
+_NOT_WATCHED = "files are not watched:"
+_NOT_ALL = "not all files are watched: raise fs.inotify.max_user_watches (sysctl)"
 _GONE = (0, 0)  # the identity of no folder
 Rights = tuple[int | None, int | None, tuple[int, ...]]  # uid, gid and groups of the app
 Top = tuple[str, tuple[int, int] | None]  # a folder of watch.paths, its device and inode: None when it is not there
@@ -110,26 +112,30 @@ class _Tree:
         self._look_timer = desk.brain.loop.call_lazily(_LOOK, self._look_again)
         self.changed: str = ""  # what is to be reloaded for
         self._said: list[str] = []
+        self._left: set[str] = set()  # folders for which the kernel had no watch left
         self._fd = -1
+        self._open()
+
+    def _open(self) -> None:
         try:
             self._fd = inotify.open_inotify()
         except OSError as error:
-            self._note(f"files are not watched: {error.strerror}; see /proc/sys/fs/inotify/max_user_instances")
+            self._note(f"{_NOT_WATCHED} {error.strerror}; raise fs.inotify.max_user_instances (sysctl)")
             return
-        desk.brain.loop.add(self._fd, READ, self._on_readable)
-        for path, (folder, identity) in zip(config.paths, tops, strict=True):
+        self._is_over(_NOT_WATCHED)
+        self._desk.brain.loop.add(self._fd, READ, self._on_readable)
+        for path, (folder, identity) in zip(self._config.paths, self.tops, strict=True):
             if identity is not None:
                 self._add(folder)
             else:
-                unseen = "" if rights[0] is None else ", or none that the app's user may see"
+                unseen = "" if self._rights[0] is None else ", or none that the app's user may see"
                 self._note(f"watch.paths names {path}, which is no folder now{unseen}")
 
     def close(self) -> None:
         for timer in (self._timer, self._look_timer):
             if timer is not None:
                 timer.cancel()
-        for text in self._said:
-            self._desk.brain.note_is_over(self._app, text)
+        self._is_over("")
         if self._fd >= 0:
             self._desk.brain.loop.remove(self._fd)
             os.close(self._fd)
@@ -141,14 +147,21 @@ class _Tree:
 
     def _look_again(self) -> None:
         self._look_timer = self._desk.brain.loop.call_lazily(_LOOK, self._look_again)
+        if self._fd < 0:  # somebody may have closed one, or raised the limit
+            self._open()
+        elif self._left:
+            left, self._left = self._left, set()
+            self._add(*left)
+            if not self._left:
+                self._is_over(_NOT_ALL)
         self._look()
 
-    def _add(self, top: str) -> None:
-        """Watch a folder and all below it; symlinks are not followed.
+    def _add(self, *tops: str) -> None:
+        """Watch folders and all below them; symlinks are not followed.
 
         A folder is watched before it is listed: what is made below it is in the list, or an event says it.
         """
-        folders = [top]
+        folders = [*tops]
         while folders:
             folder = folders.pop()
             if len(self._folders) >= MAX_FOLDERS:
@@ -162,9 +175,10 @@ class _Tree:
                         below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
             except OSError as error:
                 if error.errno == errno.ENOSPC:
-                    self._note("not all files are watched: raise fs.inotify.max_user_watches (sysctl)")
+                    self._note(_NOT_ALL)
+                    self._left |= {folder, *folders}
                     return
-                if error.errno == errno.EACCES and folder == top:
+                if error.errno == errno.EACCES and folder in tops:
                     self._note(f"{folder} is not watched: the app's user may not read it")
                 continue  # it is gone, or not ours to see
             folders.extend(path for path in below if not self._is_excluded(path))
@@ -247,6 +261,12 @@ class _Tree:
             self._said.append(text)
             with contextlib.suppress(OSError):
                 self._desk.brain.note(self._app, text)
+
+    def _is_over(self, words: str) -> None:
+        """What was noted in these words is no more so."""
+        for text in [text for text in self._said if text.startswith(f"watch: {words}")]:
+            self._said.remove(text)
+            self._desk.brain.note_is_over(self._app, text)
 
 
 def _tops(cwd: str, config: WatchConfig) -> tuple[Top, ...]:

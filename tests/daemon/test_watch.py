@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -235,6 +236,46 @@ def test_that_there_are_too_many_folders_is_said_once_and_not_for_each_that_is_m
     assert watched.notes == ["watch: more than 1 folders: the rest is not watched; name some in watch.paths"]
     watched.close()
     assert watched.notes == []
+
+
+def test_files_are_watched_once_an_inotify_descriptor_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    none_left = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    with monkeypatch.context() as limit:
+        limit.setattr(inotify, "open_inotify", Mock(side_effect=none_left))
+        watched = Watched(tmp_path, WatchConfig(), monkeypatch)
+        assert watched.later() == []
+    said = "watch: files are not watched: Too many open files; raise fs.inotify.max_user_instances (sysctl)"
+    assert watched.notes == [said]
+    watched.later()
+    assert watched.notes == []
+    watched.write("a.py")
+    assert watched.later() == ["a.py changed"]
+    watched.close()
+
+
+def test_all_folders_are_watched_once_the_kernel_has_watches_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "c").mkdir()
+    real, left = inotify.watch, iter(range(2))
+
+    def one_less(fd: int, folder: str) -> int:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(fd, folder)
+
+    with monkeypatch.context() as limit:
+        limit.setattr(inotify, "watch", one_less)
+        watched = Watched(tmp_path, WatchConfig(), monkeypatch)
+        assert watched.later() == []
+        assert watched.notes == ["watch: not all files are watched: raise fs.inotify.max_user_watches (sysctl)"]
+    watched.later()
+    assert watched.notes == []
+    for name in ("a/b/x.py", "c/x.py"):
+        watched.write(name)
+        assert watched.later() == [f"{name} changed"]
+    watched.close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can look as another user")
