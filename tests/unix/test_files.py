@@ -119,11 +119,15 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(tmp_path: P
 
 
 def test_a_file_is_replaced_as_a_whole_or_stays_as_it_was(tmp_path: Path) -> None:
+    def write_until_a_person_breaks_it_off() -> None:
+        with files.replacing(folder, "x") as file:
+            file.write(b"new")
+            raise KeyboardInterrupt
+
     (tmp_path / "x").write_bytes(b"old")
     folder = os.open(tmp_path, os.O_RDONLY)
-    with pytest.raises(KeyboardInterrupt), files.replacing(folder, "x") as file:  # a person, while it is written
-        file.write(b"new")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_until_a_person_breaks_it_off()
     assert ((tmp_path / "x").read_bytes(), os.listdir(tmp_path)) == (b"old", ["x"])
     with files.replacing(folder, "x") as file:
         file.write(b"new")
