@@ -6,6 +6,7 @@ Both versions of cgroups are read; a host that mounts neither just knows less.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from pyworker.unix.procfs import read_all
@@ -17,7 +18,7 @@ _LIMITS = {"cpu": "Max cpu time", "address_space": "Max address space", "data": 
 class OomKills(NamedTuple):
     """Counters since boot (machine) and since the group was made; -1 = not known."""
 
-    group: int  # kills in the group of cgroups that we are in, and below it
+    group: int  # kills in the group of cgroups that we are in (the nearest above that counts them), and below it
     machine: int  # read only where the group's is not known
 
 
@@ -31,14 +32,13 @@ class Limits(NamedTuple):
 
 def kills(proc: str = "/proc", root: str = _ROOT) -> OomKills:
     """Return the counters of this moment."""
-    group = -1
-    for folder in _memory_groups(proc, root):
-        found = _kills(os.path.join(folder, "memory.events"))
-        if found < 0:
-            found = _kills(os.path.join(folder, "memory.oom_control"))
-        if found >= 0:
-            group = found
-            break
+    counted = (
+        _kills(os.path.join(folder, name))
+        for start in _memory_groups(proc, root)
+        for folder in _upwards(start, root)  # a group without the controller (of memory) is counted in the one above
+        for name in ("memory.events", "memory.oom_control")
+    )
+    group = next((number for number in counted if number >= 0), -1)
     # the group's counts whoever is killed in it, for whatever want: what the machine counts beyond is none of ours
     return OomKills(group, _kills(os.path.join(proc, "vmstat")) if group < 0 else -1)
 
@@ -46,13 +46,11 @@ def kills(proc: str = "/proc", root: str = _ROOT) -> OomKills:
 def group_memory(pid: int = 0, proc: str = "/proc", root: str = _ROOT) -> tuple[int | None, int | None]:
     """Return the smallest memory limit of a process's cgroup (0: ours) and those above it, and what is used of it, in bytes."""
     found: list[tuple[int, int | None]] = []
-    for folder in _memory_groups(proc, root, pid):
-        while folder.startswith(root):
-            for most, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-                limit = _number(os.path.join(folder, most))
-                if limit is not None and limit < 1 << 60:  # version 1 says "none" with a huge number
-                    found.append((limit, _number(os.path.join(folder, used))))
-            folder = os.path.dirname(folder)
+    for folder in (folder for start in _memory_groups(proc, root, pid) for folder in _upwards(start, root)):
+        for most, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            limit = _number(os.path.join(folder, most))
+            if limit is not None and limit < 1 << 60:  # version 1 says "none" with a huge number
+                found.append((limit, _number(os.path.join(folder, used))))
     return min(found, key=lambda pair: pair[0], default=(None, None))
 
 
@@ -94,6 +92,12 @@ def _memory_groups(proc: str, root: str, pid: int = 0) -> list[str]:
         elif number == "0":
             folders += [os.path.join(root, path), os.path.join(root, "unified", path)]
     return [os.path.normpath(folder) for folder in folders]
+
+
+def _upwards(folder: str, root: str) -> Iterator[str]:
+    while folder.startswith(root):
+        yield folder
+        folder = os.path.dirname(folder)
 
 
 def _kills(path: str) -> int:

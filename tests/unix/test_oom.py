@@ -26,6 +26,11 @@ V2 = {
     "cgroup/jobs/memory.max": "1048576\n",
     "proc/vmstat": "oom_kill 7\n",
 }
+NO_CONTROLLER = {  # systemd's DelegateSubgroup=, a pod: the limit is above us, and what is counted as well
+    "proc/self/cgroup": "0::/jobs/one/sub\n",
+    "cgroup/jobs/one/sub/cgroup.procs": "",
+    **{name: text for name, text in V2.items() if name != "proc/self/cgroup"},
+}
 CONTAINER = {"proc/self/cgroup": "4:memory:/docker/abc\n", "cgroup/memory/memory.oom_control": "oom_kill 1\n"}
 
 NO_GROUP = {"proc/self/cgroup": "0::/\n", "proc/vmstat": "pgfault 5\nthp_oom_kill 4\noom_kill 7\n"}
@@ -44,11 +49,12 @@ def lay(tmp_path: Path, files: dict[str, str]) -> dict[str, str]:
     [
         (V1, (3, -1), 64 * 2**20),
         (V2, (2, -1), 2**20),
+        (NO_CONTROLLER, (2, -1), 2**20),
         (CONTAINER, (1, -1), None),
         (NO_GROUP, (-1, 7), None),
         ({}, (-1, -1), None),
     ],
-    ids=["v1", "v2", "container", "no group", "nothing"],
+    ids=["v1", "v2", "no controller", "container", "no group", "nothing"],
 )
 def test_counters_and_limit(tmp_path: Path, files: dict[str, str], counted: tuple[int, int], limit: int | None) -> None:
     where = lay(tmp_path, files)
