@@ -81,6 +81,18 @@ def test_a_folder_that_cannot_be_made_or_written_is_a_failure(tmp_path: Path, mo
     assert found(doctor._home, tmp_path)[0][:2] == ("home", "fail")
 
 
+def test_root_may_look_into_the_home_of_a_unit_that_has_a_user_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o700)
+    theirs = list(os.stat(tmp_path))
+    theirs[4] = 65534
+    monkeypatch.setattr(os, "stat", lambda *_, **__: os.stat_result(theirs))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert found(doctor._home, tmp_path)[0][:2] == ("home", "fail")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert found(doctor._home, tmp_path)[0][:2] == ("home", "ok")
+    assert found(doctor._home, tmp_path, status=None)[0][:2] == ("home", "fail"), "what root starts there is root's"
+
+
 def test_a_folder_of_roots_that_workers_of_other_users_pass_through_is_fine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +174,14 @@ def test_what_starts_it_at_boot_and_whether_it_lives_on(tmp_path: Path, monkeypa
     assert found(doctor._boot, tmp_path)[1] == ("linger", "warn", "loginctl enable-linger ada")
     (tmp_path / "ada").touch()
     assert [f[:2] for f in found(doctor._boot, tmp_path)] == [("boot", "ok")]
+
+
+def test_pyworker_run_is_not_told_to_start_at_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_units", list)
+    monkeypatch.setattr(doctor, "is_possible", lambda: True)
+    assert found(doctor._boot, tmp_path, apps=[app()]) == []
+    (tmp_path / "apps.json").touch()
+    assert found(doctor._boot, tmp_path, apps=[app()]) == [("boot", "warn", "pyworker startup")]
 
 
 def test_apps_that_are_not_well_have_their_own_next_step(tmp_path: Path) -> None:
