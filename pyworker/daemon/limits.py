@@ -52,7 +52,7 @@ def watch(loop: Loop, brain: Brain, sampler: Sampler) -> None:
                 continue
             limits, memory = config.limits, config.limits.memory
             if memory == "auto":
-                limit = oom.group_limit()
+                limit = oom.group_room()
                 memory = None if limit is None else share(limit, everyone)
             if memory is not None or limits.max_age:
                 _check_app(brain, sampler, app, memory, limits.max_age, now)

@@ -12,6 +12,10 @@ from typing import NamedTuple
 from pyworker.unix.procfs import read_all
 
 _ROOT = "/sys/fs/cgroup"
+_MEMORY = (  # limit, what is used, and in memory.stat what of it is cache
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 _LIMITS = {"cpu": "Max cpu time", "address_space": "Max address space", "data": "Max data size"}
 
 
@@ -44,19 +48,31 @@ def kills(proc: str = "/proc", root: str = _ROOT) -> OomKills:
 
 
 def group_memory(pid: int = 0, proc: str = "/proc", root: str = _ROOT) -> tuple[int | None, int | None]:
-    """Return the smallest memory limit of a process's cgroup (0: ours) and those above it, and what is used of it, in bytes."""
+    """Return the smallest memory limit of a process's cgroup (0: ours) and those above it, and what is used of it, in bytes.
+
+    Files read long ago, which the kernel gives up first, are not in use: a group that writes logs is full of them.
+    """
     found: list[tuple[int, int | None]] = []
     for folder in (folder for start in _memory_groups(proc, root, pid) for folder in _upwards(start, root)):
-        for most, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        for most, used, cache in _MEMORY:
             limit = _number(os.path.join(folder, most))
             if limit is not None and limit < 1 << 60:  # version 1 says "none" with a huge number
-                found.append((limit, _number(os.path.join(folder, used))))
+                current = _number(os.path.join(folder, used))
+                spare = max(0, _field(os.path.join(folder, "memory.stat"), cache))
+                found.append((limit, None if current is None else max(0, current - spare)))
     return min(found, key=lambda pair: pair[0], default=(None, None))
 
 
 def group_limit(proc: str = "/proc", root: str = _ROOT) -> int | None:
     """Return the smallest memory limit of our cgroup and those above it, in bytes."""
     return group_memory(0, proc, root)[0]
+
+
+def group_room(proc: str = "/proc", root: str = _ROOT) -> int | None:
+    """Return how much memory our cgroup may use before the kernel kills (`group_limit`) or slows it down (memory.high)."""
+    folders = (folder for start in _memory_groups(proc, root) for folder in _upwards(start, root))
+    high = (_number(os.path.join(folder, "memory.high")) for folder in folders)
+    return min((most for most in (group_limit(proc, root), *high) if most is not None), default=None)
 
 
 def limits(pid: int, proc: str = "/proc") -> Limits:
@@ -101,7 +117,12 @@ def _upwards(folder: str, root: str) -> Iterator[str]:
 
 
 def _kills(path: str) -> int:
-    _, found, rest = ("\n" + _read(path)).partition("\noom_kill ")  # /proc/vmstat has 200 lines: not taken apart
+    return _field(path, "oom_kill")
+
+
+def _field(path: str, name: str) -> int:
+    """Return the number behind a name, -1 if there is none. /proc/vmstat has 200 lines: it is not taken apart."""
+    _, found, rest = ("\n" + _read(path)).partition(f"\n{name} ")
     value = rest.partition("\n")[0].strip()
     return int(value) if found and value.isdecimal() else -1
 

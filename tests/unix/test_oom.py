@@ -62,6 +62,28 @@ def test_counters_and_limit(tmp_path: Path, files: dict[str, str], counted: tupl
     assert oom.group_limit(**where) == limit
 
 
+def test_what_the_kernel_would_give_up_at_once_is_not_in_use(tmp_path: Path) -> None:
+    v2 = {f"cgroup/jobs/{name}": text for name, text in {
+        "memory.current": "1000000\n", "memory.stat": "anon 5\ninactive_file 900000\nactive_file 7\n",
+    }.items()}  # fmt: skip
+    assert oom.group_memory(**lay(tmp_path / "2", V2 | v2)) == (2**20, 100000)
+    v1 = {f"cgroup/memory/jobs/one/{name}": text for name, text in {
+        "memory.usage_in_bytes": "1000000\n", "memory.stat": "inactive_file 3\ntotal_inactive_file 900000\n",
+    }.items()}  # fmt: skip
+    assert oom.group_memory(**lay(tmp_path / "1", V1 | v1)) == (64 * 2**20, 100000)
+    v2["cgroup/jobs/memory.current"] = "100\n"  # the files of the kernel are not of one moment
+    assert oom.group_memory(**lay(tmp_path / "0", V2 | v2)) == (2**20, 0)
+
+
+@pytest.mark.parametrize(("high", "most"), [("max", 2**20), ("1000", 1000), ("9999999", 2**20)])
+def test_a_group_that_is_slowed_down_before_it_is_killed_may_use_no_more_than_that(
+    tmp_path: Path, high: str, most: int
+) -> None:
+    where = lay(tmp_path, V2 | {"cgroup/jobs/one/memory.high": f"{high}\n"})
+    assert oom.group_room(**where) == most
+    assert oom.group_limit(**where) == 2**20
+
+
 def test_limits_and_cpu_time_of_a_process_that_is_not_reaped_yet() -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (7, 9))
