@@ -23,6 +23,7 @@ from pyworker.unix.process import ExitStatus
 INSTALLATION = f"mend the installation of {sys.executable}, which pyworker runs with"
 _MB = 2**20
 _NO_MEMORY = ("MemoryError", "Cannot allocate memory", "Out of memory", "std::bad_alloc")  # the third: musl
+_REPLACED = "a worker over that is replaced without losing a request"
 
 
 def step_for(number: int | None, pid: int = 0) -> str:
@@ -117,11 +118,13 @@ class Shortages:
             self._seen = before._replace(group=before.group + 1)
             limit = oom.group_limit()
             words = f" (limit of its cgroup: {limit // _MB} MB)" if limit is not None else ""
-            hint = "raise the limit, or set limits.memory below it: a worker over that is replaced without losing a request"
+            hint = f"raise the limit, or set limits.memory below it: {_REPLACED}"
+            if limit is None:  # the machine's memory, or that of what a container is in
+                hint = f"fewer workers, or limits.memory: {_REPLACED}"
             return Shortage(f"{who}killed by the kernel: out of memory{words}", hint, memory_limit)
         if at_kill and 0 <= before.machine < now.machine:
             self._seen = before._replace(machine=before.machine + 1)
-            hint = "fewer workers, or limits.memory: a worker over that is replaced without losing a request"
+            hint = f"fewer workers, or limits.memory: {_REPLACED}"
             return Shortage(f"{who}killed by the kernel: the machine is out of memory", hint, memory_limit)
         if by_child:
             return Shortage(memory_limit=memory_limit)

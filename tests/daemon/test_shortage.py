@@ -55,6 +55,20 @@ def test_each_kill_for_want_of_memory_explains_one_death(
     assert not explained(), "that was long ago"
 
 
+@pytest.mark.parametrize(("limit", "step"), [(2**30, "raise the limit, or set"), (None, "fewer workers, or")])
+def test_a_limit_that_no_cgroup_has_is_not_to_be_raised(
+    monkeypatch: pytest.MonkeyPatch, limit: int | None, step: str
+) -> None:
+    counter = {"group": 7, "machine": -1}
+    monkeypatch.setattr(oom, "kills", lambda: oom.OomKills(**counter))
+    monkeypatch.setattr(oom, "group_limit", lambda: limit)
+    shortages = Shortages(cast("Loop", Lazy()))
+    counter["group"] += 1  # each service of systemd is counted, with a limit or without
+    found = shortages.of_death(os.getpid(), ExitStatus(None, signal.SIGKILL))
+    assert found.hint.startswith(step)
+    assert ("1024 MB" in found.reason) is (limit is not None)
+
+
 def test_a_shell_whose_program_was_killed_for_want_of_memory_says_137(monkeypatch: pytest.MonkeyPatch) -> None:
     counter = {"group": 7, "machine": -1}
     monkeypatch.setattr(oom, "kills", lambda: oom.OomKills(**counter))
