@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import random
 import signal
+import socket
 from typing import TYPE_CHECKING, assert_never
 
 from pyworker import failpoint
@@ -35,6 +36,8 @@ from pyworker.unix import process
 
 if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
+
+SAY_AGAIN = 0.05  # seconds until what a worker waits for is said again that could not be sent
 
 
 class Workers:
@@ -85,7 +88,7 @@ class Workers:
             self._answer_bind(app, handle)
             self._brain.readiness.accepts(app, handle)
         else:
-            self.say(handle, w.Go())
+            self._tell(handle, w.Go())
 
     def drain(self, app: App, handle: WorkerHandle, to_empty: bool, reason: str, now: float) -> None:
         failpoint.hit("reload.drain")
@@ -312,7 +315,7 @@ class Workers:
         if listener is None:
             return False
         handle.waits_to_bind = None
-        self.say(handle, w.Bound(0), listener.sock.fileno())
+        self._tell(handle, w.Bound(0), listener.sock)
         return True
 
     def _find_listener(self, app: App, handle: WorkerHandle) -> Listener | None:
@@ -343,17 +346,24 @@ class Workers:
         except ListenFailed as error:
             handle.waits_to_bind = None
             handle.failure = w.Failed("bind", error.message, "", error.hint)
-            self.say(handle, w.Bound(error.errno, error.message[:500]))
+            self._tell(handle, w.Bound(error.errno, error.message[:500]))
             return None
         except OSError as error:  # no descriptor is left: it would wait for its answer until it is killed
             handle.waits_to_bind = None
             message = f"cannot listen on {address}: {error.strerror}"
             handle.failure = w.Failed("bind", message, "", step_for(error.errno))
-            self.say(handle, w.Bound(error.errno or errno.EADDRINUSE, message[:500]))
+            self._tell(handle, w.Bound(error.errno or errno.EADDRINUSE, message[:500]))
             return None
         self._brain.listening.is_asked_for(app, listener, handle.id.generation)
         handle.failure = None  # of a port that it has tried before
         return listener
+
+    def _tell(self, handle: WorkerHandle, message: w.ToWorker, sock: socket.socket | None = None) -> None:
+        """Say what it waits for, again and again while that cannot be sent: it would serve nobody, and count as one that does."""
+        if self.say(handle, message, sock.fileno() if sock else None):
+            return
+        if handle.is_alive and handle.ctl is not None and handle.leaving_at is None:
+            self._brain.loop.call_later(SAY_AGAIN, lambda: self._tell(handle, message, sock))
 
     def say(self, handle: WorkerHandle, message: w.ToWorker, fd: int | None = None) -> bool:
         if handle.ctl is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -23,7 +24,7 @@ from pyworker.policy.lifecycle import State
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.wire import MAX_MESSAGE, decode, encode
-from pyworker.unix import process
+from pyworker.unix import fds, process
 from pyworker.unix.fds import recv_packet, socketpair
 from tests.support.wait import wait_until
 from tests.support.words import TOO_MANY_OPEN_FILES
@@ -87,6 +88,33 @@ def test_a_script_that_binds_while_there_is_no_descriptor_is_told_so_and_does_no
     answer = decode(w.ToWorker, packet.data)
     assert answer == w.Bound(errno.EMFILE, f"cannot listen on 127.0.0.1:8000: {TOO_MANY_OPEN_FILES}")
     assert "raise the limit of open files" in handle.failure.hint
+
+
+def test_a_script_whose_answer_cannot_be_sent_now_is_answered_as_soon_as_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait in its bind, for a port on which nobody accepts, while its reload was said to be done."""
+    errors = [errno.ETOOMANYREFS, errno.ENOBUFS]
+    send = fds.send_packet
+
+    def send_packet(sock: socket.socket, data: bytes, numbers: list[int]) -> bool:
+        if errors:
+            raise OSError(errors[0], os.strerror(errors.pop(0)))
+        return send(sock, data, numbers)
+
+    monkeypatch.setattr(fds, "send_packet", send_packet)
+    resolved = ResolvedApp(AppConfig("scr", script="s.py"), 1, "python", {}, (), None, None, (), "", 0)
+    app: Any = SimpleNamespace(name="scr", generations={1: Generation(1, resolved)}, listeners={})
+    loop = Loop()
+    ours, theirs = socketpair()
+    with ours, theirs:
+        listening = SimpleNamespace(find=lambda *_: SimpleNamespace(index=0, sock=ours), is_asked_for=lambda *_: None)
+        handle = WorkerHandle(WorkerId("scr", 1, 1, 7), held=False, born_at=0.0, ctl=ours)
+        handle.waits_to_bind = ("inet", "127.0.0.1", 8000)
+        Workers(SimpleNamespace(loop=loop, listening=listening))._answer_bind(app, handle)  # type: ignore[arg-type]
+        packet = wait_until(lambda: loop.turn(0.01) or recv_packet(theirs, MAX_MESSAGE, 1), what="its answer")
+    loop.close()
+    assert packet is not None
+    fds.close_all(packet.fds)
+    assert (decode(w.ToWorker, packet.data), len(packet.fds), errors) == (w.Bound(0), 1, [])
 
 
 @pytest.mark.parametrize("named", [True, False])
