@@ -159,18 +159,19 @@ class Log:
         """Go on in the file that comes after this one: more than one rotation may have happened."""
         assert self._fd is not None
         ours = os.fstat(self._fd)
-        following = self.path
+        following = newer = self.path
         is_there = ours.st_nlink > 0
         moved: list[float] = []
         for path in rotated(self.path) if ours.st_size >= self._at else ():
             with contextlib.suppress(OSError):
                 found = os.stat(path)
-                if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
+                is_compressed = path.endswith(".gz") and found.st_mtime_ns == ours.st_mtime_ns
+                if is_compressed or (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
+                    is_there, following = True, newer  # whatever the times say: the clock may have been set back
                     break
-                is_ours = path.endswith(".gz") and found.st_mtime_ns == ours.st_mtime_ns  # compressed meanwhile
-                if found.st_mtime_ns >= ours.st_mtime_ns and not is_ours:
+                newer = path
+                if found.st_mtime_ns >= ours.st_mtime_ns:
                     following = path
-                is_there = is_there or is_ours
                 moved.append(found.st_ctime)
         # the rotation that removed ours has moved all others; one after it has removed the file that came next
         self._lost = not is_there and bool(moved) and min(moved) > ours.st_ctime + _A_ROTATION

@@ -349,7 +349,10 @@ def test_follow_reads_every_line_across_rotations(home: Path, follow: Callable[.
     assert view.text.split() == [b"start", *(b"file%d." % n for n in range(1, 10))]
 
 
-def test_follow_reads_what_was_compressed_before_it_came_to_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", [1, -1], ids=["", "the clock is set back"])
+def test_follow_reads_what_was_compressed_before_it_came_to_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
     monkeypatch.setattr(logfiles, "_TURN_LINES", 3)
     path = log(home, record(0, "start"))
     followed = logfiles.Log(str(path))
@@ -359,7 +362,7 @@ def test_follow_reads_what_was_compressed_before_it_came_to_it(home: Path, monke
         expected += [record(number, f"{number}.{n}") for n in range(number)]
         rotation.shift(20)
         log(home, *expected[-number:])
-        os.utime(path, (2e9 + number, 2e9 + number))  # written at different times
+        os.utime(path, (2e9 + step * number,) * 2)  # written at different times
         if number == 3:
             rotation._compress_all()
     found: list[bytes] = []
