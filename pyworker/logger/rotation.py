@@ -71,7 +71,8 @@ class Rotation:
             with open(name, "rb") as source:
                 before = os.fstat(source.fileno())
                 fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                with open(fd, "wb") as raw, gzip.GzipFile("", "wb", 1, raw, before.st_mtime) as target:
+                # the file itself says when: gzip has 32 bits for it, too few for a clock that is wrong
+                with open(fd, "wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as target:
                     shutil.copyfileobj(source, target, 1024 * 1024)
                 os.utime(self._temporary, ns=(before.st_atime_ns, before.st_mtime_ns))
         except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import gzip
 import os
@@ -263,6 +264,18 @@ def test_a_rotated_file_that_somebody_removes_while_it_is_compressed_ends_nothin
     monkeypatch.setattr(os, "utime", lambda *_, **__: os.unlink(name))
     assert rotation._compress_one(name)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("year", [1960, 2110])
+def test_a_file_of_a_wrong_clock_is_compressed(tmp_path: Path, year: int) -> None:
+    """gzip has 32 bits for a time: what could not be told there kept all others from being compressed, too."""
+    path = tmp_path / "api.log.1"
+    path.write_bytes(b"x")
+    written = dt.datetime(year, 1, 1, tzinfo=dt.UTC).timestamp()
+    os.utime(path, (written, written))
+    Rotation(f"{tmp_path}/api.log")._compress_all()
+    assert os.listdir(tmp_path) == ["api.log.1.gz"]
+    assert os.stat(f"{path}.gz").st_mtime == written
 
 
 def test_the_link_to_a_log_elsewhere_is_made_though_a_logger_was_killed_while_it_made_one(tmp_path: Path) -> None:
