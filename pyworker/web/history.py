@@ -53,7 +53,7 @@ class History:
             apps[name] = [round(v, 6) if isinstance(v, float) else v for v in values]
         self._totals, self._restarts, self._at = totals, restarts, now
         point: Point = {"t": round(epoch, 1), "apps": apps}
-        self.points.append(point)
+        _put(self.points, point)
         return point
 
     def of(self, app: str, since: float) -> list[list[Any]]:
@@ -70,14 +70,14 @@ class Ring:
 
     def load(self, since: float) -> list[Point]:
         """Return the points that are not older than `since`."""
-        found = []
+        found: list[Point] = []
         try:
             with open(self.path, "rb") as file:
                 for line in file:
                     self._lines += 1
                     point = _parse(line)
                     if point is not None and point["t"] >= since:
-                        found.append(point)
+                        _put(found, point)
         except OSError:
             return []
         return found[-KEPT:]
@@ -100,6 +100,13 @@ class Ring:
             file.writelines(map(_line, points))
         os.replace(new, self.path)
         self._lines = len(points)
+
+
+def _put(points: list[Point] | deque[Point], point: Point) -> None:
+    """Add a point. What is later, the clock has been set back from: a line of it would run to and fro."""
+    while points and points[-1]["t"] > point["t"]:
+        points.pop()
+    points.append(point)
 
 
 def _line(point: Point) -> bytes:

@@ -53,6 +53,13 @@ def test_the_ring_is_bounded_and_survives(tmp_path: Path) -> None:
     assert Ring(path).load(2 * KEPT) == list(history.points)[-10:]
 
 
+def test_what_the_clock_was_set_back_from_is_forgotten(tmp_path: Path) -> None:
+    ring, history = Ring(str(tmp_path / "ring")), History()
+    for epoch in (5000.0, 5005.0, 5010.0, 1500.0, 5007.0, 5006.0):
+        ring.add(history.feed({"v": 1, "apps": []}, epoch, 0.0), history.points)
+    assert [p["t"] for p in history.points] == [p["t"] for p in Ring(ring.path).load(0)] == [1500, 5006]
+
+
 def test_damaged_lines_cost_only_themselves(tmp_path: Path) -> None:
     path = tmp_path / "ring"
     good = b'{"t":5,"apps":{"api":[1,2,3,4,5,6,7,8]}}\n'

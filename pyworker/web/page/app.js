@@ -365,6 +365,7 @@ async function follow() {
         event: (e) => { state.events.push(e); if (state.events.length > 300) state.events.shift(); drawEvents(); },
         point: (p) => {
           const mine = p.apps[state.app];
+          while (state.points.length && state.points.at(-1)[0] > p.t) state.points.pop();  // the clock was set back
           if (mine) { state.points.push([p.t, ...mine]); if (state.points.length > KEPT_POINTS) state.points.shift(); draw(); }
         },
       }, new AbortController());
