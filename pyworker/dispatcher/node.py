@@ -329,6 +329,15 @@ class NodeCluster:
 
     def _heard(self, member: Member, message: dict[str, Any]) -> None:
         is_answer = isinstance(message.get("ack"), int)
+        offered = self._dealer.offered(member.serial, message.get("ack"))
+        if offered is not None and member.link.has(offered):
+            # the connection would be closed: asked to send it again, we would send what has its number by then
+            self._owner.say(
+                d.Trouble("a worker answered for a connection that it had not received: its channel is closed")
+            )
+            with contextlib.suppress(OSError):
+                member.sock.shutdown(socket.SHUT_RDWR)
+            return
         if not is_answer:  # of those there is one to each connection; no worker asks as often
             if not member.asks.is_left(time.monotonic()) or member.link.backlog > _MOST_UNREAD:
                 return

@@ -218,6 +218,11 @@ class Primary:
                 return self._answered(worker, seq, accepted=False)
         return []
 
+    def offered(self, worker: Hashable, seq: object) -> Any:
+        """Return the connection that this answer of a worker would be for, None without one."""
+        who, _, waiting = self._offers.get(seq, (None, "", None)) if isinstance(seq, int) else (None, "", None)
+        return waiting.connection if waiting is not None and who == worker else None
+
     def disconnect(self, worker: Hashable) -> list[Action]:
         """Ask a worker to leave: it gets no more connections, what it was offered it may still take."""
         self._leaving.add(worker)

@@ -108,6 +108,26 @@ def test_a_connection_that_a_worker_could_not_receive_goes_to_another(one: Rig) 
     assert other.hear()["msg"]["act"] == "newconn"
 
 
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_worker_that_answers_for_a_connection_before_it_has_its_descriptor_is_hung_up_on(one: Rig, accepted: bool) -> None:
+    """Asked to send it again, the dispatcher would have sent what has that number by then."""
+    worker = NodeWorker(one, 1)
+    worker.listen(one.address[1], 1)
+    one.tell(d.Bound(one.hear(d.Wants).key, 0), one.listener.fileno())
+    assert worker.hear()["errno"] == 0
+    one.tell(d.Open(1, 1, 1, "node"))
+    one.connect()
+    worker.say(ack=worker.hear()["msg"]["seq"], accepted=accepted)
+    with contextlib.suppress(BrokenPipeError):
+        worker.channel.sendall(b'{"cmd":"NODE_HANDLE_NACK"}\n')
+    assert worker.channel.recv(1000) == b""
+    other = NodeWorker(one, 2)
+    other.listen(one.address[1], 1)
+    assert other.hear()["errno"] == 0
+    one.tell(d.Open(2, 2, 2, "node"))
+    assert other.hear()["msg"]["act"] == "newconn", "it is another's"
+
+
 def test_one_that_asks_for_udp_is_told_that_there_is_none(one: Rig) -> None:
     worker = NodeWorker(one, 1)
     worker.say(act="queryServer", address=None, port=0, addressType="udp4", fd=None, index=0, data=None, seq=1)
