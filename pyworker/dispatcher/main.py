@@ -92,11 +92,9 @@ class Dispatcher:
 
         return accept
 
-    def _deal(self, connection: int, but: Worker | None = None) -> None:
+    def _deal(self, connection: int) -> None:
         """Give a connection, a descriptor that is ours, to the worker with the fewest."""
         workers = self._choice
-        if but is not None:
-            workers = [w for w in workers if w is not but]
         while workers:
             at = least_loaded([w.load() for w in workers], self._turn if workers is self._choice else -1)
             worker = workers[at]
@@ -237,7 +235,7 @@ class Dispatcher:
                     if fd is None:
                         break
                     worker.handed -= 1
-                    self._deal(fd, worker)
+                    self._deal(fd)
         if self._looking:
             self.loop.later(LOOK, self._look)
 

@@ -228,7 +228,7 @@ def _fill(app: AppView, now: float) -> Iterator[act.Action]:
         mine = [w for w in current if w.slot == slot]
         if mine and not all(w.recycle or w.state is State.UNHEALTHY for w in mine):
             continue
-        if mine and (succession or app.target is not None or not app.overlaps):
+        if mine and (succession or app.target is not None):
             continue  # one succession of an app at a time; a reload replaces it anyway
         if not app.overlaps and any(w.slot == slot for w in everybody):
             continue

@@ -135,7 +135,7 @@ class _Server:
     is_open: bool = False
     asking: list[tuple[Hashable, int]] = field(default_factory=list)  # (worker, its seq), while it is being opened
     workers: dict[Hashable, None] = field(default_factory=dict)
-    free: dict[Hashable, None] = field(default_factory=dict)  # in the order of their turns
+    free: dict[Hashable, None] = field(default_factory=dict)  # in the order of their turns; nobody if it is shared
     waiting: deque[_Waiting] = field(default_factory=deque)
     watching: bool = False
 
@@ -333,7 +333,7 @@ class Primary:
             server.waiting.popleft()
             del server.free[worker]
             actions.append(self._say(worker, {"act": "newconn", "key": server.key}, offer=waiting))
-        wanted = server.is_open and not server.shared and bool(server.free) and not server.waiting
+        wanted = bool(server.free) and not server.waiting
         if wanted != server.watching:
             server.watching = wanted
             actions.append(Watch(server.key, wanted))
@@ -368,7 +368,7 @@ class Primary:
         return self._if_unused(server, died=died) or self._distribute(server)
 
     def _if_unused(self, server: _Server, *, died: bool) -> list[Action]:
-        if server.workers or server.asking or not server.is_open or (self.hold and (died or self.expected)):
+        if server.workers or not server.is_open or (self.hold and (died or self.expected)):
             return []
         return self.forget(server.key)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pyworker.dispatcher.main import CALM, Dispatcher
+from pyworker.dispatcher.main import CALM, REST, Dispatcher
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import SIZE, F, row_slice
 from pyworker.protocol.wire import MAX_MESSAGE, decode
@@ -203,3 +203,34 @@ def test_what_an_inbox_that_is_broken_does_not_take_goes_to_another_worker(monke
         still.dispatcher._inboxes[1]._reader.shutdown(socket.SHUT_RD)
         still.give(3)
         assert still.queued == [0, 3]
+
+
+def test_what_nobody_has_room_for_is_left_in_the_queue_of_the_listener(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        still = Still(stack, monkeypatch, 1)
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        listener.setblocking(False)
+        still.give(400)
+        stack.callback(lambda: [*map(os.close, still.dispatcher._waiting)])
+        for _ in range(2):
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+        still.dispatcher._acceptor(listener)(listener.fileno())
+        listener.accept()[0].close()
+
+
+def test_a_worker_that_could_not_be_reached_rests_and_is_given_connections_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        still = Still(stack, monkeypatch, 2)
+        rested: list[Callable[[], None]] = []
+        monkeypatch.setattr(
+            still.dispatcher.loop, "later", lambda delay, callback: rested.append(callback) if delay == REST else None
+        )
+        unreached = still.dispatcher._open[0]
+        for _ in range(2):
+            still.dispatcher.deal_again(os.dup(still._given.fileno()), unreached)
+        still.give(1)
+        assert still.queued == [0, 3]
+        (rest_is_over,) = rested
+        rest_is_over()
+        still.give(3)
+        assert still.queued == [3, 3]

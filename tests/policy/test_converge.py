@@ -117,6 +117,8 @@ def test_failed_app_is_probed_with_one_worker() -> None:
 def test_a_sibling_that_lived_on_is_not_taken_for_the_probe_of_a_failed_app() -> None:
     record = Record(10, tuple(float(i) for i in range(1, 11)), 70.0, failed=True)
     assert doing(app(want=3, record=record, workers=BOTH), 71.0) == [act.Spawn(3, 1, False)]
+    young = worker(2, 2, since=9.5)  # born between the last deaths but one and the last
+    assert doing(app(want=3, record=record, workers=(BOTH[0], young)), 71.0) == [act.Spawn(3, 1, False)]
 
 
 def test_stable_probe_clears_the_record() -> None:
@@ -261,6 +263,7 @@ def test_scaling_down_drains_the_last_slots_only() -> None:
 
 def test_stopped_slot_stays_empty() -> None:
     assert doing(app(workers=BOTH[:1], stopped_slots=frozenset({2}))) == []
+    assert doing(app(workers=BOTH, stopped_slots=frozenset({2}))) == [act.SendDrain(2, False, "stop")]
 
 
 def test_recycled_worker_leaves_after_its_successor_serves() -> None:
@@ -323,6 +326,11 @@ def test_while_all_are_sick_the_successor_goes_and_nobody_else() -> None:
     assert doing(app(workers=(*sick, successor)))[-1] == act.SendDrain(3, False, why)
     well = replace(BOTH[0], state=State.READY)  # the one that was to be replaced is well again
     assert doing(app(workers=(well, BOTH[1], successor))) == [act.SendDrain(3, False, why)]
+
+
+def test_one_of_many_is_replaced_as_one_of_two_is() -> None:
+    many = tuple(worker(n, n, recycle=n == 2) for n in range(1, 5))
+    assert doing(app(want=4, workers=many)) == [act.Spawn(2, 1, False)]
 
 
 def test_two_recycles_of_one_app_go_one_after_the_other() -> None:
@@ -456,6 +464,11 @@ def test_failure_before_the_commit_ends_the_reload_and_touches_nobody() -> None:
     assert doing(app(workers=(*BOTH, left_over))) == [act.SendStop(3, "its generation was given up")]
 
 
+def test_a_failure_that_has_outlived_its_reload_or_start_ends_nothing() -> None:
+    assert doing(app(workers=BOTH, target_failed=True)) == []
+    assert doing(app(workers=BOTH, start_failed=True)) == []
+
+
 def test_third_generation_waits_while_two_drain() -> None:
     new = (worker(3, 1, 3, State.HELD), worker(4, 2, 3, State.HELD))
     ancient = (worker(8, 1, 1, State.DRAINING, since=0.5),)
@@ -585,6 +598,7 @@ def test_a_generation_whose_workers_cannot_be_made_is_not_gone_back_to(changes: 
 def test_soak_ends() -> None:
     view = app(generation=2, previous=1, soak_until=10.0, workers=(worker(3, 1, 2), worker(4, 2, 2)), templates=RELOADING["templates"])
     assert doing(view, 10.0) == [act.EndSoak()]
+    assert c.converge(view, 9.0) == [act.LookAgain(10.0)]
 
 
 def test_command_with_its_own_port_stops_before_it_starts() -> None:

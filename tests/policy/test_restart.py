@@ -65,6 +65,15 @@ def test_tenth_death_in_the_window_fails_and_probes_every_retry() -> None:
     assert not again.permanent
 
 
+@pytest.mark.parametrize("before", [[], [0.0]])
+def test_what_is_waited_between_the_deaths_of_the_window_makes_it_so_much_longer(before: list[float]) -> None:
+    config = RestartConfig(max_restarts=3, window=10.0)
+    first = 100.0
+    waited = 0.3 if not before else 0.6  # 0.1 + 0.2, or 0.2 + 0.4: those between the last three deaths
+    assert deaths_at([*before, first, first + 5, first + 9.99 + waited], config).failed
+    assert not deaths_at([*before, first, first + 5, first + 10.01 + waited], config).failed
+
+
 @pytest.mark.parametrize("retry", [0.0, 60.0])
 def test_a_helper_that_dies_again_and_again_is_tried_ever_more_seldom_and_for_ever(retry: float) -> None:
     config = RestartConfig(retry=retry, max_restarts=3)

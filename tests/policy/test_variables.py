@@ -70,3 +70,4 @@ def test_of_pydantics_settings_the_field_is_shown_and_the_name_of_its_variable_n
     said = "pydantic_core._pydantic_core.ValidationError: 1 validation error for Settings"
     assert "set its variable in env" in of_variable(said, text)
     assert of_variable(said, text.replace("pydantic_settings", "pydantic")) == ""
+    assert of_variable(said, text.replace("type=missing", "type=int_parsing")) == "", "it is set, and wrong"

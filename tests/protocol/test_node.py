@@ -218,6 +218,25 @@ def test_what_follows_a_descriptor_waits_for_its_acknowledgement() -> None:
     assert link.is_idle
 
 
+def test_it_is_idle_only_once_all_has_gone_and_been_acknowledged() -> None:
+    link = Link()
+    link.send("plain")
+    assert not link.is_idle, "it waits"
+    frame = link.to_write()
+    assert frame is not None
+    assert not link.is_idle, "it is being written"
+    link.written(len(frame.data))
+    assert link.is_idle
+    link.send_handle("with", "net.Socket", 7)
+    drain(link)
+    assert not link.is_idle, "it is not acknowledged"
+    link.feed(ACK)
+    link.feed(handle_line("theirs"), [8])
+    assert not link.is_idle, "an acknowledgement of ours waits"
+    drain(link)
+    assert link.is_idle
+
+
 def test_an_acknowledgement_is_of_what_has_gone_also_where_the_send_was_ended_before_it_was_noted() -> None:
     """By an exception of a signal's handler; another thread reads the acknowledgement."""
     link = Link()

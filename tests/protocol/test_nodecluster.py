@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -141,11 +142,106 @@ def test_only_the_worker_that_was_offered_a_connection_can_take_it() -> None:
     assert primary.received("b", answer(seq_of(actions, "a"), accepted=True)) == []
 
 
+def test_of_two_that_a_worker_was_offered_the_one_that_could_not_be_handed_over_goes_to_another() -> None:
+    primary = cluster("a", "b")
+    other = "null:9000:4:undefined:0"
+    for worker in ("a", "b"):
+        primary.received(worker, query(port=9000))
+    primary.opened(other, "::", 9000, "IPv6")
+    primary.accepted(KEY, "c1")
+    primary.accepted(other, "c2")
+    assert offers(primary.refused("a", "c2")) == [("b", "c2")]
+    assert primary.refused("a", "c3") == []
+
+
+def test_while_one_waits_for_the_only_worker_that_has_not_refused_it_nothing_more_is_accepted() -> None:
+    primary = cluster("a", "b")
+    first = primary.accepted(KEY, 1)
+    busy = primary.accepted(KEY, 2)
+    assert Watch(KEY, on=True) not in primary.received("a", answer(seq_of(first, "a"), accepted=False))
+    freed = primary.received("b", answer(seq_of(busy, "b"), accepted=True))
+    assert offers(freed) == [("b", 1)]
+    assert Watch(KEY, on=True) in freed
+
+
+def test_what_comes_behind_one_that_all_have_refused_is_offered() -> None:
+    primary = cluster("a", "b")
+    first = primary.accepted(KEY, 1)
+    primary.accepted(KEY, 2)
+    primary.received("a", answer(seq_of(first, "a"), accepted=False))
+    primary.accepted(KEY, 3)  # had been accepted before the pause was heard of
+    left = primary.received("b", {"cmd": "NODE_CLUSTER", "act": "close", "key": KEY})
+    assert Drop(1) in left
+    assert offers(left) == [("a", 3)]
+
+
 def test_the_listener_closes_with_its_last_worker() -> None:
     primary = cluster("a", "b")
     assert Close(KEY) not in primary.received("a", {"cmd": "NODE_CLUSTER", "act": "close", "key": KEY})
     assert Close(KEY) in primary.received("b", {"cmd": "NODE_CLUSTER", "act": "close", "key": KEY})
     assert primary.keys == ()
+    assert Close(KEY) in cluster("a").lost("a")
+
+
+def test_a_worker_that_closes_its_listener_is_offered_nothing_more_on_it() -> None:
+    close = {"cmd": "NODE_CLUSTER", "act": "close", "key": KEY}
+    primary = cluster("a", "b", "c")
+    offered = primary.accepted(KEY, 1)
+    primary.received("a", close)
+    primary.received("a", answer(seq_of(offered, "a"), accepted=True))
+    primary.received("b", close)
+    busy = primary.accepted(KEY, 2)
+    assert offers(busy) == [("c", 2)]
+    assert offers(primary.accepted(KEY, 3)) == []
+
+
+def test_where_the_last_free_worker_leaves_nothing_is_accepted() -> None:
+    primary = cluster("a", "b")
+    primary.accepted(KEY, 1)
+    assert Watch(KEY, on=False) in primary.disconnect("b")
+
+
+@pytest.mark.parametrize("end", [Primary.lost, Primary.disconnect])
+def test_a_worker_that_goes_before_its_listener_is_open_is_given_nothing(end: Callable[[Primary, str], object]) -> None:
+    primary = Primary()
+    primary.received("a", query())
+    end(primary, "a")
+    assert primary.opened(KEY, "::", 8000, "IPv6") == [Close(KEY)]
+    primary = Primary()
+    for worker in ("a", "b"):
+        primary.received(worker, query())
+    end(primary, "a")
+    assert {worker for worker, _ in says(primary.opened(KEY, "::", 8000, "IPv6"))} == {"b"}
+
+
+def test_a_worker_that_leaves_has_nothing_opened() -> None:
+    primary = Primary()
+    primary.disconnect("a")
+    assert primary.received("a", query()) == []
+    assert primary.keys == ()
+
+
+def test_the_late_answer_of_a_worker_that_is_gone_takes_nothing() -> None:
+    primary = cluster("a", "b")
+    offered = primary.accepted(KEY, 1)
+    assert offers(primary.lost("a")) == [("b", 1)]
+    assert primary.received("a", answer(seq_of(offered, "a"), accepted=True)) == []
+
+
+@pytest.mark.parametrize(("accepted", "action"), [(True, Release(1, "a")), (False, Drop(1))])
+def test_what_was_offered_when_its_listener_was_closed_is_taken_or_dropped_once(accepted: bool, action: Action) -> None:
+    primary = cluster("a")
+    offered = answer(seq_of(primary.accepted(KEY, 1), "a"), accepted=accepted)
+    primary.forget(KEY)
+    assert primary.received("a", offered) == [action]
+    assert primary.received("a", offered) == []
+
+
+def test_of_a_listener_that_is_gone_by_now_nothing_stays_open() -> None:
+    primary = Primary()
+    assert primary.opened(KEY, "::", 8000, "IPv6") == [Close(KEY)]
+    assert primary.accepted(KEY, 1) == [Drop(1)]
+    assert primary.failed(KEY, 98) == []
 
 
 def test_a_held_listener_outlives_a_worker_that_dies_and_its_connection_waits_for_the_successor() -> None:
@@ -207,6 +303,12 @@ def test_a_worker_that_leaves_by_itself_is_acknowledged() -> None:
     actions = primary.received("a", {"cmd": "NODE_CLUSTER", "act": "exitedAfterDisconnect", "seq": 4})
     assert actions[0] == Leaving("a")
     assert [(w, m["ack"]) for w, m in says(actions)] == [("a", 4)]
+
+
+def test_a_held_listener_closes_when_its_last_worker_ends_after_it_has_said_that_it_will() -> None:
+    primary = cluster("a", hold=True)
+    primary.received("a", {"cmd": "NODE_CLUSTER", "act": "exitedAfterDisconnect", "seq": 4})
+    assert Close(KEY) in primary.lost("a")
 
 
 def test_shared_listeners_are_handed_out() -> None:
@@ -281,7 +383,7 @@ def test_a_key_can_be_passed_on_whatever_it_is_made_of() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        {"cmd": "NODE_HANDLE"},
+        {"cmd": "NODE_HANDLE", "act": "online"},
         {"cmd": "NODE_CLUSTER"},
         {"cmd": "NODE_CLUSTER", "act": 5},
         {"cmd": "NODE_CLUSTER", "act": "nothing"},

@@ -166,6 +166,11 @@ def test_a_value_within_another_is_told_as_it_is() -> None:
 
 
 @record
+class _Part:
+    size: int
+
+
+@record
 class _Shapes:
     number: int
     names: tuple[str, ...] = ()
@@ -175,12 +180,15 @@ class _Shapes:
     maybe: int | None = None
     state: State = State.READY
     seconds: float = 0.0
+    part: _Part | None = None
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         {"number": None},
+        {"number": 2**64},
+        {"number": -(2**63) - 1},
         {"names": None},
         {"names": 7},
         {"names": "ab"},
@@ -199,12 +207,17 @@ class _Shapes:
         {"seconds": "2"},
         {"seconds": True},
         {"seconds": None},
+        {"part": 7},
+        {"part": {}},
+        {"part": {"size": 1, "weight": 2}},
     ],
 )
 def test_a_value_of_another_shape_is_refused_as_such(wrong: dict[str, Any]) -> None:
     good: dict[str, Any] = {"number": 7, "names": ["a"], "counts": {"a": 1}, "word": 1}
     assert from_json(_Shapes, good, "it") == _Shapes(7, ("a",), {"a": 1}, 1)
-    others = {"number": 7, "either": "a", "maybe": None, "state": "held", "seconds": 2}
-    assert from_json(_Shapes, others, "it") == _Shapes(7, either="a", state=State.HELD, seconds=2.0)
+    others = {"number": 2**64 - 1, "either": "a", "maybe": None, "state": "held", "seconds": 2, "part": {"size": -(2**63)}}
+    assert from_json(_Shapes, others, "it") == _Shapes(
+        2**64 - 1, either="a", state=State.HELD, seconds=2.0, part=_Part(-(2**63))
+    )
     with pytest.raises(WireError, match=f"^it.{next(iter(wrong))}"):
         from_json(_Shapes, good | wrong, "it")
