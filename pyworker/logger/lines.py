@@ -67,6 +67,11 @@ class Lines:
         self._parted = True
         return self._records(ready, stamp, format, partial=True)
 
+    def leave(self, stamp: str, format: Format) -> bytes:
+        """Return all that is held as a part of a line: another one goes on with it, who has not even half a character."""
+        rest, self.held = self.held, b""
+        return self._records(rest, stamp, format, partial=True) if rest else b""
+
     def finish(self, stamp: str, format: Format) -> bytes:
         """Return the end of an unfinished line, as a line: nothing will follow."""
         if not self.held and not self._parted:

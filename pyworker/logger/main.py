@@ -153,7 +153,7 @@ class Logger:
                 self._drain(pipe)
         goes_on = self._leave_at is not None and self._sweep is None
         for pipe in self._pipes.values():
-            self._put(pipe, pipe.lines.part if goes_on else pipe.lines.finish)
+            self._put(pipe, pipe.lines.leave if goes_on else pipe.lines.finish)
         self._output.write()
         self._outbox += self._output.news()
         self._flush()

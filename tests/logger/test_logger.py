@@ -9,16 +9,20 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pyworker.logger.lines import CHUNK
+from pyworker.logger.main import HOLD, Logger
 from pyworker.protocol import store as protocol
 from pyworker.protocol.logs import STDOUT, LogRecord, parse_record
 from pyworker.protocol.names import ENV_FAILPOINTS
@@ -139,6 +143,22 @@ def test_unfinished_line_is_shown_after_a_moment_and_goes_on_in_the_same_line(ri
     write_all(out, b"done\n")
     assert lines(wait_for(path, 2)) == [b"loading... done"]
     os.close(out)
+
+
+def test_a_line_that_stays_unfinished_is_shown_once_and_wakes_nobody_again() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        logger = Logger("", ours, -1, "short")
+        shown: list[str] = []
+        prompt: Any = SimpleNamespace(fd=9, name=SimpleNamespace(app="api"), holding_since=100.0)
+        prompt.lines = SimpleNamespace(part=lambda stamp, _: shown.append(stamp) or b"")
+        logger._holding[9] = prompt
+        assert logger._timeout(100.0) == pytest.approx(HOLD)
+        for now in (100.0, 100.0 + 1.1 * HOLD, 100.0 + 1.2 * HOLD):
+            logger._turn(now)
+        assert len(shown) == 1
+        assert logger._timeout(101.0) > 10
+        assert prompt.holding_since is None
 
 
 def test_killed_workers_line_is_ended_and_never_joined_to_the_next_workers(rig: Rig, worker: int) -> None:
@@ -492,6 +512,7 @@ def test_stopping_does_not_wait_for_a_pipe_that_somebody_keeps_open(rig: Rig, wo
     rig.say(protocol.Stopping())
     assert rig.wait() == 0
     assert lines(records(path)) == [b"unfinished"]
+    assert not records(path)[-1].partial, "nobody goes on with it"
     os.close(out)
 
 
@@ -511,6 +532,21 @@ def test_orphaned_logger_leaves_room_for_the_next_one_without_losing_a_byte(rig:
     os.close(out)
     rig.hear_until(protocol.Closed)
     assert lines(records(path)) == [b"one", b"two", b"three"]
+
+
+def test_a_line_goes_on_with_the_next_logger_also_where_the_one_before_had_half_a_character(rig: Rig, worker: int) -> None:
+    path = rig.configure("api")
+    rig.start()
+    out = rig.pipe("out.api.1.1.1", worker)
+    write_all(out, b"caf\xc3")
+    wait_for(path, 1)
+    rig.say(protocol.Leave())
+    assert rig.wait() == 0
+    rig.start()
+    write_all(out, b"\xa9\n")
+    wait_for(path, 3)
+    assert lines(records(path)) == ["café".encode()]
+    os.close(out)
 
 
 def reads_on_until_relieved(rig: Rig, out: int, path: Path) -> None:
