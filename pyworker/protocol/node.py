@@ -119,8 +119,7 @@ class _Item:
 @mutable
 class _Arrived:
     fd: int
-    start: int  # offsets in the stream of the chunk it came with
-    end: int
+    end: int  # of the chunk it came with, in the stream
 
 
 @mutable
@@ -301,7 +300,7 @@ class Link:
         if fds:
             fds = tuple(fds)
             room = max(0, _MOST_ARRIVED - len(self._arrived))
-            self._arrived.extend(_Arrived(fd, end, self.offset) for fd in fds[:room])
+            self._arrived.extend(_Arrived(fd, self.offset) for fd in fds[:room])
             if len(fds) > room:
                 events.append(Stray(fds[room:]))
         *ended, rest = data.split(b"\n")
@@ -314,7 +313,7 @@ class Link:
                 self._skipping = False
                 events.append(Malformed(f"a message of more than {self._max_line} bytes"))
             elif piece and not piece.isspace():
-                self._line(piece, end, events)
+                self._line(piece, events)
             self._line_start = end
         if rest:
             self._parts.append(rest)
@@ -325,7 +324,7 @@ class Link:
             self._strays(self._line_start, events)
         return events
 
-    def _line(self, line: bytes, end: int, events: list[Event]) -> None:
+    def _line(self, line: bytes, events: list[Event]) -> None:
         try:
             value = _decode(line.decode())
         except (ValueError, RecursionError) as error:
@@ -339,7 +338,7 @@ class Link:
             return
         match value["cmd"]:
             case "NODE_HANDLE":
-                self._handle(value, end, events)
+                self._handle(value, events)
             case "NODE_HANDLE_ACK":
                 self._acknowledged(arrived=True, events=events)
             case "NODE_HANDLE_NACK":
@@ -347,7 +346,7 @@ class Link:
             case _:
                 events.append(Internal(value))
 
-    def _handle(self, value: dict[str, Any], end: int, events: list[Event]) -> None:
+    def _handle(self, value: dict[str, Any], events: list[Event]) -> None:
         self._strays(self._line_start, events)
         kind = value.get("type")
         if not isinstance(kind, str):
@@ -356,7 +355,7 @@ class Link:
         if len(self._replies) >= _MOST_REPLIES:
             events.append(Malformed("a handle of a peer that takes no acknowledgements"))
             return
-        if not self._arrived or self._arrived[0].start >= end:
+        if not self._arrived:
             self._reply(_NACK)  # it was lost on the way (this process may be out of descriptors): sent again
             return
         fd = self._arrived.popleft().fd

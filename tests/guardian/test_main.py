@@ -148,6 +148,29 @@ def test_the_logger_is_started_for_as_long_as_anybody_may_print(
     assert Guardian._finished(guardian)
 
 
+def test_a_daemon_that_cannot_be_listened_to_is_killed_before_it_takes_the_end_of_its_channel_for_the_guardians() -> None:
+    daemon: Any = Child()
+    daemon.start = daemon.close_channel = lambda *_: None
+
+    def no_memory(child: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    guardian: Any = SimpleNamespace(_daemon=daemon, _watch_channel=no_memory)
+    with pytest.raises(OSError, match="memory"):
+        Guardian._start(guardian, daemon, 100.0, {})
+    assert daemon.killed == ["could not be given its descriptors"]
+
+
+@pytest.mark.parametrize(("stopping", "daemon", "leaves"), [(True, 0, True), (True, 4711, False), (False, 0, False)])
+def test_where_no_logger_can_be_started_to_end_what_is_left_the_guardian_leaves(stopping: bool, daemon: int, leaves: bool) -> None:
+    logger: Any = Child("logger", pid=0)
+    logger.try_later = lambda now: None
+    guardian: Any = SimpleNamespace(_stopping=stopping, _daemon=Child(pid=daemon), _left=False, _foreground=False)
+    guardian._trouble = lambda fault, text: True
+    Guardian._not_started(guardian, logger, 100.0, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+    assert guardian._left is leaves
+
+
 @pytest.mark.parametrize(("all_ended", "waits"), [(True, False), (False, False), (False, True)])
 def test_a_logger_that_has_to_end_what_the_daemon_has_left_keeps_what_it_needs_for_that(all_ended: bool, waits: bool) -> None:
     names = [LOCK, CONTROL, "ctl.api.1.1.7", "listen.api.0", "pid.api.1.1.7", "out.api.1.1.7", LIFELINE]

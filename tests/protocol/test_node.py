@@ -119,7 +119,9 @@ def test_a_line_that_is_too_long_is_not_kept_while_it_comes() -> None:
     for _ in range(50):
         assert link.feed(b"x" * 90) == []
     assert sum(map(len, link._parts)) <= 100
-    assert [type(e) for e in link.feed(b'x\n"next"\n')] == [Malformed, Message]
+    first, second = link.feed(b'5\n"next"\n')
+    assert isinstance(first, Malformed), "its end is no message either"
+    assert second == Message("next")
 
 
 def test_empty_lines_are_nothing() -> None:
@@ -130,12 +132,13 @@ def test_messages_of_nodes_own_machinery_are_told_apart() -> None:
     values: list[Any] = [
         {"cmd": "NODE_CLUSTER", "act": "online"},
         {"cmd": "NODE_"},
+        {"cmd": "restart"},
         {"cmd": 5},
         "NODE_X",
         [1],
     ]
     kinds = [type(e) for v in values for e in Link().feed(line(v))]
-    assert kinds == [Internal, Message, Message, Message, Message]
+    assert kinds == [Internal, Message, Message, Message, Message, Message]
 
 
 # ---- descriptors that come ---------------------------------------------------------------------------
@@ -171,6 +174,8 @@ def test_descriptors_that_no_line_claims_are_given_back_to_be_closed() -> None:
     assert link.feed(b"1\n", [4]) == [Message(1), Stray((4,))]
     assert link.feed(handle_line("x"), [5, 6]) == [Message("x", Handle("net.Native", 5, {})), Stray((6,))]
     assert link.feed(line({"cmd": "NODE_HANDLE"}), [9])[-1] == Stray((9,))
+    link.feed(b"1", [10])
+    assert link.feed(b"\n" + handle_line("y"), [11]) == [Message(1), Stray((10,)), Message("y", Handle("net.Native", 11, {}))]
 
 
 def test_a_line_that_never_ends_cannot_bring_descriptors_without_end() -> None:
@@ -195,6 +200,7 @@ def test_a_descriptor_of_a_line_that_never_ends_is_given_back_at_the_end() -> No
     link = Link()
     assert link.feed(b'{"cmd":', [4]) == []
     assert link.abandon() == ([], (4,))
+    assert link.abandon() == ([], ()), "nothing is closed twice"
 
 
 # ---- descriptors that go -----------------------------------------------------------------------------
@@ -235,6 +241,7 @@ def test_it_is_idle_only_once_all_has_gone_and_been_acknowledged() -> None:
     assert not link.is_idle, "an acknowledgement of ours waits"
     drain(link)
     assert link.is_idle
+    assert link.backlog == 0
 
 
 def test_an_acknowledgement_is_of_what_has_gone_also_where_the_send_was_ended_before_it_was_noted() -> None:
@@ -288,6 +295,7 @@ def test_a_descriptor_that_did_not_arrive_is_sent_again_and_given_up_in_the_end(
     drain(link)
     assert link.feed(NACK) == [NotReceived("token")]
     assert link.is_idle
+    assert link.backlog == 0
 
 
 def test_the_end_of_the_channel_names_what_was_not_delivered() -> None:
