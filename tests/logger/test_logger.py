@@ -468,6 +468,18 @@ def test_new_pipe_of_an_old_name_does_not_lose_the_rest_of_the_old_one(rig: Rig)
     assert not any(isinstance(m, protocol.Closed) for m in rig.heard)
 
 
+def test_a_pipe_that_is_handed_over_again_has_one_reader(rig: Rig, worker: int) -> None:
+    rig.configure("api")
+    rig.start()
+    out = rig.pipe("out.api.1.1.1", worker)
+    rig.settle()
+    before = os.listdir(f"/proc/{rig.pid}/fd")
+    rig.say(protocol.Restore(("out.api.1.1.1",)), [rig.store["out.api.1.1.1"]])
+    rig.settle()
+    assert os.listdir(f"/proc/{rig.pid}/fd") == before
+    os.close(out)
+
+
 def test_rubbish_from_the_guardian_is_ignored(rig: Rig, worker: int) -> None:
     path = rig.configure("api")
     rig.start()

@@ -232,6 +232,19 @@ def test_an_endless_traceback_is_cut(write: Write) -> None:
     assert "sys.exit()" in fails("leaving:app").hint
 
 
+def test_causes_that_lead_back_to_where_they_began_are_told_once(write: Write) -> None:
+    write(
+        shop="""
+one, other = ValueError("one"), KeyError("other")
+other.__cause__ = one
+raise one from other
+"""
+    )
+    traceback = fails("shop:app").traceback
+    assert traceback.count("KeyError: 'other'") == 1
+    assert traceback.endswith("ValueError: one\n")
+
+
 def test_what_needs_a_loop_at_import_is_told_where_there_is_one(write: Write) -> None:
     write(
         shop="import asyncio\nasyncio.get_running_loop()\n",
