@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pyworker.daemon.fdstore import FdStore
     from pyworker.daemon.requests.desk import Desk
 
+_HANGUP = "SIGHUP"
 _MAX = 4 * wire.MAX_REQUEST
 _QUIET = {"daemon_started", "daemon_stopped", "worker_starting", "worker_held", "template_starting", "worker_message"}
 SIGNALS = orders(at_a_terminal=False)
@@ -185,14 +186,19 @@ class Run:
             made = [(app, read_again(desk, app, dict(os.environ))) for app in desk.brain.apps.values()]
             desk.brain.add_generations(made)
         except (ConfigError, ListenFailed, Refuse) as error:
-            _say(f"error: nothing was reloaded: {error}")
+            self._not_reloaded(str(error))
             return
         except OSError as error:
-            _say(f"error: nothing was reloaded: {error.strerror}. {step_for(error.errno)}".rstrip())
+            self._not_reloaded(f"{error.strerror}. {step_for(error.errno)}".rstrip())
             return
         for app, generation in made:
-            reload_app(desk, app, generation)
+            reload_app(desk, app, generation, why=_HANGUP)
         desk.save()
+
+    def _not_reloaded(self, why: str) -> None:
+        _say(f"error: nothing was reloaded: {why}")
+        for app in self._desk.brain.apps.values():
+            self._desk.brain.note_not_reloaded(app, _HANGUP, why)
 
     # ---- what is said --------------------------------------------------------------------------------
     def _show(self, event: Event) -> None:
