@@ -13,7 +13,6 @@ import socket
 import sys
 import sysconfig
 import time
-from collections.abc import Sequence
 from typing import Literal
 
 from pyworker import failpoint
@@ -46,6 +45,57 @@ _BOARD_FD = 6
 Role = Literal["template", "script", "command"]
 
 
+class _Birth:
+    """What a new process is given: a channel, pipes, and its fds by the places it expects them at."""
+
+    def __init__(self, null: int) -> None:
+        self.ours, self._theirs = unix_fds.socketpair()
+        unix_fds.pass_credentials(self.ours)
+        unix_fds.refuse_fds(self.ours)  # of a FUSE file it is beyond SIGKILL that whoever closes it can be held up
+        self.table = {0: null, _CHANNEL_FD: self._theirs.fileno()}
+        self.ipc: list[int] = []  # its end of its message channel, if it has one
+        self._given: list[int] = []  # fds that are to be closed once they were passed on
+
+    def connect(
+        self, store: FdStore, channel: str, out: str, err: str, *, ipc: str = "", is_strange: bool = False
+    ) -> None:
+        """Make what it has an end of. Ours are stored by these names, also when there is no descriptor for the next."""
+        stored: dict[str, int] = {}
+        try:
+            for place, name in ((1, out), (2, err)):
+                stored[name], self.table[place] = os.pipe2(os.O_CLOEXEC)
+                self._given.append(self.table[place])
+                os.set_blocking(stored[name], False)
+            stored[channel] = os.dup(self.ours.fileno())
+            if ipc:
+                ours, theirs = socket.socketpair()
+                if is_strange:
+                    unix_fds.refuse_fds(ours)  # as above
+                ours.setblocking(False)
+                theirs.setblocking(False)
+                stored[ipc] = ours.detach()
+                self.ipc = [theirs.detach()]
+                self._given += self.ipc
+        finally:
+            store.put_all(stored)
+
+    def place(self, fd: int) -> int:
+        """Give it an fd more; return the number that it will have there."""
+        number = max(self.table) + 1
+        self.table[number] = fd
+        return number
+
+    def made(self, name: str, content: bytes) -> int:
+        """Return a new fd that is for it only."""
+        self._given.append(unix_fds.memfd(name, content))
+        return self._given[-1]
+
+    def end(self) -> None:
+        """It has all of it, or will not be."""
+        self._theirs.close()
+        unix_fds.close_all(self._given)
+
+
 class Spawner:
     """Knows how a process of ours is started; decides nothing."""
 
@@ -69,34 +119,21 @@ class Spawner:
         """Start what becomes the template; raises OSError."""
         number = generation.number
         handle = TemplateHandle(app.name, number, now)
-        ours, theirs = unix_fds.socketpair()
-        unix_fds.pass_credentials(ours)
-        unix_fds.refuse_fds(ours)  # of a FUSE file it is beyond SIGKILL that whoever closes it can be held up
-        stored: dict[str, int] = {}
-        given: list[int] = []
+        birth = _Birth(self._null)
+        handle.channel = birth.ours
         try:
-            try:
-                out, err = self._pipes(
-                    fd_name("tout", app.name, number), fd_name("terr", app.name, number), stored, given
-                )
-                handle.channel = ours
-                stored[fd_name("template", app.name, number)] = os.dup(ours.fileno())
-            finally:
-                self._store.put_all(stored)
+            names = (fd_name(kind, app.name, number) for kind in ("template", "tout", "terr"))
+            birth.connect(self._store, *names)
             failpoint.hit("spawn.template")
-            spec, table = self._described("template", app, generation, None, theirs, out, err, [], given, held=False)
-            handle.pid, pidfd = spawn_watched(self._template_command(spec, table, given), environ(), table)
+            spec = self._described("template", app, generation, None, birth, held=False)
+            handle.pid, pidfd = spawn_watched(self._template_command(spec, birth), environ(), birth.table)
         finally:
-            theirs.close()
-            unix_fds.close_all(given)
+            birth.end()
         self._store.put(fd_name("tpid", app.name, number), pidfd)
         return handle
 
-    def _template_command(self, spec: t.LaunchSpec, table: dict[int, int], given: list[int]) -> list[str]:
-        """Return the command line that becomes a template: the launcher's, or a shorter way where there are no rights to give up.
-
-        What it is given is added to the fds, and to what is to be closed once they were passed on.
-        """
+    def _template_command(self, spec: t.LaunchSpec, birth: _Birth) -> list[str]:
+        """Return the command line that becomes a template: the launcher's, or a shorter way where there are no rights to give up."""
         app = spec.app
         if spec.uid is not None or spec.gid is not None or app.limits.nofile is not None:
             return [*PYTHON, str(_SPEC_FD)]
@@ -105,7 +142,7 @@ class Spawner:
         command = t.boot_command(spec, _SPEC_FD, ROOM)
         how = [app.cwd, app.file_umask, own.get(ENV_SOFT_NOFILE, ""), _SPEC_FD, len(command), *command]
         text = "".join(f"{word}\0" for word in (*how, *(f"{n}={v}" for n, v in (spec.env | armed).items())))
-        fd = _place(table, _made(given, "pyworker-enter", text.encode("utf-8", "surrogateescape")))
+        fd = birth.place(birth.made("pyworker-enter", text.encode("utf-8", "surrogateescape")))
         return [sys.executable, "-I", "-S", "-c", self._enter, str(fd)]
 
     # ---- workers -------------------------------------------------------------------------------------
@@ -123,25 +160,15 @@ class Spawner:
         `started` is called with the pid of what the launcher has started. Raises OSError; the worker then counts as one that died.
         """
         identity = handle.id
-        ours, theirs = unix_fds.socketpair()
-        unix_fds.pass_credentials(ours)
-        unix_fds.refuse_fds(ours)  # as a template's
+        birth = _Birth(self._null)
+        handle.ctl = birth.ours
         config = generation.config
-        ipc: list[int] = []
-        stored: dict[str, int] = {}
-        given: list[int] = []
         try:
-            try:
-                out, err = self._pipes(worker_fd("out", identity), worker_fd("err", identity), stored, given)
-                handle.ctl = ours
-                stored[worker_fd("ctl", identity)] = os.dup(ours.fileno())
-                if wants_channel(config):
-                    # a dispatcher, which reads those of Node's, has no more rights than the app
-                    is_strange = generation.resolved.uid not in (None, os.geteuid()) and not is_node(config)
-                    ipc = [self._ipc(identity, stored, is_strange)]
-                    given += ipc
-            finally:
-                self._store.put_all(stored)
+            # a dispatcher, which reads those of Node's, has no more rights than the app
+            is_strange = generation.resolved.uid not in (None, os.geteuid()) and not is_node(config)
+            names = (worker_fd(kind, identity) for kind in ("ctl", "out", "err"))
+            ipc = worker_fd("ipc", identity) if wants_channel(config) else ""
+            birth.connect(self._store, *names, ipc=ipc, is_strange=is_strange)
             failpoint.hit("spawn.worker")
             if config.target is None or is_node(config) or config.balance == "proxy":
                 held = handle.held
@@ -152,47 +179,27 @@ class Spawner:
                 elif is_node(config):  # the dispatcher holds it back, and answers for its listeners
                     held = False
                 role: Role = "script" if config.script is not None and not handle.port else "command"
-                _, table = self._described(role, app, generation, handle, theirs, out, err, ipc, given, held=held)
-                self.launcher.launch(table, _SPEC_FD, failed, started, direct=is_direct(generation, handle))
+                self._described(role, app, generation, handle, birth, held=held)
+                self.launcher.launch(birth.table, _SPEC_FD, failed, started, direct=is_direct(generation, handle))
                 return
             template = app.templates[generation.number]
             assert template.channel is not None
             inbox: list[int] = []
             if config.balance == "least-connections":
                 inbox = [make_inbox(self._store, app.name, identity.slot)]
-            fork = t.Fork(identity.slot, identity.serial, handle.row, handle.held, app.want, bool(inbox), bool(ipc))
+            fork = t.Fork(
+                identity.slot, identity.serial, handle.row, handle.held, app.want, bool(inbox), bool(birth.ipc)
+            )
+            given = [birth.table[_CHANNEL_FD], birth.table[1], birth.table[2], *birth.ipc, *inbox]
             try:
-                if not unix_fds.send_packet(template.channel, encode(fork), [theirs.fileno(), out, err, *ipc, *inbox]):
+                if not unix_fds.send_packet(template.channel, encode(fork), given):
                     raise BlockingIOError("the template does not take any more requests")
             except (BrokenPipeError, ConnectionResetError):
                 handle.lost = True  # it has just died: what follows from that, follows when its pidfd says so
             else:
                 template.asked.add(identity.serial)
         finally:
-            theirs.close()
-            unix_fds.close_all(given)
-
-    def _ipc(self, identity: WorkerId, stored: dict[str, int], is_strange: bool) -> int:
-        """Make the worker's message channel; return its end, and add ours to what is to be stored."""
-        ours, theirs = socket.socketpair()
-        if is_strange:
-            unix_fds.refuse_fds(ours)  # as above
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        stored[worker_fd("ipc", identity)] = ours.detach()
-        return theirs.detach()
-
-    def _pipes(self, out_name: str, err_name: str, stored: dict[str, int], given: list[int]) -> tuple[int, int]:
-        """Make two pipes; return their write ends.
-
-        The read ends are added to what is to be stored, the write ends to what is to be closed once they were passed on.
-        """
-        for name in (out_name, err_name):
-            reader, writer = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(reader, False)
-            stored[name] = reader
-            given.append(writer)
-        return given[0], given[1]
+            birth.end()
 
     def _stacks(self, app: App) -> int:
         """Return the memfd that the app's workers write their stacks into; made when the first of them needs it."""
@@ -211,27 +218,19 @@ class Spawner:
         app: App,
         generation: Generation,
         handle: WorkerHandle | None,
-        channel: socket.socket,
-        out: int,
-        err: int,
-        ipc: Sequence[int],
-        given: list[int],
+        birth: _Birth,
         *,
         held: bool,
-    ) -> tuple[t.LaunchSpec, dict[int, int]]:
-        """Return what a process is given at birth: its spec, and its fds by the places it expects them at.
-
-        Those that are made here for it only are added to what is to be closed once they were passed on.
-        """
+    ) -> t.LaunchSpec:
+        """Give a process all that it needs at birth; return its spec, which is among that."""
         resolved = generation.resolved
         config, listeners = _what_it_runs(generation, handle)
-        table = {0: self._null, 1: out, 2: err, _CHANNEL_FD: channel.fileno()}
-        table |= {_RUNTIME_FD: self._runtime, _BOARD_FD: app.board.fd}
-        listener_fds = tuple(_place(table, app.listeners[index].sock.fileno()) for index in listeners)
-        stacks_fd = _place(table, self._stacks(app)) if role != "command" else -1
-        ipc_fd = _place(table, ipc[0]) if ipc else -1
+        birth.table |= {_RUNTIME_FD: self._runtime, _BOARD_FD: app.board.fd}
+        listener_fds = tuple(birth.place(app.listeners[index].sock.fileno()) for index in listeners)
+        stacks_fd = birth.place(self._stacks(app)) if role != "command" else -1
+        ipc_fd = birth.place(birth.ipc[0]) if birth.ipc else -1
         cert_fd, key_fd, ca_fd = (
-            _place(table, _made(given, f"pyworker-{name}", content)) if content else -1
+            birth.place(birth.made(f"pyworker-{name}", content)) if content else -1
             for name, content in zip(("cert", "key", "ca"), generation.tls, strict=True)
         )
         spec = t.LaunchSpec(
@@ -260,8 +259,8 @@ class Spawner:
             workers=app.want,
             stacks_fd=stacks_fd,
         )
-        table[_SPEC_FD] = _made(given, "pyworker-spec", encode(spec))
-        return spec, table
+        birth.table[_SPEC_FD] = birth.made("pyworker-spec", encode(spec))
+        return spec
 
     def _environment(
         self, role: Role, generation: Generation, config: AppConfig, handle: WorkerHandle | None
@@ -286,16 +285,3 @@ def _what_it_runs(generation: Generation, handle: WorkerHandle | None) -> tuple[
     if handle is not None and is_node(config):
         return config, ()
     return config, generation.listeners
-
-
-def _place(table: dict[int, int], fd: int) -> int:
-    """Give a process an fd more; return the number that it will have there."""
-    number = max(table) + 1
-    table[number] = fd
-    return number
-
-
-def _made(given: list[int], name: str, content: bytes) -> int:
-    """Make an fd that is to be closed once it was passed on."""
-    given.append(unix_fds.memfd(name, content))
-    return given[-1]
