@@ -32,6 +32,17 @@ _LOOKED_AT = 64 * 1024  # characters of a file that may be another process manag
 _KINDS = "FILE.toml, MODULE:APP, SCRIPT.py, the NAME of an app, or -- COMMAND"
 
 
+class Words(NamedTuple):
+    """What was typed. `after`: the words behind `--`, None without one."""
+
+    what: tuple[str, ...]
+    after: tuple[str, ...] | None
+    only: tuple[str, ...]
+    name: str | None
+    overrides: dict[str, Any]
+    profile: str = ""
+
+
 class Startable(NamedTuple):
     """The part of a Start request that says what, and the checked configs (none for names)."""
 
@@ -53,27 +64,16 @@ class Startable(NamedTuple):
         return f"{what}, {workers_in_words(app.workers)}{where}"
 
 
-def find_startable(
-    what: tuple[str, ...],
-    after: tuple[str, ...] | None,
-    only: tuple[str, ...],
-    name: str | None,
-    overrides: dict[str, Any],
-    profile: str = "",
-) -> Startable:
-    """Return what to start. `after`: the words behind `--`, None without one.
-
-    Raises PyworkerError for a wrong command line, and what config.load raises for a wrong file.
-    """
+def find_startable(words: Words) -> Startable:
+    """Return what to start. Raises PyworkerError for a wrong command line, and what config.load raises for a wrong file."""
+    what, after = words.what, words.after
     first = what[0] if what else ""
-    if profile and what and not (first.endswith(".toml") or os.path.isdir(first)):
-        profile = ""  # $PYWORKER_PROFILE may be set for the files of this folder
     if after is not None and not what:
         if not after:
             raise _usage("there is no command after --", "pyworker start -- sleep 60")
-        return _inline({"command": list(after)}, name, only, overrides)
+        return _inline({"command": list(after)}, words)
     if first.endswith(".toml") or os.path.isdir(first):
-        return _file(_config_of(first), (*only, *what[1:]), after, name, overrides, profile)
+        return _file(_config_of(first), words._replace(only=(*words.only, *what[1:])))
     if first.endswith(".py") or is_target(first):
         if len(what) > 1:
             raise _usage(f"start takes one app at a time, and {what[1]!r} is one more", _after_hint(what))
@@ -82,63 +82,51 @@ def find_startable(
                 raise no_file(first, _a_command(first))
             if hint := hint_to_import(first):
                 raise _usage(f"{first!r} is no app", hint)
-            return _inline({"script": absolute(first), "args": list(after or ())}, name, only, overrides)
+            return _inline({"script": absolute(first), "args": list(after or ())}, words)
         if after is not None:
             raise _usage("words after -- go with a script or stand alone as a command", _after_hint(what))
         if first.endswith("()"):
             message = f"{first} is a call, and an app is named"
             raise _usage(message, f"a function that returns it: {first[:-2]} --factory")
-        return _inline({"target": first}, name, only, overrides)
+        return _inline({"target": first}, words)
     if not what:
-        return _file(_config_here(), only, after, name, overrides, profile)
-    return _names(what, after, only, name, overrides)
+        return _file(_config_here(), words)
+    return _names(words)
 
 
-def _inline(table: dict[str, Any], name: str | None, only: tuple[str, ...], overrides: dict[str, Any]) -> Startable:
+def _inline(table: dict[str, Any], words: Words) -> Startable:
     from pyworker.config import load
     from pyworker.config.interpolate import literal_env
 
-    if only:
+    if words.only:
         raise _usage("--only goes with a config file that has several apps", "leave it out")
     # here the shell is the config: its whole environment goes along
-    table = {**({"name": name} if name else {}), **table, "inherit_env": ["*"], "cwd": here(), **overrides}
+    name = {"name": words.name} if words.name else {}
+    table = {**name, **table, "inherit_env": ["*"], "cwd": here(), **words.overrides}
     app = load.load_inline(literal_env(table), table["cwd"], os.environ)
     return Startable({"inline": {**table, "name": app.name}}, (app,))
 
 
-def _file(
-    path: str,
-    only: tuple[str, ...],
-    after: tuple[str, ...] | None,
-    name: str | None,
-    overrides: dict[str, Any],
-    profile: str = "",
-) -> Startable:
+def _file(path: str, words: Words) -> Startable:
     from pyworker.config import load
     from pyworker.config.interpolate import literal_env
 
-    if name:
+    if words.name:
         raise _usage("--name is for an app without a file", "the name of an app stands in its file: [apps.NAME]")
-    if after is not None:
+    if words.after is not None:
         raise _usage("words after -- do not go with a config file", f"start takes {_KINDS}")
-    apps = load.load(absolute(path), only=only, environ=os.environ, profile=profile).apps
-    if overrides:
+    apps = load.load(absolute(path), only=words.only, environ=os.environ, profile=words.profile).apps
+    if words.overrides:
         if len(apps) > 1:
             names = ", ".join(app.name for app in apps)
             raise _usage(f"{path} has {len(apps)} apps ({names}), and options are for one", "name it with --only NAME")
-        apps = (load.apply_overrides(apps[0], literal_env(overrides)),)
-    return Startable(
-        {"file": absolute(path), "only": list(only), "overrides": overrides, "profile": profile}, tuple(apps)
-    )
+        apps = (load.apply_overrides(apps[0], literal_env(words.overrides)),)
+    request = {"file": absolute(path), "only": list(words.only), "overrides": words.overrides, "profile": words.profile}
+    return Startable(request, tuple(apps))
 
 
-def _names(
-    what: tuple[str, ...],
-    after: tuple[str, ...] | None,
-    only: tuple[str, ...],
-    name: str | None,
-    overrides: dict[str, Any],
-) -> Startable:
+def _names(words: Words) -> Startable:
+    what, after = words.what, words.after
     for word in what:
         if (_FILE.search(word) and os.path.isfile(word)) or not _NAMES.match(word):
             if at := _TARGET_IN_FOLDER.match(word):
@@ -157,7 +145,7 @@ def _names(
     if after is not None:
         hint = f"a program stands behind it, too: pyworker start -- {shlex.join((*what, *after))}"
         raise _usage(f"words after -- do not go with {what[0]!r}, the name of an app", hint)
-    if name or only or overrides:
+    if words.name or words.only or words.overrides:
         hint = hint_to_module(what[0]) or f"start takes {_KINDS}"
         raise _usage("options do not go with the names of apps that the daemon knows", hint)
     return Startable({"names": list(what)}, ())

@@ -18,7 +18,7 @@ from pyworker.cli.here import absolute
 from pyworker.cli.operation import Header, run, who_starts
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import line
-from pyworker.cli.startable import Startable, find_startable, hint_to_module, split_environment
+from pyworker.cli.startable import Startable, Words, find_startable, hint_to_module, split_environment
 from pyworker.errors import PyworkerError
 
 
@@ -100,7 +100,7 @@ def cmd(
     pyworker start --name tick -- sh -c 'while :; do date; sleep 1; done'
     """
     after = click.get_current_context().meta.get("pyworker.after")
-    found = find_startable(what, after, only, name, overrides_of(options), profile)
+    found = find_startable(Words(what, after, only, name, overrides_of(options), profile))
     if dry_run:
         return _dry_run(settings, found)
     _launch(settings)

@@ -23,6 +23,13 @@ MODES = [  # (loop, threads) of a WSGI app
     pytest.param("uvloop", 1, id="uvloop"),
     pytest.param("uvloop", 4, id="threads"),
 ]
+ALL_MODES = [
+    pytest.param("asgi", "asyncio", 1, id="asgi-asyncio"),
+    pytest.param("asgi", "uvloop", 1, id="asgi-uvloop"),
+    pytest.param("wsgi", "asyncio", 1, id="wsgi-asyncio"),
+    pytest.param("wsgi", "uvloop", 1, id="wsgi-uvloop"),
+    pytest.param("wsgi", "uvloop", 2, id="wsgi-threads"),
+]
 
 
 class Site:

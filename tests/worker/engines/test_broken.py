@@ -14,15 +14,8 @@ from pyworker.protocol.scoreboard import F
 from pyworker.unix import tls
 from tests.support.rawhttp import Client
 from tests.support.wait import wait_until
-from tests.worker.engines.conftest import Serve, Site
+from tests.worker.engines.conftest import ALL_MODES, Serve, Site
 
-MODES = [
-    pytest.param("asgi", "asyncio", 1, id="asgi-asyncio"),
-    pytest.param("asgi", "uvloop", 1, id="asgi-uvloop"),
-    pytest.param("wsgi", "asyncio", 1, id="wsgi-asyncio"),
-    pytest.param("wsgi", "uvloop", 1, id="wsgi-uvloop"),
-    pytest.param("wsgi", "uvloop", 2, id="wsgi-threads"),
-]
 PART = b"a part"  # not so large that a loop hands it to the kernel at once
 LARGE, LARGE_PARTS = bytes(70_000), 100  # more than the kernel takes for a client that does not read
 
@@ -72,7 +65,7 @@ def get(client: Client, path: str, version: str = "1.1") -> bytes:
     return body
 
 
-@pytest.mark.parametrize(("interface", "loop", "threads"), MODES)
+@pytest.mark.parametrize(("interface", "loop", "threads"), ALL_MODES)
 @pytest.mark.parametrize("early", [True, False])
 def test_what_was_written_before_an_app_failed_arrives(
     serve: Serve, interface: str, loop: str, threads: int, early: bool
@@ -87,7 +80,7 @@ def test_what_was_written_before_an_app_failed_arrives(
     wait_until(lambda: site.row[F.OPEN] == 0, what="the connections' end")
 
 
-@pytest.mark.parametrize(("interface", "loop", "threads"), MODES)
+@pytest.mark.parametrize(("interface", "loop", "threads"), ALL_MODES)
 @pytest.mark.parametrize("early", [True, False])
 def test_it_arrives_at_a_client_that_reads_late(
     serve: Serve, interface: str, loop: str, threads: int, early: bool
@@ -99,7 +92,7 @@ def test_it_arrives_at_a_client_that_reads_late(
     assert client.rest() == LARGE_PARTS * (b"%x\r\n%b\r\n" % (len(LARGE), LARGE))
 
 
-@pytest.mark.parametrize(("interface", "loop", "threads"), MODES)
+@pytest.mark.parametrize(("interface", "loop", "threads"), ALL_MODES)
 def test_the_client_may_still_be_sending(serve: Serve, interface: str, loop: str, threads: int) -> None:
     site = serve(asgi if interface == "asgi" else wsgi, interface, loop=loop, threads=threads)
     client = kept_alive(site)

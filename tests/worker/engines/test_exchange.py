@@ -9,16 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.worker.engines.conftest import Serve
+from tests.worker.engines.conftest import ALL_MODES, Serve
 from tests.worker.engines.test_websocket import opened
-
-MODES = [
-    pytest.param("asgi", "asyncio", 1, id="asgi-asyncio"),
-    pytest.param("asgi", "uvloop", 1, id="asgi-uvloop"),
-    pytest.param("wsgi", "asyncio", 1, id="wsgi-asyncio"),
-    pytest.param("wsgi", "uvloop", 1, id="wsgi-uvloop"),
-    pytest.param("wsgi", "uvloop", 2, id="wsgi-threads"),
-]
 
 
 def end_of_child(error: BaseException | None) -> bytes | None:
@@ -37,7 +29,7 @@ def end_of_child(error: BaseException | None) -> bytes | None:
     return b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-@pytest.mark.parametrize(("interface", "loop", "threads"), MODES)
+@pytest.mark.parametrize(("interface", "loop", "threads"), ALL_MODES)
 @pytest.mark.parametrize(
     ("error", "code"),
     [(SystemExit(3), b"3"), (SystemExit(), b"0"), (SystemExit("no"), b"1"), (ValueError(), b"1"), (None, b"0")],
