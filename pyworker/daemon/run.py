@@ -198,7 +198,7 @@ class Run:
     def _not_reloaded(self, why: str) -> None:
         _say(f"error: nothing was reloaded: {why}")
         for app in self._desk.brain.apps.values():
-            self._desk.brain.note_not_reloaded(app, _HANGUP, why)
+            self._desk.brain.reloads.note_not_reloaded(app, _HANGUP, why)
 
     # ---- what is said --------------------------------------------------------------------------------
     def _show(self, event: Event) -> None:
