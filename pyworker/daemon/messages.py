@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
 
 _READS = 4
+AGAIN = 0.5  # seconds until a channel is listened to that could not be
 REST = 0.2  # seconds without reading one that has said too much
 READ_SIZE = 4096  # of many small messages all that were read become events before others get a turn
 _CLOSED = "it has closed its message channel"
@@ -69,7 +70,12 @@ class Messages:
         fd = self._brain.store.get(worker_fd("ipc", handle.id))
         if fd is None:
             return
-        channel = Channel(copy_socket(fd), talk.Allowance(self._brain.loop.clock()))
+        try:
+            sock = copy_socket(fd)
+        except OSError:  # no descriptor is left: what it sends waits, and all else that it says is heard
+            self._brain.loop.call_later(AGAIN, lambda: self.watch(app, handle))
+            return
+        channel = Channel(sock, talk.Allowance(self._brain.loop.clock()))
         self._channels[app.name, handle.id.serial] = channel
         self._listen(app, handle, channel)
 

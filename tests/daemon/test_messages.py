@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 
+from pyworker.config.schema import AppConfig
 from pyworker.daemon import messages as module
 from pyworker.daemon.loop import READ, WRITE, Loop
 from pyworker.daemon.messages import READ_SIZE, Channel, Messages, NotSent
@@ -17,6 +20,7 @@ from pyworker.policy.lifecycle import State
 from pyworker.policy.talk import AT_ONCE, Allowance
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.node import Link
+from tests.support.wait import wait_until
 
 WORKER = SimpleNamespace(id=WorkerId("api", 1, 1, 3))
 
@@ -47,6 +51,32 @@ def rig() -> Iterator[Rig]:
     made.channel.sock.close()
     made.peer.close()
     made.loop._epoll.close()
+
+
+def test_a_channel_that_there_is_no_descriptor_for_is_listened_to_once_there_is(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker must not be left unheard, which was killed after its time to get ready."""
+    tries, copy = [], module.copy_socket
+
+    def copy_socket(fd: int) -> socket.socket:
+        tries.append(fd)
+        if len(tries) == 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return copy(fd)
+
+    monkeypatch.setattr(module, "copy_socket", copy_socket)
+    monkeypatch.setattr(module, "AGAIN", 0.0)
+    ours = rig.channel.sock.fileno()
+    store = SimpleNamespace(get=lambda name: ours, remove=lambda name: None)
+    monkeypatch.setattr(rig.messages._brain, "store", store, raising=False)
+    generation = SimpleNamespace(config=AppConfig("api", target="a:b"))
+    app, handle = cast("Any", SimpleNamespace(name="api", generations={1: generation})), cast("Any", WORKER)
+    rig.messages.watch(app, handle)
+    assert not rig.messages._channels
+    wait_until(lambda: rig.loop.turn(0.01) or rig.messages._channels, what="its channel")
+    assert tries == [ours, ours]
+    rig.messages.forget(app, handle)
 
 
 def test_a_descriptor_that_nobody_takes_does_not_keep_the_daemon_awake(rig: Rig) -> None:
