@@ -228,9 +228,8 @@ def memfd(name: str, content: bytes | bytearray, *, seal: bool = True) -> int:
             )
     except OSError as error:
         os.close(fd)
-        if (
-            error.errno == errno.ENOSPC
-        ):  # it is no disk that is full: the kernel promises no more memory (vm.overcommit_memory = 2)
+        # no disk: it is what the kernel says of memory under vm.overcommit_memory = 2
+        if error.errno == errno.ENOSPC:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
         raise
     return fd

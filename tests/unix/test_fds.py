@@ -175,7 +175,7 @@ def test_sealed_memfd_cannot_be_changed() -> None:
         os.close(fd)
 
 
-def test_memfd_that_there_is_no_memory_for_is_closed_and_no_disk_is_said_to_be_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memfd_for_which_there_is_no_memory_is_closed_and_blames_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
     def refuse(fd: int, data: memoryview) -> int:
