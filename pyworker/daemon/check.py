@@ -19,13 +19,15 @@ from typing import Protocol
 
 from pyworker.config.schema import HealthConfig, ResolvedApp
 from pyworker.daemon.loop import READ, WRITE, Loop
-from pyworker.daemon.shortage import Shortage
+from pyworker.daemon.shortage import Shortage, is_want
 from pyworker.policy.health import expects
 from pyworker.protocol.worker import CHECK_HEADER
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process
 
-Done = Callable[[bool, str], None]  # (ok, why not)
+Done = Callable[
+    [bool | None, str], None
+]  # (ok, why not); None: it could not be asked, which says nothing of who was to answer
 Address = tuple[str, int] | str  # of a port, or the path of a Unix socket
 
 _MAX_ANSWER = 64 * 1024  # of a page or of a command's output; what follows is not waited for
@@ -86,9 +88,11 @@ class _Exchange:
                 return
             reason = _not_connected(failure)
         except OSError as error:  # a name that is not known, a path that is too long for the kernel
-            reason = f"cannot connect: {error.strerror or error}"
+            failure, reason = 0, f"cannot connect: {error.strerror or error}"
+        # no port is left to connect from; of a Unix socket it says that nobody accepts
+        ok = None if isinstance(address, tuple) and is_want(failure) else False
         # Not from inside the constructor: the caller does not hold the check yet.
-        loop.call_soon(lambda: self._end(False, reason))
+        loop.call_soon(lambda: self._end(ok, reason))
 
     def cancel(self) -> None:
         if self._done is not None:
@@ -97,7 +101,7 @@ class _Exchange:
             self._loop.remove(self._socket.fileno())
             self._socket.close()
 
-    def _end(self, ok: bool, reason: str) -> None:
+    def _end(self, ok: bool | None, reason: str) -> None:
         done = self._done
         self.cancel()
         if done is not None:
@@ -234,8 +238,8 @@ class Command:
         try:
             self._start(resolved)
         except OSError as error:
-            reason = f"cannot start the check: {error.strerror}"
-            loop.call_soon(lambda: self._end(False, reason))
+            ok, reason = None if is_want(error.errno) else False, f"cannot start the check: {error.strerror}"
+            loop.call_soon(lambda: self._end(ok, reason))
 
     def _start(self, resolved: ResolvedApp) -> None:
         spec = {
@@ -284,7 +288,7 @@ class Command:
             self._loop.remove(self._pipe)
             os.close(self._pipe)
 
-    def _end(self, ok: bool, reason: str) -> None:
+    def _end(self, ok: bool | None, reason: str) -> None:
         done = self._done
         self.cancel()
         if done is not None:

@@ -14,6 +14,7 @@ from pyworker.config.schema import HealthConfig, ResolvedApp
 from pyworker.daemon import check
 from pyworker.daemon.check import Check, Done
 from pyworker.daemon.loop import Loop, Timer
+from pyworker.daemon.shortage import is_want
 from pyworker.policy.health import Health, Verdict, after_check, begin
 from pyworker.unix import fds as unix_fds
 
@@ -48,9 +49,10 @@ class HealthWatch:
         try:
             self._check = self._begin(self._done)
         except OSError as error:  # out of fds, or the worker's channel is gone
-            self._done(False, f"cannot begin a check: {error.strerror or error}")
+            ok = None if is_want(error.errno) else False
+            self._done(ok, f"cannot begin a check: {error.strerror or error}")
 
-    def _done(self, ok: bool, reason: str) -> None:
+    def _done(self, ok: bool | None, reason: str) -> None:
         if self._stopped:
             return
         self._check = None

@@ -81,7 +81,7 @@ class Hooks:
         words = generation.config.hooks.pre_start
         key = (app.name, generation.number)
 
-        def done(ok: bool, reason: str) -> None:
+        def done(ok: bool | None, reason: str) -> None:
             command = self._preparing.pop(key, None)
             self._brain.store.remove(fd_name("hook", *key))
             if ok:
@@ -171,7 +171,7 @@ class Hooks:
     def _tell(self, app: App, generation: Generation, event: Event) -> None:
         self._busy.add(app.name)
 
-        def done(ok: bool, why: str) -> None:
+        def done(ok: bool | None, why: str) -> None:
             self._busy.discard(app.name)
             self._say(app, "on_event", ok, why)
             self._brain.loop.call_soon(lambda: self._next(app.name))
@@ -179,14 +179,14 @@ class Hooks:
         stdin = json.dumps(to_json(event)).encode() + b"\n"
         self._report(app, generation, "on_event", generation.config.hooks.on_event, done, stdin)
 
-    def _say(self, app: App, hook: str, ok: bool, why: str) -> None:
+    def _say(self, app: App, hook: str, ok: bool | None, why: str) -> None:
         if not ok:
             self._brain.note(app, f"hooks.{hook} failed: {why}")
 
     def _report(
         self, app: App, generation: Generation, hook: str, words: tuple[str, ...], done: Done, stdin: bytes = b""
     ) -> None:
-        def ended(ok: bool, why: str) -> None:
+        def ended(ok: bool | None, why: str) -> None:
             self._reporting.discard(command)
             done(ok, why)
 

@@ -113,7 +113,7 @@ class Readiness:
     def watch_port(self, app: App, handle: WorkerHandle) -> None:
         """Try the port of a worker that says nothing by itself, until somebody answers there."""
 
-        def tried(ok: bool, reason: str) -> None:
+        def tried(ok: bool | None, reason: str) -> None:
             if handle.state is not State.STARTING or handle.ended_at is not None:
                 return
             if ok:

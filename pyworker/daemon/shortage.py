@@ -50,6 +50,11 @@ def step_for(number: int | None, pid: int = 0) -> str:
             return ""
 
 
+def is_want(number: int | None) -> bool:
+    """Whether it is for want of something of ours, or the machine's, that nobody could be asked."""
+    return number == errno.EADDRNOTAVAIL or step_for(number) != ""
+
+
 def step_to_write(error: OSError, folder: str) -> str:
     """Return what to do when a file of this folder could not be written."""
     if error.errno not in FULL_DISK:

@@ -42,9 +42,9 @@ def begin(now: float) -> Health:
 
 
 def after_check(
-    health: Health, ok: bool, reason: str, *, started_at: float, now: float, config: HealthConfig
+    health: Health, ok: bool | None, reason: str, *, started_at: float, now: float, config: HealthConfig
 ) -> Health:
-    """Return the health after a check that was started then and has ended now."""
+    """Return the health after a check that was started then and has ended now. `ok` None: nobody could be asked."""
     if ok:
         return replace(
             health,
@@ -59,7 +59,7 @@ def after_check(
     failures, counted_at = health.failures, health.counted_at
     age = now - health.since
     warming_up = not health.passed and age < config.start_period
-    if not warming_up and (health.passed or counted_at is None or now - counted_at >= config.interval):
+    if ok is False and not warming_up and (health.passed or counted_at is None or now - counted_at >= config.interval):
         failures, counted_at = failures + 1, now
     verdict = health.verdict
     if failures >= config.retries:

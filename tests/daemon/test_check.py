@@ -27,9 +27,9 @@ HTTP = HealthConfig(path="/healthz", host="shop.example", timeout=5.0)
 
 @dataclass
 class Outcome:
-    calls: list[tuple[bool, str]] = field(default_factory=list)
+    calls: list[tuple[bool | None, str]] = field(default_factory=list)
 
-    def __call__(self, ok: bool, reason: str) -> None:
+    def __call__(self, ok: bool | None, reason: str) -> None:
         self.calls.append((ok, reason))
 
 
@@ -52,7 +52,7 @@ def outcome() -> Outcome:
     return Outcome()
 
 
-def turn_until(loop: Loop, outcome: Outcome, deadline: float = 20.0) -> tuple[bool, str]:
+def turn_until(loop: Loop, outcome: Outcome, deadline: float = 20.0) -> tuple[bool | None, str]:
     end = time.monotonic() + deadline
     while not outcome.calls:
         assert time.monotonic() < end, "the check has not ended"
@@ -261,6 +261,28 @@ def test_address_that_cannot_even_be_tried_is_unhealthy_once(
     assert len(outcome.calls) == 1
 
 
+def test_that_no_port_is_left_to_connect_from_says_nothing_of_who_was_to_answer(
+    loop: Loop, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoPort(socket.socket):
+        def connect_ex(self, _: object) -> int:
+            return errno.EADDRNOTAVAIL
+
+    monkeypatch.setattr(check, "_socket_for", lambda _: NoPort())
+    check.tcp_at(loop, ("127.0.0.1", 1), HTTP, outcome)
+    assert turn_until(loop, outcome) == (None, "cannot connect: Cannot assign requested address")
+
+
+def test_a_unix_socket_on_which_nobody_accepts_is_unhealthy(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as waiting:
+        listener.bind(path)
+        listener.listen(0)
+        waiting.connect(path)
+        check.tcp_at(loop, path, HTTP, outcome)
+        assert turn_until(loop, outcome) == (False, "cannot connect: Resource temporarily unavailable")
+
+
 # ---- commands --------------------------------------------------------------------------------------
 def resolved(tmp_path: Path, *, uid: int | None = None) -> ResolvedApp:
     config = AppConfig("api", command=("true",), cwd=str(tmp_path))
@@ -268,7 +290,7 @@ def resolved(tmp_path: Path, *, uid: int | None = None) -> ResolvedApp:
     return ResolvedApp(config, 1, sys.executable, env, (), uid, uid, (), "", 0)
 
 
-def execute(loop: Loop, outcome: Outcome, app: ResolvedApp, *command: str, timeout: float = 15.0) -> tuple[bool, str]:
+def execute(loop: Loop, outcome: Outcome, app: ResolvedApp, *command: str, timeout: float = 15.0) -> tuple[bool | None, str]:
     before, descriptors = children(), {*os.listdir("/proc/self/fd")}
     check.execute(loop, app, HealthConfig(type="exec", command=command, timeout=timeout), outcome)
     result = turn_until(loop, outcome)
@@ -367,7 +389,7 @@ def test_command_for_which_there_is_no_room_is_no_success_and_leaves_no_descript
 
     where, name = {"memfd": (fds, "memfd"), "pipe": (os, "pipe2"), "process": (process, "spawn_watched")}[missing]
     monkeypatch.setattr(where, name, refuse)
-    assert execute(loop, outcome, resolved(tmp_path), "true") == (False, f"cannot start the check: {TOO_MANY_OPEN_FILES}")
+    assert execute(loop, outcome, resolved(tmp_path), "true") == (None, f"cannot start the check: {TOO_MANY_OPEN_FILES}")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give up rights")

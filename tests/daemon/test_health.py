@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -38,12 +40,12 @@ class Watched:
         self.loop = Loop(self.clock)
         self.checks: list[FakeCheck] = []
         self.verdicts: list[tuple[str, str]] = []
-        self.broken = False
+        self.broken = 0
         self.watch = HealthWatch(self.loop, CONFIG, self.begin, lambda v, why: self.verdicts.append((v, why)))
 
     def begin(self, done: Done) -> Check:
         if self.broken:
-            raise OSError(24, "Too many open files")
+            raise OSError(self.broken, os.strerror(self.broken))
         self.checks.append(FakeCheck(done))
         return self.checks[-1]
 
@@ -110,13 +112,30 @@ def test_the_interval_is_from_one_question_to_the_next_however_long_the_answer_t
     assert len(watched.checks) == 2
 
 
-def test_check_that_cannot_begin_is_a_failed_one(watched: Watched) -> None:
+@pytest.mark.parametrize(
+    ("number", "verdicts"),
+    [
+        (errno.ECONNRESET, [("ok", ""), ("failing", "cannot begin a check: Connection reset by peer")]),
+        (errno.EMFILE, [("ok", "")]),
+    ],
+)
+def test_check_that_cannot_begin_is_a_failed_one_unless_it_is_the_daemon_that_lacks_something(
+    watched: Watched, number: int, verdicts: list[tuple[str, str]]
+) -> None:
     watched.later(0)
     watched.answer(True)
-    watched.broken = True
-    watched.later(10)
-    watched.later(10)
-    assert watched.verdicts == [("ok", ""), ("failing", "cannot begin a check: Too many open files")]
+    watched.broken = number
+    for _ in range(3):
+        watched.later(10)
+    assert watched.verdicts == verdicts
+    assert watched.watch.health.reason == f"cannot begin a check: {os.strerror(number)}"
+
+
+def test_why_nobody_could_be_asked_is_told_to_whoever_waits_for_the_first_check(watched: Watched) -> None:
+    watched.broken = errno.EMFILE
+    for _ in range(20):
+        watched.later(0.5)
+    assert watched.verdicts == [("late", "cannot begin a check: Too many open files")]
 
 
 def resolved(config: AppConfig) -> ResolvedApp:
