@@ -36,6 +36,10 @@ REST = 0.2  # ... for which a worker whose port cannot be reached gets nothing
 LOOK = 0.1  # how often a worker that has not taken its connections is looked at; twice without progress: stuck
 FINISH_PATIENCE = 30.0  # how long relays may last when daemon and guardian are both gone
 _SPARE_FILES = 512
+_NO_PORT = (
+    "no local port is left from which a worker could be connected to: connections wait until one ends. "
+    "Widen the range (sysctl net.ipv4.ip_local_port_range), or have more workers: each has as many"
+)
 
 
 class Dispatcher:
@@ -51,6 +55,8 @@ class Dispatcher:
         self._told_no_files = ""
         self._failed_again = False  # since one was accepted
         self._calms_down = False
+        self._told_no_port = False
+        self._no_port_again = False
         self._board = board
         self._listeners: dict[int, socket.socket] = {}
         self._inboxes: dict[int, Inbox] = {}
@@ -202,6 +208,22 @@ class Dispatcher:
         if self._told_too_many and self.relays <= self.most_relays * 0.9:
             self.say(d.Over(self._told_too_many))
             self._told_too_many = ""
+
+    def no_port_left(self) -> None:
+        """A worker could not be connected to for want of a port of ours: said once, until that is over for a while."""
+        self._no_port_again = True
+        if not self._told_no_port:
+            self._told_no_port = True
+            self.say(d.Trouble(_NO_PORT))
+            self._look_for_ports()
+
+    def _look_for_ports(self) -> None:
+        if self._no_port_again:
+            self._no_port_again = False
+            self.loop.later(CALM, self._look_for_ports)
+        else:
+            self._told_no_port = False
+            self.say(d.Over(_NO_PORT))
 
     def _resume(self) -> None:
         self._paused = False

@@ -211,6 +211,8 @@ class Relay:
             self.loop.later(CONNECT_TIMEOUT, self._too_late)
         elif failure:
             self._refused()
+            if failure == errno.EADDRNOTAVAIL:
+                self.worker.no_port_left()
         else:
             self._flow()
 

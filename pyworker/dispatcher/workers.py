@@ -115,6 +115,10 @@ class PortWorker:
         if self._told_to_shut and not self._relays:
             self._owner.say(d.Empty(self.serial))
 
+    def no_port_left(self) -> None:
+        """None to connect from, of this machine's."""
+        self._owner.no_port_left()
+
     def shut(self) -> bool:
         self._told_to_shut = True
         return not self._relays

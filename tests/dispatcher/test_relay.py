@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from pyworker.dispatcher.loop import Loop
-from pyworker.dispatcher.main import Dispatcher
+from pyworker.dispatcher.main import CALM, Dispatcher
 from pyworker.dispatcher.relay import Pipes, Relay, header_of
 from pyworker.dispatcher.workers import PortWorker
 from pyworker.protocol import dispatcher as d
@@ -410,6 +410,37 @@ def test_it_says_once_that_no_more_can_be_relayed(one: Rig) -> None:
         said = decode(d.FromDispatcher, packet.data)
         assert "0 connections are relayed, the most that the limit of open files allows" in said.text
         assert unix_fds.recv_packet(ours, MAX_MESSAGE, 0) is None
+    dispatcher.loop._epoll.close()
+    cells.release()
+
+
+def test_that_no_port_is_left_to_reach_a_worker_from_is_said_once_and_when_it_is_over(
+    one: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = unix_fds.socketpair()
+    dispatcher = Dispatcher(theirs, one.board)
+    waits: list[Callable[[], None]] = []
+    monkeypatch.setattr(dispatcher.loop, "later", lambda delay, then: waits.append(then) if delay == CALM else None)
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda *_: errno.EADDRNOTAVAIL)
+    cells = one.board[row_slice(2)]
+    port = PortWorker(2, 2, 9, False, cells, dispatcher)
+
+    def said() -> list[type]:
+        found = []
+        while (packet := unix_fds.recv_packet(ours, MAX_MESSAGE, 0)) is not None:
+            found.append(type(decode(d.FromDispatcher, packet.data)))
+        return found
+
+    with ours, theirs, socket.socket() as connection:
+        for expected in ([d.Trouble], []):
+            port.take(os.dup(connection.fileno()))
+            assert said() == expected
+        waits.pop()()  # it was so again meanwhile
+        assert said() == []
+        waits.pop()()
+        assert (said(), waits) == ([d.Over], [])
+    for waiting in dispatcher._waiting:
+        os.close(waiting)
     dispatcher.loop._epoll.close()
     cells.release()
 
