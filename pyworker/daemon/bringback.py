@@ -58,7 +58,7 @@ def _bring_back(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
             let_go(desk.brain, name)
         if there is not None:
             forget(desk, there)
-        bring = functools.partial(_bring, desk, name, app, listeners, values)
+        bring = functools.partial(_bring, desk, app, listeners, values)
         try:
             failure = bring()
         except OSError as error:
@@ -78,15 +78,9 @@ def _bring_back(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
         stderr.write(words + ("; failed: " + "; ".join(failures) if failures else "") + "\n")
 
 
-def _bring(
-    desk: Desk, name: str, app: desired.DesiredApp, listeners: dict[int, Listener], values: dict[str, str]
-) -> str:
-    failure = restore(
-        desk,
-        name, app.source, running=app.running, generation=app.generation, scale=app.scale,
-        base=app.scale_base, stopped_slots=app.stopped_slots, listeners=listeners, values=values,
-    )  # fmt: skip
-    there = desk.brain.apps[name]
+def _bring(desk: Desk, app: desired.DesiredApp, listeners: dict[int, Listener], values: dict[str, str]) -> str:
+    failure = restore(desk, app, values, listeners)
+    there = desk.brain.apps[app.name]
     there.restored = app.running
     if failure and not there.unusable:
         start_again(desk, there, RESTORE_AGAIN)

@@ -117,10 +117,7 @@ class Run:
             if name in adopted and there is not None and (not there.closed or there.stays_failed):
                 continue
             try:
-                failure = restore(
-                    self._desk, name, source, running=True, generation=0, scale=None, base=None, stopped_slots=(),
-                    values=values, shell_env=dict(os.environ),
-                )  # fmt: skip
+                failure = restore(self._desk, desired.DesiredApp(name, source, generation=0), values)
             except OSError as error:
                 if adopted or not (step := step_for(error.errno)):
                     raise  # what serves goes on: the next daemon tries it again

@@ -15,7 +15,7 @@ from pyworker.config.schema import KINDS, AppConfig
 from pyworker.daemon import operations as ops
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.client import Client
-from pyworker.daemon.desired import FileSource, InlineSource, without_env_values
+from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource, without_env_values
 from pyworker.daemon.events import stamp
 from pyworker.daemon.listener import ListenFailed
 from pyworker.daemon.report import changed_files
@@ -182,33 +182,23 @@ def _slots(desk: Desk, request: k.Start) -> dict[str, set[int]]:
 
 
 def restore(
-    desk: Desk,
-    name: str,
-    source: FileSource | InlineSource,
-    *,
-    running: bool,
-    generation: int,
-    scale: int | None,
-    base: int | str | None,
-    stopped_slots: tuple[int, ...],
-    values: dict[str, str] | None = None,
-    shell_env: dict[str, str] | None = None,
-    listeners: dict[int, Listener] | None = None,
+    desk: Desk, wanted: DesiredApp, values: dict[str, str], listeners: dict[int, Listener] | None = None
 ) -> str:
     """Bring back one app that is wanted; return "" or why it could not be. `values`: those of its -e.
 
     `listeners`: those that were found open. OSError (no descriptor is left): it is not there, and may be tried again.
     """
-    app = new_app(desk, name, source)
+    name = wanted.name
+    app = new_app(desk, name, wanted.source)
     app.listeners |= listeners or {}
-    app.last_generation, app.scale, app.scale_base = generation, scale, base
-    app.stopped_slots = set(stopped_slots)
-    app.wanted = running
-    if not running:
+    app.last_generation, app.scale, app.scale_base = wanted.generation, wanted.scale, wanted.scale_base
+    app.stopped_slots = set(wanted.stopped_slots)
+    app.wanted = wanted.running
+    if not wanted.running:
         return ""
     try:
-        config, file, read = read_config(source, values or {})
-        made = make_generation(generation + 1, config, file, read, dict(os.environ) if shell_env is None else shell_env)
+        config, file, read = read_config(wanted.source, values)
+        made = make_generation(wanted.generation + 1, config, file, read, dict(os.environ))
         desk.brain.add_generations([(app, made)])
     except (ConfigError, ListenFailed) as error:
         app.failure = Failure(error.message, "", error.hint, stamp(time.time()))
