@@ -85,7 +85,9 @@ class Dispatchers:
         fd = self._brain.store.get(fd_name("dispatcher", app.name))
         if fd is None:
             return
-        handle = DispatcherHandle.recall(memo) if memo else DispatcherHandle(self._brain.loop.clock())
+        handle = DispatcherHandle(self._brain.loop.clock())
+        if memo:
+            handle.recall(memo)
         handle.channel = copy_socket(fd)
         app.dispatcher = handle
         pidfd = self._brain.store.get(fd_name("dpid", app.name))

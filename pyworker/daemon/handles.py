@@ -179,9 +179,10 @@ class DispatcherHandle:
     def memo(self) -> dict[str, Any]:
         return {"since": self.since, "state": self.state, "pid": self.pid, "ready_at": self.ready_at}
 
-    @classmethod
-    def recall(cls, memo: dict[str, Any]) -> DispatcherHandle:
-        return cls(float(memo["since"]), memo["state"], int(memo["pid"]), ready_at=memo["ready_at"])
+    def recall(self, memo: dict[str, Any]) -> None:
+        """Take over a memo."""
+        self.since, self.state = float(memo["since"]), memo["state"]
+        self.pid, self.ready_at = int(memo["pid"]), memo["ready_at"]
 
 
 def copy_socket(fd: int) -> socket.socket:

@@ -19,7 +19,7 @@ from pyworker.config.address import Address
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.desired import check_apps_file
-from pyworker.daemon.handles import DispatcherHandle, WorkerHandle
+from pyworker.daemon.handles import DispatcherHandle, TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import READ, Loop
 from pyworker.daemon.shortage import step_for
 from pyworker.protocol.inherited import WorkerId
@@ -145,11 +145,11 @@ def check_memo(name: str, memo: dict[str, Any]) -> None:
     if memo:
         App.recall(_Blank(), memo)  # type: ignore[arg-type]  # takes attributes as they come
     if memo.get("dispatcher"):
-        DispatcherHandle.recall(memo["dispatcher"])
+        DispatcherHandle(0.0).recall(memo["dispatcher"])
     for address in memo.get("listeners", {}).values():
         Address(**address)
     for template in memo.get("templates", {}).values():
-        float(template.get("since", 0.0)), int(template.get("pid", 0))
+        TemplateHandle(name, 0, 0.0).recall(template)
     for text, worker in memo.get("workers", {}).items():
         generation, slot, serial = (int(number) for number in text.rsplit(".", 3)[1:])
         WorkerHandle(WorkerId(name, generation, slot, serial), held=False, born_at=0.0).recall(worker)
