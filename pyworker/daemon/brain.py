@@ -114,7 +114,7 @@ class Brain:
             app.gated = self.gate(app)
             before, app.stops_after = app.stops_after, self.stops_after(app)
             if app.stops_after and not before:
-                self.emit(app, "app_note", None, text=shown.stops_after(app.stops_after))
+                self.remark(app, shown.stops_after(app.stops_after))
             if app.running and app.restart_to is not None and app.restart_to not in app.gated:
                 app.running, app.keep_listening = False, True  # its pre_start has succeeded: now all stop
                 app.target = app.previous = None
@@ -376,7 +376,7 @@ class Brain:
         to_stdout = self.logs_to_stdout if logs.named_file is None else ""
         if logs.file == INHERIT and not to_stdout:  # said once, not in each `ps`: nothing is wrong
             text = f'logs = "{INHERIT}": there is a stdout to inherit in `pyworker run` only; here the log is {file}'
-            self.emit(app, "app_note", None, text=text)
+            self.remark(app, text)
         spec = LogsSpec(
             STDOUT if to_stdout else file,
             to_stdout or logs.format,
@@ -390,7 +390,7 @@ class Brain:
         )
         if spec.journald and not os.path.exists(JOURNAL):
             text = f"logs.journald: there is no journal here ({JOURNAL}); lines go to the file only"
-            self.emit(app, "app_note", None, text=text)
+            self.remark(app, text)
         try:
             memo = unix_fds.memfd(f"pyworker-logs-{app.name}", encode(spec))
         except OSError:  # no descriptor is left: no reason to stop what has begun, and the logger has a usual way
@@ -402,13 +402,17 @@ class Brain:
         """Call back when the logger has written down what came through these pipes, or has had its time."""
         diagnosis.when_written(self.loop, self.store, pipes, lambda: diagnosis.has_in_hand(self.home, app.name), then)
 
+    def remark(self, app: App, text: str) -> None:
+        """Something the operator may find among the events."""
+        self.emit(app, "app_note", None, text=text)
+
     def note(self, app: App, text: str) -> None:
-        """Something the operator should know."""
+        """Something the operator should know, and is shown until it is over."""
         text = text[:LONGEST_NOTE]
         if text not in app.notes:
             app.notes.append(text)
             del app.notes[:-20]
-            self.emit(app, "app_note", None, text=text)
+            self.remark(app, text)
 
     def note_is_over(self, app: App, text: str) -> None:
         """What was noted is not so any more."""

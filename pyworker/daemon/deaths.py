@@ -16,6 +16,7 @@ from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.shortage import Shortage, Shortages, by_somebody
 from pyworker.daemon.workers import signal_number
 from pyworker.policy import restart
+from pyworker.policy.fate import UNUSABLE
 from pyworker.policy.lifecycle import LEAVING, SERVING, Happening, State
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import worker_fd
@@ -149,7 +150,7 @@ class Deaths:
             and app.running
             and not app.starting
             and not app.is_job
-            and status.code != 78
+            and status.code != UNUSABLE
             and restart.wants_replacement(app.restart_config, clean=status.code == 0)
             and restart.is_stable(handle.ready_at, handle.ended_at or 0.0, app.restart_config)
         )
@@ -272,22 +273,23 @@ class Deaths:
             killed = handle.failure is None and by_somebody(status, shortage)
             self.start_failed(app, failure, now, killed=killed)
             return
-        if (status.code != 78 or app.is_job) and not restart.wants_replacement(config, clean=status.code == 0):
+        refuses = status.code == UNUSABLE  # to be started again
+        if (not refuses or app.is_job) and not restart.wants_replacement(config, clean=status.code == 0):
             app.finished_slots.add(handle.id.slot)
             if status.code != 0:
                 app.failure = failure
             elif app.is_job:
                 app.failure = None
             return
-        if status.code != 78:  # which asks not to be started again
+        if not refuses:
             app.board.add_app(AppF.RESTARTS)
         app.slot_restarts[handle.id.slot] = app.slot_restarts.get(handle.id.slot, 0) + 1
-        if status.code != 78 and restart.is_stable(handle.ready_at, handle.ended_at or now, config):
+        if not refuses and restart.is_stable(handle.ready_at, handle.ended_at or now, config):
             app.record = restart.CLEAR
             return
         if app.previous is not None:
             app.soak_deaths += 1
-        self.unstable(app, failure, now, permanent=status.code == 78, asked=handle.failure is None)
+        self.unstable(app, failure, now, permanent=refuses, asked=handle.failure is None)
 
     def start_failed(self, app: App, failure: Failure, now: float, *, killed: bool) -> None:
         """A first start went wrong. What somebody has `killed` says nothing of the code: it is tried once more."""

@@ -112,7 +112,7 @@ class Hooks:
 
         def say() -> None:
             if self._preparing.get(key) is command:
-                self._brain.emit(app, "app_note", None, text=f"hooks.pre_start runs: {shlex.join(words)}")
+                self._brain.remark(app, f"hooks.pre_start runs: {shlex.join(words)}")
 
         self._brain.loop.call_later(_SAID_AFTER, say)
 

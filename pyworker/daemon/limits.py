@@ -143,4 +143,4 @@ def _say_where(brain: Brain, app: App, handle: WorkerHandle, stacks: str) -> Non
     where = whereabouts([*parse_tasks(stacks, handle.pid), *parse(stacks)])
     if where:
         text = f"worker {handle.id.slot}, a request of which runs too long, is in {where}"
-        brain.emit(app, "app_note", None, text=text[:500])
+        brain.remark(app, text[:500])

@@ -165,7 +165,7 @@ class Listening:
             self.close(app, listener)
             if listener.asked:
                 text = f"{listener.address} is closed: no worker asks for it any more"
-                self._brain.emit(app, "app_note", None, text=text)
+                self._brain.remark(app, text)
         return None
 
     def drops(self, app: App, generation: int) -> list[Listener]:

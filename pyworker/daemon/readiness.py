@@ -262,7 +262,7 @@ class Readiness:
         elif verdict == "failing" and handle.state is not State.STARTING:
             self._sick(app, handle, reason, now)
         elif not self._is_another_late(app, handle):
-            self._brain.emit(app, "app_note", None, text=not_passed_yet(handle.id.slot, reason))
+            self._brain.remark(app, not_passed_yet(handle.id.slot, reason))
         self._brain.poke(app)
 
     def _is_another_late(self, app: App, handle: WorkerHandle) -> bool:

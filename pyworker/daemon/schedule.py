@@ -71,7 +71,7 @@ class Schedule:
     def _start_job(self, app: App) -> None:
         brain = self._desk.brain
         if any(w.is_alive for w in app.workers.values()):
-            brain.emit(app, "app_note", None, text="its last run is still at work: this one is left out")
+            brain.remark(app, "its last run is still at work: this one is left out")
             return
         app.finished_slots.clear()
         app.write_memo()  # a daemon after this one must know that it is due: else it would stop the run
@@ -81,7 +81,7 @@ class Schedule:
         if app.target is not None or app.starting:  # each would replace the one before, and none come to its end
             what = "reload" if app.target is not None else "start"
             words = f"its last {what} is still at work: the reload of its timetable ({text}) is left out"
-            self._desk.brain.emit(app, "app_note", None, text=words)
+            self._desk.brain.remark(app, words)
             return
         reload_by_itself(self._desk, app, f"its timetable: {text}")
 

@@ -20,6 +20,7 @@ from pyworker.daemon.pids import open_pidfd
 from pyworker.daemon.shortage import Shortage, by_somebody, step_for, step_to_start
 from pyworker.errors import Exit
 from pyworker.policy import restart
+from pyworker.policy.fate import UNUSABLE
 from pyworker.policy.lifecycle import State
 from pyworker.protocol import template as t
 from pyworker.protocol import worker as w
@@ -255,7 +256,7 @@ class Templates:
             app.unusable = True
         if handle.ready_at is None:  # else its app goes on without it, however it ended
             failure = self._brain.fail(words, traceback, hint)
-            self._failed(app, number, failure, now, permanent=status.code == 78, killed=killed)
+            self._failed(app, number, failure, now, permanent=status.code == UNUSABLE, killed=killed)
         self._brain.poke(app)
 
     def end_left_behind(self, app: App, number: int) -> None:

@@ -138,7 +138,7 @@ class Workers:
             text += f": it was stopped by a signal, and kill -CONT {handle.pid} lets it go on"
         elif where:
             text += f": it is in {where}"
-        self._brain.emit(app, "app_note", None, text=text[:500])
+        self._brain.remark(app, text[:500])
         self.signal(app, handle, number)
 
     def _say_draining(self, app: App, handle: WorkerHandle, reason: str) -> None:

@@ -65,7 +65,7 @@ def test_requests_of_an_app_that_has_just_come_are_looked_at_at_once_and_not_whe
     stacks = SimpleNamespace(take=lambda app, worker, then, to_log: then(tasks, "", ""))
     said: list[str] = []
     brain: Any = SimpleNamespace(
-        apps={}, workers=workers, stacks=stacks, events=EventLog(-1), emit=lambda app, kind, slot, text: said.append(text)
+        apps={}, workers=workers, stacks=stacks, events=EventLog(-1), remark=lambda app, text: said.append(text)
     )
     sampler: Any = None
     limits.watch(loop, brain, sampler)

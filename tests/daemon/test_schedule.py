@@ -30,7 +30,7 @@ class Rig:
             loop=SimpleNamespace(call_later=lambda delay, call: self.delays.append(delay), call_soon=lambda call: call()),
             store=SimpleNamespace(get=self.stored.get, put=lambda name, fd: os.close(fd)),
             poke=lambda app: self.done.append("poke"),
-            emit=lambda app, kind, slot, **data: self.done.append(data["text"]),
+            remark=lambda app, text: self.done.append(text),
         )
         self.delays: list[float] = []
         monkeypatch.setattr(schedule, "reload_by_itself", lambda desk, app, why: self.done.append(f"reload: {why}"))

@@ -294,7 +294,7 @@ class Asked:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, config: AppConfig, state: State, *, hears: bool = True) -> None:
         self.asked: list[Any] = []
         brain: Any = SimpleNamespace(
-            loop=SimpleNamespace(clock=lambda: 1.0), emit=lambda *args, **data: None,
+            loop=SimpleNamespace(clock=lambda: 1.0), emit=lambda *args, **data: None, remark=lambda app, text: None,
             stacks=SimpleNamespace(take=lambda app, handle, then: self.asked.append(then)),
             messages=SimpleNamespace(disconnect=lambda app, handle: bool(config.env.get("CHANNEL"))),
             listening=SimpleNamespace(drops=lambda app, number: set()), direct=SimpleNamespace(end_untold=lambda app, handle: self.asked.append("end untold")),

@@ -21,7 +21,7 @@ def reload_by_itself(desk: Desk, app: App, why: str) -> None:
     """Reload as a command would; no shell is there."""
     if desk.shutting_down or not app.wanted:
         return
-    desk.brain.emit(app, "app_note", None, text=f"reload: {why}")
+    desk.brain.remark(app, f"reload: {why}")
     with desk.brain.events.begun_by(f"itself: {why}"):
         _reload(desk, app, why)
 

@@ -146,7 +146,7 @@ def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = Fal
     desk.brain.events.emit_data("reload_started", app.name, None, data)
     if not app.is_job and not app.view().overlaps:
         text = "a command without bind may hold a port of its own: the old workers stop before the new ones start"
-        desk.brain.emit(app, "app_note", None, text=text)
+        desk.brain.remark(app, text)
     desk.brain.poke(app)
     return ops.reloaded(desk.brain, number, soak=soak)
 

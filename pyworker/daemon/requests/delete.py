@@ -51,13 +51,13 @@ def delete_closed(desk: Desk) -> None:
     for app in gone:
         path = log_file(app, desk.home)
         if app.delete_logs and path in kept:
-            desk.brain.emit(app, "app_note", None, text=f"its log was not removed: it is that of {kept[path]}, too")
+            desk.brain.remark(app, f"its log was not removed: it is that of {kept[path]}, too")
         elif app.delete_logs:
             try:
                 _delete_logs(path)
             except OSError as error:  # no reason not to answer
                 text = f"its logs were not all removed: {error.strerror}: {error.filename}"
-                desk.brain.emit(app, "app_note", None, text=text)
+                desk.brain.remark(app, text)
         desk.brain.emit(app, "app_deleted", None)  # while its hooks are known
         forget(desk, app)
     desk.save()
