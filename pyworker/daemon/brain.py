@@ -69,7 +69,6 @@ class Brain:
         self.stops_after: Callable[[App], tuple[str, ...]] = lambda app: ()  # apps that have to go before it is stopped
         self._poked: set[int] = set()  # ids: one that was deleted may have the name of another
         self._looks: dict[str, Timer] = {}
-        self._saves_soon = False
         self.listening = Listening(self)
         self.templates = Templates(self)
         self.workers = Workers(self)
@@ -174,13 +173,10 @@ class Brain:
         takes longer than their restart. A daemon that dies before it goes by their memos."""
 
         def save() -> None:
-            self._saves_soon = False
             with contextlib.suppress(OSError):
                 self.save()
 
-        if not self._saves_soon:
-            self._saves_soon = True
-            self.loop.call_later(SAVE_WITHIN, save)
+        self.loop.call_once("save soon", SAVE_WITHIN, save)
 
     def emit(self, app: App, type: str, of: WorkerHandle | int | None, **data: object) -> None:
         """`of`: the worker, which adds its generation and pid; a slot alone, or None: the whole app."""

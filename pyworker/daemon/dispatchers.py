@@ -240,7 +240,8 @@ class Dispatchers:
         for _ in range(3):  # what is said may call for more: an inbox has to be known before it is closed
             news = list(self._news(app, handle))
             if not all(self._say(app, handle, *each) for each in news):
-                self._sync_later(app, handle)
+                # once, however many rounds there are while one that stands still has no room
+                self._brain.loop.call_once(("sync", id(app)), AGAIN, lambda: self.sync(app))
                 return
             if not news:
                 return
@@ -251,18 +252,6 @@ class Dispatchers:
         if _via(app, worker) is None or worker.asked_by or handle is None or handle.ended or handle.channel is None:
             return False
         return ("shut", worker.id.serial) not in handle.told or unix_fds.unread(handle.channel) > 0
-
-    def _sync_later(self, app: App, handle: DispatcherHandle) -> None:
-        """Once, however many rounds there are while one that stands still has no room."""
-        if handle.syncs_later:
-            return
-        handle.syncs_later = True
-
-        def again() -> None:
-            handle.syncs_later = False
-            self.sync(app)
-
-        self._brain.loop.call_later(AGAIN, again)
 
     def _news(self, app: App, handle: DispatcherHandle) -> Iterator[_News]:
         """Find all that it does not know yet."""

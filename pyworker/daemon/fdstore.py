@@ -52,7 +52,6 @@ class FdStore:
         self._loop: Loop | None = None
         self._early: list[store.ToDaemon] = []
         self._held: list[str] | None = None  # names that are to be sent together
-        self._retrying = False
         self._said_alive_at = 0.0
         self.unanswered = 1  # signs of life that the guardian owes; of the last moment it has shown one: it started us
 
@@ -229,17 +228,11 @@ class FdStore:
         self._loop.call_later(STORE_AGAIN, again)
 
     def _flush_later(self) -> None:
-        if self._loop is None or self._retrying:
+        if self._loop is None:
             return  # attach() flushes, too
-        self._retrying = True
         if self._loop.watches(self.channel.fileno()):
             self._loop.modify(self.channel.fileno(), READ)  # it is writable all the time
-
-        def again() -> None:
-            self._retrying = False
-            self._flush()
-
-        self._loop.call_later(RETRY, again)
+        self._loop.call_once("flush the store", RETRY, self._flush)
 
     def _send_one(self, message: store.FromDaemon) -> bool:
         fds: list[int] = []

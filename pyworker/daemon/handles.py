@@ -171,7 +171,6 @@ class DispatcherHandle:
     step: str = ""  # what to do about that
     ended: bool = False
     unanswered: int = 0  # pings
-    syncs_later: bool = False
 
     def view(self) -> DispatcherView:
         return DispatcherView(self.state, self.since, self.finished)

@@ -21,7 +21,7 @@ import select
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from pyworker.policy.faults import Faults, place_of
 from pyworker.policy.pulse import NOTICED
@@ -103,6 +103,7 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._sweep_at = _FEW_TIMERS
         self._order = itertools.count()
+        self._once: set[Hashable] = set()
         self._soon: deque[Callable[[], None]] = deque()
         self._polls = 0
         self._removed: set[int] = set()  # since the last poll
@@ -153,6 +154,17 @@ class Loop:
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
         """Call back after `delay` seconds."""
         return self.call_at(self.clock() + delay, callback)
+
+    def call_once(self, key: Hashable, delay: float, callback: Callable[[], object]) -> None:
+        """Call back after `delay` seconds, once for all that ask for it by this key until then."""
+
+        def call() -> None:
+            self._once.discard(key)
+            callback()
+
+        if key not in self._once:
+            self._once.add(key)
+            self.call_later(delay, call)
 
     def call_lazily(self, delay: float, callback: Callable[[], None]) -> Timer:
         """Call back after `delay` seconds or some before (LAZY ones), together with others: one wake-up for all."""

@@ -51,7 +51,6 @@ class Channel:
     resting: bool = False
     ended: bool = False  # the worker has closed its end, and all that it said was read
     full: bool = False  # a message waits for room
-    retrying: bool = False
     babbled: bool = False  # what was no message has been noted once: it may be another each time
 
 
@@ -253,23 +252,12 @@ class Messages:
                 if frame.fd < 0:
                     channel.full = True
                 else:  # perhaps too many descriptors are under way: no event tells when there is room
-                    self._flush_later(channel)
+                    self._brain.loop.call_once(("flush", id(channel)), REST, lambda: self._flush(channel))
                 break
         except OSError:  # its pidfd, or the end of what it has said, tells the rest
             is_there = False
         self._set_mask(channel)
         return is_there
-
-    def _flush_later(self, channel: Channel) -> None:
-        if channel.retrying:
-            return
-        channel.retrying = True
-
-        def again() -> None:
-            channel.retrying = False
-            self._flush(channel)
-
-        self._brain.loop.call_later(REST, again)
 
     def _set_mask(self, channel: Channel) -> None:
         fd = channel.sock.fileno()

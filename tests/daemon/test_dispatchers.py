@@ -47,7 +47,7 @@ def test_one_that_takes_no_messages_costs_one_timer_and_not_one_for_each_round(m
             dispatchers.sync(app)
         assert len(loop._timers) == 1
         for _ in range(2):  # again, for as long as there is no room
-            wait_until(lambda: loop.turn(0.01) or app.dispatcher.syncs_later, what="another try")
+            wait_until(lambda: loop.turn(0.01) or loop._once, what="another try")
         while fds.recv_packet(theirs, 4096, 0) is not None:
             pass
         wait_until(lambda: loop.turn(0.01) or fds.recv_packet(theirs, 4096, 0), what="what there was no room for")

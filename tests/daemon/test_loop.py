@@ -373,3 +373,21 @@ def test_a_fault_is_written_to_the_log_once_while_it_lasts(
     assert "over, after 20 times: a timer failed: RuntimeError" in said
     fail(99)
     assert "RuntimeError: bug 99" in capsys.readouterr().err
+
+
+def test_what_is_asked_for_again_and_again_is_called_once_and_may_ask_for_itself() -> None:
+    loop = Loop(lambda: now[0])
+    now, called = [0.0], list[str]()
+
+    def again() -> None:
+        called.append("again")
+        loop.call_once("x", 1.0, again)
+
+    for _ in range(3):
+        loop.call_once("x", 1.0, again)
+    loop.call_once("y", 1.0, lambda: called.append("another"))
+    for second in (1.0, 2.0):
+        now[0] = second
+        loop.turn(0.0)
+    assert called == ["again", "another", "again"]
+    loop.close()

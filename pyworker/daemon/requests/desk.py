@@ -33,7 +33,6 @@ class Desk:
         self.operations = ops.Operations(brain)
         self.waiting: dict[str, tuple[DesiredApp, Failure]] = {}  # that a boot had no descriptors for, and tries again
         self.shutting_down = False
-        self._saves_later = False
         self.seq = 0  # of the last event before the request that is being handled
         self.upgrading = False
         self.before_leaving: Callable[[], None] = lambda: None  # an upgrade: answers who asked for it
@@ -131,15 +130,12 @@ class Desk:
             why = f"{_UNSAVED} {error.strerror}; the next daemon would restore the state before this. {step}"
             for app in self.brain.apps.values():
                 self.brain.note(app, why)
-            if not self._saves_later:
-                self._saves_later = True
-                self.brain.loop.call_later(SAVE_AGAIN, self._save_again)
+            self.brain.loop.call_once("save again", SAVE_AGAIN, self._save_again)
         else:
             for app in self.brain.apps.values():
                 app.notes = [note for note in app.notes if not note.startswith(_UNSAVED)]
 
     def _save_again(self) -> None:
-        self._saves_later = False
         if not self.shutting_down:
             self.save()
 
