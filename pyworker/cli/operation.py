@@ -47,11 +47,16 @@ def run(
     except Lost as lost:
         raise _lost(settings, verb, lost, view.board) from None
     except KeyboardInterrupt:
-        if not settings.json:
-            end = "; pyworker reload --abort gives it up" if verb == "reload" else ""
-            note(f"\nLeft the view; the {verb} goes on. pyworker ps shows how far it is{end}.", view.err)
-        raise Shown(int(Exit.INTERRUPTED)) from None
+        raise left(settings, verb) from None
     return finish(settings, verb, answer, view.board)
+
+
+def left(settings: Settings, verb: str) -> Shown:
+    """Say that what Ctrl-C has ended is the view alone; return what ends the command."""
+    if not settings.json:
+        end = "; pyworker reload --abort gives it up" if verb == "reload" else ""
+        note(f"\nLeft the view; the {verb} goes on. pyworker ps shows how far it is{end}.")
+    return Shown(int(Exit.INTERRUPTED))
 
 
 class View:

@@ -22,7 +22,7 @@ from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.control import Refused, Reply
 from tests.cli import documents, results
 from tests.support.cli import environment, run, run_on_terminal
-from tests.support.fake_control import CLOSE, HANG, FakeControl, event, refuses, replies
+from tests.support.fake_control import CLOSE, HANG, FakeControl, Handler, event, refuses, replies
 from tests.support.wait import wait_until
 
 RELOAD_PIPED = """\
@@ -370,6 +370,23 @@ def test_ctrl_c_leaves_the_view_and_the_terminal_clean(home: str) -> None:
     assert "Left the view; the reload goes on." in found.screen.text
     assert "\x1b[?" not in found.raw
     assert "Traceback" not in found.raw
+
+
+def test_ctrl_c_leaves_a_daemon_that_stops_to_itself_and_says_so(home: str) -> None:
+    sent: list[bool] = []
+
+    def during(process: subprocess.Popen[bytes], raw: str, _fd: int) -> None:
+        if "draining" in raw and not sent:
+            sent.append(True)
+            process.send_signal(signal.SIGINT)
+
+    draining = event("api", 1, "worker_draining", generation=1, pid=77, reason="stop")
+    handlers: dict[str, Handler] = {"ps": replies({"apps": []}), "status": replies({}), "shutdown": lambda _: [draining, HANG]}
+    with FakeControl(home, handlers) as daemon:
+        found = run_on_terminal("daemon", "stop", home=home, during=during)
+        assert daemon.gone.wait(10)
+    assert found.code == 130
+    assert "Left the view; the stop goes on." in found.screen.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])

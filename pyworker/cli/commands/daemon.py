@@ -281,17 +281,19 @@ def _patience(status: dict[str, Any]) -> float:
 
 def _shut_down(settings: Settings, now: bool, deadline: float, timeout: float) -> bool:
     """Have the daemon stop all; return whether it has said that the apps have ended."""
-    from pyworker.cli.operation import View
+    from pyworker.cli.operation import View, left
 
     view = View(settings)
     show = _nothing if settings.json else view.event
     try:
-        left = max(0.0, deadline - time.monotonic())
-        view.ended(perform(settings.home, {"type": "shutdown", "now": now}, show, view.tick, left))
+        seconds = max(0.0, deadline - time.monotonic())
+        view.ended(perform(settings.home, {"type": "shutdown", "now": now}, show, view.tick, seconds))
     except (Lost, DaemonAway):
         return False  # it may be gone before its answer was written; what counts is who is there then
     except TimeoutError:
         raise _still_there(settings, timeout) from None
+    except KeyboardInterrupt:
+        raise left(settings, "stop") from None
     return True
 
 
