@@ -22,6 +22,7 @@ from pyworker.protocol.events import Event
 
 NOTIFY = "NOTIFY_SOCKET"
 _STATUS_EVERY = 2.0
+_PATIENCE = 60.0  # seconds, asked for again and again while a start or reload goes on
 _LEAVING = 40.0  # seconds for what comes after the apps: the last hooks, the last lines of the logs
 _SETTLED = {
     "app_running", "app_failed", "app_stopped", "app_deleted", "reload_done", "reload_refused", "reload_rolled_back",
@@ -36,7 +37,7 @@ class ServiceManager:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         self._status = ""
-        self._is_ready = reason != "boot"
+        self._is_ready = False  # the daemon before this one may not have come to say it; to hear it twice harms nobody
         self._watchdog = watchdog
         if reason != "boot":
             self.tell(f"MAINPID={guardian_pid}")
@@ -104,6 +105,8 @@ class ServiceManager:
             self._status = words
             self.tell(f"STATUS={words}")
         self._look()
+        if not self._is_ready and not self._desk.shutting_down:  # a migration may take longer than TimeoutStartSec
+            self.tell(f"EXTEND_TIMEOUT_USEC={int(_PATIENCE * 1e6)}")
 
     def _say_alive(self) -> None:
         self._desk.brain.loop.call_later(self._watchdog / 3, self._say_alive)
