@@ -237,6 +237,21 @@ def test_what_was_offered_when_its_listener_was_closed_is_taken_or_dropped_once(
     assert primary.received("a", offered) == []
 
 
+def test_an_answer_is_for_what_this_worker_was_offered() -> None:
+    primary = cluster("a", "b")
+    seq = seq_of(primary.accepted(KEY, "c1"), "a")
+    assert primary.offered("a", seq) == "c1"
+    assert primary.offered("b", seq) is None
+    assert [primary.offered("a", other) for other in (seq + 1, None, "x", [1])] == [None] * 4
+
+
+def test_what_is_being_opened_stays_for_who_asked_for_it() -> None:
+    primary = Primary()
+    primary.received("a", query())
+    assert primary.close() == []
+    assert {worker for worker, _ in says(primary.opened(KEY, "::", 8000, "IPv6"))} == {"a"}
+
+
 def test_of_a_listener_that_is_gone_by_now_nothing_stays_open() -> None:
     primary = Primary()
     assert primary.opened(KEY, "::", 8000, "IPv6") == [Close(KEY)]
@@ -341,6 +356,9 @@ def test_the_data_of_the_first_worker_is_told_to_all() -> None:
         ({"address": "::1", "addressType": 6, "flags": 1}, Query("tcp6", "::1", 8000, 511, True)),
         ({"address": "/tmp/x", "addressType": -1, "port": -1}, Query("unix", "/tmp/x", None, 511, False)),
         ({"address": "\0x", "addressType": -1, "port": -1}, Query("unix", "\0x", None, 511, False)),
+        ({"backlog": "many", "flags": "all"}, Query("any", None, 8000, 511, False)),
+        ({"backlog": 2**31, "port": 0}, Query("any", None, 0, 511, False)),
+        ({"backlog": 1, "port": 65535, "fd": -1}, Query("any", None, 65535, 1, False)),
     ],
 )
 def test_questions_are_understood(fields: dict[str, Any], wanted: Query) -> None:
@@ -355,6 +373,7 @@ def test_questions_are_understood(fields: dict[str, Any], wanted: Query) -> None
         {"port": 70000},
         {"port": "80"},
         {"port": True},
+        {"port": 65536},
         {"port": None},
         {"address": 5},
         {"address": "x" * 5000},
