@@ -52,9 +52,9 @@ class Pipes:
 
 
 class Side:
-    """One of the two sockets of a relay. `held` bytes in `pipe` wait to be written to it."""
+    """One of the two sockets of a relay. `held` bytes in `pipe` wait to be written to it; until then the other is not read."""
 
-    __slots__ = ("eof", "fd", "held", "mask", "other", "pipe", "relay", "shut", "sock")
+    __slots__ = ("eof", "fd", "held", "mask", "other", "pipe", "relay", "sock")
 
     other: Side
 
@@ -66,7 +66,6 @@ class Side:
         self.held = 0
         self.mask = 0
         self.eof = False  # it sends nothing more
-        self.shut = False  # it is told that nothing more comes
 
     def ready(self, events: int) -> None:
         """Move what can be moved."""
@@ -140,16 +139,10 @@ class Side:
         self.relay.pipes.give_back(self.pipe)
         self.pipe = None
         self.watch(self.mask & ~OUT)
-        if self.other.eof:
-            self.end()
-        else:
-            self.other.watch(self.other.mask | IN)
+        self.other.watch(self.other.mask | IN)
 
     def end(self) -> None:
-        """The other side sends nothing more: pass that on once all of it has been passed on."""
-        if self.held or self.shut:
-            return
-        self.shut = True
+        """The other side sends nothing more, and all of it has been passed on: pass that on."""
         if self.eof:
             self.relay.close()
             return

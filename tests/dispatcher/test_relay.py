@@ -621,7 +621,7 @@ def test_a_relay_in_which_nothing_moves_costs_no_time(worker: Worker) -> None:
     alone.until(is_read)
     assert alone.loop._epoll.poll(0) == []
     alone.client.shutdown(socket.SHUT_WR)
-    alone.until(lambda: alone.relay._server.shut)
+    alone.until(lambda: alone.relay._client.eof)
     assert alone.loop._epoll.poll(0) == []
     alone.end()
 
