@@ -43,6 +43,7 @@ _PORT = re.compile(  # with what stands before it: times have colons, too
     r"(?:\d\.\d+|\blocalhost|[\]*:\s]|::):(\d{2,5})\b|\b[Pp]ort:? (\d{2,5})\b|', (\d{2,5})\)"
 )
 _AFTER_IT = 5  # lines: uvicorn, redis, nginx and PostgreSQL say more when they have found their port taken
+_CRASHED = "Fatal Python error: "
 _NO_PROCESS = re.compile(
     r"can't start new thread|\b[Cc]annot fork\b|\bfork: (retry: )?Resource temporarily unavailable"
 )
@@ -156,7 +157,7 @@ def of_worker(
         sure = "somebody did that: the kernel has counted no kill for want of memory"
         return "killed by SIGKILL from outside", "", sure if shortage.certain else unsure
     if status.signal is not None:
-        return exit_words(None, status.signal), text, ""
+        return _crash_words(status, log, handle.pid), text, ""
     if status.code == 0 and handle.ready_at is None:
         return "exited with code 0 before it was ready", text, _of_a_silent_end(app)
     if status.code == 0 and not _IN_USE.search(said):  # some that start a server as their child say that, and end well
@@ -176,6 +177,15 @@ def of_worker(
         return "exited " + words, text, "it printed nothing at its end: does something in it call os._exit()?"
     # what it printed may have gone elsewhere: to the stdout of `pyworker run`, to a pipe
     return "exited " + words, "", "it printed nothing; run it by hand to see more" * os.path.isfile(log)
+
+
+def _crash_words(status: ExitStatus, log: str, pid: int) -> str:
+    """Return how a process ended, and where it was if it had the time to write its stacks (`faulthandler`)."""
+    words = exit_words(status.code, status.signal)
+    dump = last_lines(log, pid, _DUMP_LINES) if status.signal is not None else []
+    begin = next((i for i in reversed(range(len(dump))) if dump[i].startswith(_CRASHED)), len(dump))
+    where = whereabouts(thread for thread in parse("\n".join(dump[begin:])) if thread.current)
+    return f"{words}: it was in {where}" if where else words
 
 
 def _of_no_process(said: str) -> str:
@@ -284,7 +294,7 @@ def of_template(app: App, handle: TemplateHandle, status: ExitStatus, home: str)
         if handle.loaded is None:
             return f"its import was {handle.shortage.reason}", "", "raise the limit, or have less loaded at import"
         return f"the template was {handle.shortage.reason}", "", handle.shortage.hint
-    return "the template " + (exit_words(status.code, status.signal)), "", ""
+    return "the template " + _crash_words(status, log_file(app, home), handle.pid), "", ""
 
 
 def log_file(app: App, home: str) -> str:

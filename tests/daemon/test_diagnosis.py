@@ -316,6 +316,18 @@ def test_a_signal_is_named_and_kill_comes_with_who_it_may_have_been(tmp_path: Pa
     assert killed[2].startswith("somebody did that")
 
 
+def test_a_crash_says_where_the_thread_was_that_crashed_and_not_where_it_was_when_it_was_asked_before(tmp_path: Path) -> None:
+    dump = 'Current thread 0x1 (most recent call first):\n  File "/srv/{}.py", line 9 in view\n'
+    other = 'Thread 0x2 (most recent call first):\n  File "/srv/pool.py", line 3 in wait\n'
+    before, crash = dump.format("old").splitlines(), f"Fatal Python error: Aborted\n\n{other}{dump.format('shop')}\n".splitlines()
+    log = tmp_path / "api.log"
+    app: Any = SimpleNamespace(name="api", config=AppConfig("api", command=("serve",), logs=LogsConfig(file=str(log))))
+    handle: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 1), pid=7, failure=None, ready_at=1.0)
+    for lines, words in ((before, ""), (before + crash, ": it was in /srv/shop.py:9 in view")):
+        log.write_bytes(b"".join(line(7, each.encode()) for each in lines))
+        assert of_worker(app, handle, ExitStatus(None, 6), "", Shortage())[0] == "killed by signal 6 (ABRT)" + words
+
+
 def test_an_exit_code_is_explained_by_the_last_line(tmp_path: Path) -> None:
     log = tmp_path / "api.log"
     assert end_of(log, ExitStatus(3, None))[:2] == ("no such queue", "no such queue")
