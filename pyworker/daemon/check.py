@@ -25,9 +25,8 @@ from pyworker.protocol.worker import CHECK_HEADER
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process
 
-Done = Callable[
-    [bool | None, str], None
-]  # (ok, why not); None: it could not be asked, which says nothing of who was to answer
+# (ok, why not); None: it could not be asked, which says nothing of who was to answer
+Done = Callable[[bool | None, str], None]
 Address = tuple[str, int] | str  # of a port, or the path of a Unix socket
 
 _MAX_ANSWER = 64 * 1024  # of a page or of a command's output; what follows is not waited for
