@@ -78,7 +78,7 @@ def check_kernel() -> None:
     if why := lacking():
         raise PyworkerError(
             f"pyworker cannot run here: {why}",
-            hint="it needs Linux 5.4 or newer, /proc, and a sandbox (a container's seccomp profile, gVisor) that lets this call through",
+            hint="it needs Linux 5.4 or newer, /proc, /dev/null, and a sandbox (a container's seccomp profile, gVisor) that lets this call through",
             code="unavailable",
         )
 

@@ -120,10 +120,12 @@ def dup_above(fd: int, minimum: int) -> int:
 
 
 def lacking() -> str:
-    """Return what the kernel, or a sandbox around us, refuses of what processes are watched with; "" = it is all there."""
+    """Return what the kernel, or a sandbox around us, refuses of what processes are made and watched with; "" = it is all there."""
     step, pidfd = "/proc", -1
     try:
         os.stat("/proc/self/fd")
+        step = os.devnull
+        os.close(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
         step = "memfd_create"
         os.close(os.memfd_create("pyworker", os.MFD_CLOEXEC))
         step = "pidfd_open"

@@ -119,3 +119,19 @@ def test_a_pyworker_that_its_own_processes_do_not_find_is_told_where_to_be(home:
     found = result(launch(home, tmp_path, "lost"))
     assert "No module named 'pyworker'" in found
     assert "python3 -m venv .venv" in found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+@pytest.mark.parametrize(
+    "args", [("start", "--name", "one", "--", "sleep", "9"), ("run", "--", "sleep", "9"), ("daemon", "run")]
+)
+def test_a_place_without_dev_null_is_named(args: tuple[str, ...], home: str) -> None:
+    """As a chroot without /dev: it was called a bug of pyworker."""
+    hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev && exec "$@"', "sh"]
+    env = environment(home)
+    if subprocess.run([*hidden, "true"], env=env, check=False, timeout=60, capture_output=True).returncode:
+        pytest.skip("no mount namespaces here")
+    command = [*hidden, sys.executable, "-m", "pyworker", *args]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "error: pyworker cannot run here: /dev/null: No such file or directory\n" in done.stderr
