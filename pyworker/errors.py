@@ -60,6 +60,15 @@ def exit_of(code: str) -> Exit:
     return _EXITS.get(code, Exit.FAILED)
 
 
+class Hinted(ValueError):
+    """A value that is wrong: `message` says how, `hint` what may have been meant, or is to be written (may be "")."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
 class PyworkerError(Exception):
     """A failure with its cause (`message`), the next step (`hint`) and a stable `code` word.
 

@@ -9,18 +9,15 @@ import ipaddress
 import re
 from typing import Literal
 
+from pyworker.errors import Hinted
 from pyworker.record import record
 
 MAX_UNIX_PATH = 107  # sun_path of sockaddr_un, less the closing NUL: unix(7)
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?\Z")
 
 
-class AddressError(ValueError):
-    """Not an address; `hint` says how it is written (may be "")."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+class AddressError(Hinted):
+    """Not an address."""
 
 
 @record

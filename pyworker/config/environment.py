@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 
 from pyworker.config.identity import IdentityError
 from pyworker.config.interpolate import MAX_STRING, InterpolationError, expand_dotenv, interpolate
-from pyworker.errors import WANTING
+from pyworker.errors import WANTING, Hinted
 
 MAX_ENV_FILE = 1024 * 1024
 MAX_ALL = (
@@ -50,14 +50,12 @@ _NAME = re.compile(r"[^=\0]+\Z")
 Check = Callable[[int, str], None]
 
 
-class EnvironmentProblem(ValueError):
-    """A variable or file that does not resolve; `key` is the option's path below the app."""
+class EnvironmentProblem(Hinted):
+    """A variable or file that does not resolve; `key` is the option's path below the app, which the message continues."""
 
     def __init__(self, key: tuple[str | int, ...], message: str, hint: str = "") -> None:
-        super().__init__(message)
+        super().__init__(message, hint)
         self.key = key
-        self.message = message  # continues "`app.env.X` "
-        self.hint = hint
 
 
 def base(base_env: Mapping[str, str], *, name: str, home: str, shell: str, changed_user: bool) -> dict[str, str]:

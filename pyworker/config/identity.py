@@ -12,17 +12,16 @@ import pwd
 import stat
 from shlex import quote
 
+from pyworker.errors import Hinted
 from pyworker.record import record
 
 
-class IdentityError(ValueError):
+class IdentityError(Hinted):
     """The app cannot run as this; `key` is the option to blame ("" = the file itself)."""
 
     def __init__(self, key: str, message: str, hint: str = "") -> None:
-        super().__init__(message)
+        super().__init__(message, hint)
         self.key = key
-        self.message = message
-        self.hint = hint
 
 
 @record

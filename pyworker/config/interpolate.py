@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pyworker.errors import Hinted
+
 MAX_STRING = 32 * os.sysconf("SC_PAGE_SIZE")  # NAME=value with the byte that ends it: MAX_ARG_STRLEN, execve(2)
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -20,12 +22,8 @@ _MAX_DEPTH = 20
 Lookup = Callable[[str], str | None]
 
 
-class InterpolationError(ValueError):
-    """Malformed, or a variable that is not set; `hint` says what to write."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+class InterpolationError(Hinted):
+    """Malformed, or a variable that is not set."""
 
 
 def interpolate(text: str, lookup: Lookup) -> str:

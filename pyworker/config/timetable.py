@@ -6,6 +6,7 @@ what happens when summer time begins or ends is decided in one place (policy/cro
 
 from __future__ import annotations
 
+from pyworker.errors import Hinted
 from pyworker.record import record
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -19,13 +20,8 @@ _DAY = 24 * 60
 _HORIZON = 8 * 366  # days: 29 February comes within eight years, also around 2100
 
 
-class CronError(ValueError):
-    """Not a timetable; `hint` says what to write."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+class CronError(Hinted):
+    """Not a timetable."""
 
 
 @record

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 
+from pyworker.errors import Hinted
+
 _DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZES = {"B": 1, "KB": 1024, "MB": 1024**2, "GB": 1024**3, "TB": 1024**4}  # powers of 1024, as docker counts
 _NUMBER = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*\Z", re.ASCII)
@@ -18,12 +20,8 @@ _MEANT = {
 }  # fmt: skip
 
 
-class UnitError(ValueError):
-    """Not a duration or size; `hint` says what may have been meant (may be "")."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+class UnitError(Hinted):
+    """Not a duration or size."""
 
 
 def parse_duration(text: str) -> float:

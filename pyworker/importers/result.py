@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from pyworker.errors import Hinted
 from pyworker.record import field, mutable, record
 
 _DOLLAR = re.compile(r"\$(?!\{\w+(:-[^}]*)?\})")
@@ -15,13 +16,11 @@ _HOME = re.compile(r"\$(HOME|\{HOME\})(?=/|\Z)")
 _SHELL = re.compile(r"[|&;<>`]|\$\(")
 
 
-class CannotImport(ValueError):
-    """The file as a whole cannot be read; `hint` says what to do."""
+class CannotImport(Hinted):
+    """The file as a whole cannot be read."""
 
     def __init__(self, message: str, hint: str = "", line: int = 0) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        super().__init__(message, hint)
         self.line = line
 
 
