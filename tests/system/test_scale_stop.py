@@ -725,7 +725,7 @@ def test_daemon_stop_is_asked_of_the_next_daemon_when_the_one_that_was_asked_die
     pw.ok("start", "app.toml")
     point = pw.arm("save.before_rename", "kill")
     pw.arm("daemon.restored", "sleep:3")  # of the next one; that the apps have ended was said meanwhile
-    assert pw.ok("daemon", "stop", "-y", "--timeout", "60s").stderr == "The daemon has stopped.\n"
+    assert pw.ok("daemon", "stop", "-y", "--timeout", "60s").stderr.endswith("\nThe daemon has stopped.\n")
     assert os.path.exists(point + ".hit")
     assert pw.processes() == []
     assert pw.refuses()
