@@ -17,7 +17,7 @@ from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.nodeshared import is_node
 from pyworker.daemon.shortage import INSTALLATION, step_for
 from pyworker.protocol import worker as w
-from pyworker.protocol.inherited import worker_fd
+from pyworker.protocol.inherited import WorkerId, worker_fd
 from pyworker.unix import process
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Direct:
 
     def __init__(self, brain: Brain) -> None:
         self._brain = brain
+        self._in_doubt: set[WorkerId] = set()  # handed to a launcher that died: they are looked for
 
     def started(self, app: App, handle: WorkerHandle, pid: int) -> None:
         """This process is that worker."""
@@ -78,7 +79,12 @@ class Direct:
             return
 
         def look_in(pause: float) -> None:
-            self._brain.loop.call_later(pause, lambda: self.find(app, handle, lambda: not_found(pause)))
+            self._in_doubt.add(handle.id)
+            self._brain.loop.call_later(pause, lambda: look(pause))
+
+        def look(pause: float) -> None:
+            self._in_doubt.discard(handle.id)
+            self.find(app, handle, lambda: not_found(pause))
 
         def not_found(pause: float) -> None:
             if pause < AT_LAST:
@@ -89,6 +95,11 @@ class Direct:
                 self._give_up(app, handle, "the launcher was killed")
 
         look_in(LAUNCHER_LEAVES)
+
+    def without_a_word(self, app: App, handle: WorkerHandle) -> None:
+        """Its channel has ended, and nobody has told its pid. When the launcher died over it, `failed` knows more to say."""
+        if handle.id not in self._in_doubt:
+            self.find(app, handle, lambda: self._brain.deaths.ended(app, handle, process.UNKNOWN))
 
     def find(self, app: App, handle: WorkerHandle, otherwise: Callable[[], None]) -> None:
         """Look for a worker whose pid nobody has told. One that says Hello is waited for or ends, and is never looked for."""

@@ -173,11 +173,7 @@ class Pids:
     def channel_closed(self, app: App, handle: WorkerHandle) -> None:
         """End-of-file: normal for a command (it is exec'd); else the process is gone or about to be."""
         if not handle.pid and handle.is_alive:
-            direct = self._brain.direct
-            self._brain.loop.call_later(
-                STATUS_PATIENCE,
-                lambda: direct.find(app, handle, lambda: self._brain.deaths.ended(app, handle, process.UNKNOWN)),
-            )
+            self._brain.loop.call_later(STATUS_PATIENCE, lambda: self._brain.direct.without_a_word(app, handle))
 
     def let_go(self, pid: int) -> None:
         """All is done that an ended worker's number is needed for: it may be another process's."""
