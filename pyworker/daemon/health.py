@@ -70,8 +70,8 @@ def check_of(
     """Return what begins one check of a worker of this app, as its [app.health] says.
 
     `hand_over` gives a connected socket to the worker, to be served as if accepted (protocol.worker.Check), and says
-    whether that worked; the socket stays ours and is closed here. Only asked for an asgi or wsgi app. All others are asked at
-    `where`, or by a command.
+    whether that worked, or raises OSError; the socket stays ours and is closed here. Only asked for an asgi or wsgi app.
+    All others are asked at `where`, or by a command.
     """
     config = resolved.config.health
     assert config is not None
@@ -108,9 +108,12 @@ def where_to_ask(health: HealthConfig, port: int, bound: tuple[Address, socket.s
 def _privately(loop: Loop, config: HealthConfig, hand_over: Callable[[socket.socket], bool], done: Done) -> Check:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     unix_fds.refuse_fds(ours)
-    with theirs:
-        theirs.setblocking(False)
-        if not hand_over(theirs):
-            ours.close()
-            raise BlockingIOError(0, "the worker does not take messages")
+    try:
+        with theirs:
+            theirs.setblocking(False)
+            if not hand_over(theirs):
+                raise BlockingIOError(0, "the worker does not take messages")
+    except OSError:
+        ours.close()
+        raise
     return check.http(loop, ours, config, done)

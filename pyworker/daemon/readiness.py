@@ -238,7 +238,7 @@ class Readiness:
         begin_check = check_of(
             self._brain.loop,
             generation.resolved,
-            lambda sock: self._brain.workers.say(handle, w.Check(), sock.fileno()),
+            lambda sock: self._brain.workers.send(handle, w.Check(), sock.fileno()),
             where_to_ask(health, handle.port, (first.address, first.sock) if first is not None else None),
         )
         handle.health = HealthWatch(

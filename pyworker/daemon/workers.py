@@ -22,7 +22,7 @@ from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed, check_asked
 from pyworker.daemon.loop import READ
 from pyworker.daemon.nodeshared import is_node
 from pyworker.daemon.readiness import is_known_by_its_port
-from pyworker.daemon.shortage import step_for, step_to_start
+from pyworker.daemon.shortage import is_want, step_for, step_to_start
 from pyworker.policy import restart
 from pyworker.policy.converge import DRAIN_TIMEOUT
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, Happening, State
@@ -359,19 +359,27 @@ class Workers:
         return listener
 
     def _tell(self, handle: WorkerHandle, message: w.ToWorker, sock: socket.socket | None = None) -> None:
-        """Say what it waits for, again and again while that cannot be sent: it would serve nobody, and count as one that does."""
-        if self.say(handle, message, sock.fileno() if sock else None):
-            return
+        """Say what it waits for, again and again while there is no room for that: it would serve nobody, and count as one that does."""
+        try:
+            if self.send(handle, message, sock.fileno() if sock else None):
+                return
+        except OSError as error:
+            if not is_want(error.errno):
+                return  # it is dying: its pidfd will say so
         if handle.is_alive and handle.ctl is not None and handle.leaving_at is None:
             self._brain.loop.call_later(SAY_AGAIN, lambda: self._tell(handle, message, sock))
 
-    def say(self, handle: WorkerHandle, message: w.ToWorker, fd: int | None = None) -> bool:
-        if handle.ctl is None:
-            return False
+    def say(self, handle: WorkerHandle, message: w.ToWorker) -> bool:
         try:
-            return unix_fds.send_packet(handle.ctl, encode(message), [fd] if fd is not None else [])
+            return self.send(handle, message)
         except OSError:
             return False  # it is dying: its pidfd will say so
+
+    def send(self, handle: WorkerHandle, message: w.ToWorker, fd: int | None = None) -> bool:
+        """Return whether there was room for a message; raises OSError."""
+        if handle.ctl is None:
+            return False
+        return unix_fds.send_packet(handle.ctl, encode(message), [fd] if fd is not None else [])
 
     def kick_siblings(self, app: App, handle: WorkerHandle) -> None:
         """It may have been woken for a connection that it will not take now: the others look once."""

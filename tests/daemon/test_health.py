@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from pyworker.daemon.check import Check, Done
 from pyworker.daemon.health import HealthWatch, check_of, where_to_ask
 from pyworker.daemon.listener import open_listener
 from pyworker.daemon.loop import Loop
+from pyworker.daemon.shortage import is_want
 
 from .test_loop import Clock
 
@@ -165,11 +166,26 @@ def test_worker_of_a_target_is_asked_over_a_connection_of_its_own() -> None:
     loop.close()
 
 
-def test_worker_that_takes_no_message_fails_its_check() -> None:
+def no_room(_: object) -> bool:
+    return False
+
+
+def no_more_under_way(_: object) -> bool:
+    raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+
+
+@pytest.mark.parametrize(
+    ("hand_over", "is_a_failure"),
+    [(no_room, True), (no_more_under_way, False)],  # of the second it is the daemon that lacks something
+)
+def test_worker_that_takes_no_message_fails_its_check(hand_over: Callable[[object], bool], is_a_failure: bool) -> None:
     loop = Loop()
     app = resolved(AppConfig("api", target="m:app", health=HealthConfig()))
-    with pytest.raises(OSError, match="does not take"):
-        check_of(loop, app, lambda _: False, None)(lambda ok, reason: None)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match=r"does not take|Too many references") as refused:
+        check_of(loop, app, hand_over, None)(lambda ok, reason: None)
+    assert is_want(refused.value.errno) is not is_a_failure
+    assert len(os.listdir("/proc/self/fd")) == len(before)
     loop.close()
 
 

@@ -117,6 +117,17 @@ def test_a_script_whose_answer_cannot_be_sent_now_is_answered_as_soon_as_it_can(
     assert (decode(w.ToWorker, packet.data), len(packet.fds), errors) == (w.Bound(0), 1, [])
 
 
+def test_one_that_has_closed_its_channel_is_not_told_for_as_long_as_it_lives() -> None:
+    loop = Loop()
+    ours, theirs = socketpair()
+    theirs.close()
+    with ours:
+        handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, ctl=ours)
+        Workers(SimpleNamespace(loop=loop))._tell(handle, w.Go())  # type: ignore[arg-type]
+    assert loop._timers == []
+    loop.close()
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_a_script_with_a_user_gets_what_bind_names_also_by_a_host_name(named: bool) -> None:
     """It has looked the name up when it asks."""
@@ -313,14 +324,14 @@ class Asked:
         self.kicked: list[int] = []
         self.stopped: set[int] = set()
 
-        def say(handle: WorkerHandle, message: Any, fd: int | None = None) -> bool:
+        def send(handle: WorkerHandle, message: Any, fd: int | None = None) -> bool:
             if isinstance(message, w.Kick):
                 self.kicked.append(handle.id.slot)
             else:
                 self.asked.append(message)
             return hears
 
-        monkeypatch.setattr(self.workers, "say", say)
+        monkeypatch.setattr(self.workers, "send", send)
         monkeypatch.setattr(self.workers, "signal", lambda app, handle, number: self.asked.append(signal.Signals(number).name))
         monkeypatch.setattr(process, "is_stopped", self.stopped.__contains__)
         monkeypatch.setattr(process, "kill_group", lambda pid, number: self.asked.append(f"end of group {pid}"))
