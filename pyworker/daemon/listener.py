@@ -294,9 +294,8 @@ def _in_full(host: str, port: int) -> tuple[Any, ...]:
     """Return the address for `bind`, which would not look at the interface of "fe80::1%eth0"."""
     if "%" not in host:
         return host, port
-    return socket.getaddrinfo(_asked(host), port, socket.AF_INET6, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][
-        4
-    ]
+    flags = socket.AI_NUMERICHOST
+    return socket.getaddrinfo(_asked(host), port, socket.AF_INET6, socket.SOCK_STREAM, flags=flags)[0][4]
 
 
 def _explain(address: Address, host: str, error: OSError, own: Callable[[owner.Owner], str]) -> ListenFailed:

@@ -31,9 +31,8 @@ PROGRAMS = ("guardian", "daemon", "logger", "template")
 PATIENCE = 30.0  # seconds for all of them
 _MAX_WORDS = 64 * 1024
 
-Done = Callable[
-    [str, str, str], None
-]  # the version, "" where it is not known, why not, and what helps where that is known
+# the version, "" where it is not known, why not, and what helps where that is known
+Done = Callable[[str, str, str], None]
 
 
 class Preflight:

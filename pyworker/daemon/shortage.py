@@ -32,9 +32,8 @@ def step_for(number: int | None, pid: int = 0) -> str:
     `pid`: of the process, 0: the daemon.
     """
     match number:
-        case (
-            errno.EMFILE | errno.ETOOMANYREFS
-        ):  # the second: more of them on their way to others than one process may have
+        # the second: more of them on their way to others than one process may have
+        case errno.EMFILE | errno.ETOOMANYREFS:
             return (
                 f"raise the limit of open files: prlimit --pid {pid or os.getpid()} --nofile=65536 "
                 "(above its hard limit: as root) for what runs, "
