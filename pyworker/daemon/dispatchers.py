@@ -134,6 +134,8 @@ class Dispatchers:
             self._brain.loop.remove(handle.channel.fileno())
             handle.channel.close()
         self._brain.store.remove(fd_name("dispatcher", app.name), fd_name("dpid", app.name))
+        for text in handle.troubles:  # nobody would say that they are over
+            self._brain.note_is_over(app, text)
         self._brain.poke(app)
         if handle.state == "stopping" and not handle.killed_because:
             return
@@ -208,8 +210,11 @@ class Dispatchers:
                 handle.unanswered = 0
             case d.Trouble(text=text):
                 self._brain.note(app, text)
+                if text not in handle.troubles:
+                    handle.troubles.append(text)
             case d.Over(text=text):
                 self._brain.note_is_over(app, text)
+                handle.troubles = [trouble for trouble in handle.troubles if trouble != text]
             case _:
                 assert_never(message)
 

@@ -171,17 +171,20 @@ class DispatcherHandle:
     step: str = ""  # what to do about that
     ended: bool = False
     unanswered: int = 0  # pings
+    troubles: list[str] = field(default_factory=list)  # what it has said of itself and not taken back
 
     def view(self) -> DispatcherView:
         return DispatcherView(self.state, self.since, self.finished)
 
     def memo(self) -> dict[str, Any]:
-        return {"since": self.since, "state": self.state, "pid": self.pid, "ready_at": self.ready_at}
+        known = {"since": self.since, "state": self.state, "pid": self.pid, "ready_at": self.ready_at}
+        return {**known, "troubles": self.troubles}
 
     def recall(self, memo: dict[str, Any]) -> None:
         """Take over a memo."""
         self.since, self.state = float(memo["since"]), memo["state"]
         self.pid, self.ready_at = int(memo["pid"]), memo["ready_at"]
+        self.troubles = list(memo.get("troubles", ()))
 
 
 def copy_socket(fd: int) -> socket.socket:

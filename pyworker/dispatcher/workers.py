@@ -82,6 +82,7 @@ class PortWorker:
         self._owner = owner
         self._relays: set[Relay] = set()
         self._accepted = 0
+        cells[_OPEN] = 0  # those of a dispatcher before us have ended with it
         self._told_to_shut = False
 
     def load(self) -> int:

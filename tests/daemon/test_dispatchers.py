@@ -377,6 +377,24 @@ def test_a_trouble_is_a_note_until_it_is_over(text: str) -> None:
     assert app.notes == ["another"]
 
 
+def test_what_one_has_said_of_itself_ends_with_it_also_under_the_next_daemon(ends: tuple[socket.socket, socket.socket]) -> None:
+    brain: Any = SimpleNamespace(
+        store=FdStore(ends[0]), remark=lambda app, text: None, poke=lambda app: None, loop=SimpleNamespace(clock=lambda: 0.0)
+    )
+    brain.note = lambda app, text: Brain.note(brain, app, text)
+    brain.note_is_over = lambda app, text: Brain.note_is_over(brain, app, text)
+    app: Any = SimpleNamespace(name="api", notes=["another"], workers={})
+    dispatchers, handle = Dispatchers(brain), DispatcherHandle(0.0, state="ready")
+    for text in ("no file is left", "no port is left", "no port is left"):
+        dispatchers._take(app, handle, d.Trouble(text))
+    dispatchers._take(app, handle, d.Over("no port is left"))
+    adopted = DispatcherHandle(0.0)
+    adopted.recall(handle.memo())
+    adopted.state = "stopping"
+    dispatchers.gone(app, adopted, process.UNKNOWN, Shortage())
+    assert app.notes == ["another"]
+
+
 def test_one_that_does_not_answer_and_may_not_be_signalled_is_noted_and_keeps_nothing_else_from_being_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
