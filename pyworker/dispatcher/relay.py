@@ -85,8 +85,11 @@ class Side:
             loop = self.relay.loop
             if loop.watches(self.fd):
                 loop.modify(self.fd, mask)
-            else:
+                return
+            try:
                 loop.add(self.fd, mask, self.ready)
+            except OSError:  # fs.epoll.max_user_watches, or no memory: as where no pipe is left
+                self.relay.cut()
 
     def _read(self) -> None:
         relay, other = self.relay, self.other

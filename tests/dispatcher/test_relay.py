@@ -414,6 +414,15 @@ def test_it_says_once_that_no_more_can_be_relayed(one: Rig) -> None:
     cells.release()
 
 
+def test_what_a_dispatcher_that_died_had_relayed_is_not_shown_as_open(one: Rig, worker: Worker) -> None:
+    cells = one.board[row_slice(2)]
+    cells[F.OPEN] = 3
+    owner: Any = None
+    PortWorker(2, 2, worker.port, False, cells, owner)
+    assert cells[F.OPEN] == 0
+    cells.release()
+
+
 def test_that_no_port_is_left_to_reach_a_worker_from_is_said_once_and_when_it_is_over(
     one: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -594,6 +603,21 @@ def test_a_relay_for_which_no_pipe_is_left_ends(worker: Worker, monkeypatch: pyt
     alone.until(lambda: alone.again == [alone.relay])
     with pytest.raises(ConnectionResetError):
         alone.client.recv(1)
+    alone.end()
+
+
+def test_a_relay_of_which_a_side_cannot_be_waited_for_again_ends(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(fd: int, mask: int, handler: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    alone = Alone(worker)
+    client = alone.relay._client
+    alone.until(lambda: alone.loop.watches(client.fd))
+    alone.loop.remove(client.fd)  # as for one that has hung up while what it sent before waits
+    monkeypatch.setattr(alone.loop, "add", no_room)
+    client.mask = 0
+    client.watch(select.EPOLLIN)
+    assert alone.again == [alone.relay]
     alone.end()
 
 
