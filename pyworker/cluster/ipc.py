@@ -61,6 +61,10 @@ class _Delivery:
         self.keep_open = keep_open
         self.callback = callback
 
+    def is_open(self, fd: int) -> bool:
+        """True while this number is the handle's. Its owner may have closed it, and the number be another's by now."""
+        return fd in self.copy or self.handle.fileno() == fd
+
     def close_copy(self) -> None:
         if self.copy:
             os.close(self.copy.pop())
@@ -130,7 +134,7 @@ class _Channel:
         callback: Callback | None = None,
         copy: bool = False,
     ) -> bool:
-        """Send any message, Node's own as well. Without `copy` the handle has to stay open until the callback."""
+        """Send any message, Node's own as well. Without `copy` a handle that is closed before the callback does not go (again)."""
         with self._lock:
             if not self.connected:
                 error = _lost("the channel is closed", handle)
@@ -203,13 +207,15 @@ class _Channel:
         try:
             self._count_gone()
             while (frame := self.link.to_write()) is not None:
+                if frame.fd >= 0 and not frame.token.is_open(frame.fd):
+                    self._refused()
+                    continue
                 try:
                     send_into(self.link.gone, self.sock, frame.data, frame.fd)
                 except PermissionError:  # a peer of other rights may have none sent to it (SO_PASSRIGHTS)
                     if frame.fd < 0:
                         raise
-                    for event in self.link.refused():
-                        self._settle(event)
+                    self._refused()
                     continue
                 sent = self._count_gone()
                 total += sent
@@ -227,6 +233,10 @@ class _Channel:
         if not self.connected and self.link.is_idle:
             self._close()
         return total
+
+    def _refused(self) -> None:
+        for event in self.link.refused():
+            self._settle(event)
 
     def _count_gone(self) -> int:
         gone = sum(self.link.gone)

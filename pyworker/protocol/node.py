@@ -46,10 +46,11 @@ class MessageError(ValueError):
 
 
 class Frame(NamedTuple):
-    """What to write next: `fd` (-1 = none) rides on the first byte of `data`."""
+    """What to write next: `fd` (-1 = none) rides on the first byte of `data`; `token` is that of its message."""
 
     data: memoryview
     fd: int
+    token: Any = None
 
 
 class Handle(NamedTuple):
@@ -193,7 +194,7 @@ class Link:
         writing = self._writing
         assert writing is not None
         done = len(writing.data) - writing.left
-        return Frame(writing.data[done:], -1) if done else Frame(writing.data, writing.fd)
+        return Frame(writing.data[done:], -1) if done else Frame(writing.data, writing.fd, writing.items[0].token)
 
     def written(self, count: int = 0) -> list[Event]:
         """Note that so many bytes of `to_write` have gone, and what `gone` holds."""
@@ -217,7 +218,7 @@ class Link:
         return events
 
     def refused(self) -> list[Event]:
-        """Note that the kernel takes no descriptor for this peer: the message of `to_write` does not go."""
+        """Note that the descriptor of `to_write` cannot be sent: its message does not go."""
         writing = self._writing
         if writing is None:
             return []

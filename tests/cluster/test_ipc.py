@@ -24,7 +24,7 @@ from pyworker.cluster.ipc import (
     Receiver,
     ThreadChannel,
 )
-from pyworker.unix.fds import refuse_fds
+from pyworker.unix.fds import close_all, recv_packet, refuse_fds
 from tests.cluster.helpers import open_fds
 from tests.support.steps import Rung, acts_at, keeps_locks, no_collection
 
@@ -397,3 +397,26 @@ def test_a_peer_that_may_be_sent_no_handles_gets_all_else() -> None:
             assert told[1:] == [None]
         assert ours.connected
         assert not file.closed
+
+
+@pytest.mark.parametrize("under_way", [True, False])
+def test_of_a_handle_that_is_closed_before_it_has_come_nothing_is_sent_any_more_nor_what_has_its_number(under_way: bool) -> None:
+    """A worker may answer for a connection, which closes it, and then say that it has not come."""
+    with channels() as (ours, theirs), numbered(1) as other:
+        told: list[Exception | None] = []
+        if not under_way:
+            ours.send_raw("before", other, keep_open=True)
+        handle = socket.socket()
+        ours.send_raw("one", handle, keep_open=True, callback=told.append)
+        number = handle.fileno()
+        handle.close()
+        close_all(recv_packet(theirs.sock, 1000, 1).fds)
+        os.dup2(other.fileno(), number)
+        try:
+            theirs.sock.send(b'{"cmd":"NODE_HANDLE_%s"}\n' % (b"NACK" if under_way else b"ACK"))
+            ours._read()
+        finally:
+            os.close(number)
+        assert recv_packet(theirs.sock, 1000, 1) is None
+        assert [type(error) for error in told] == [HandleNotDeliveredError]
+        assert ours.connected
