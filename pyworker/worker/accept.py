@@ -115,22 +115,24 @@ class AcceptLoop:
         self.accepting = False
 
     async def start(self) -> None:
-        """Begin to accept. Raises NotSupported when the loop's epoll cannot be shared (nothing is left behind)."""
-        self._register()
-        if self._exclusive:
-            try:
-                self._epoll = await open_epoll(self._loop, self._listeners[0].fd) if self._listeners else None
-                for listener in self._listeners:  # none are left when a stop came in between
-                    self._rearm(listener.fd)
-            except (NotSupported, OSError) as error:
-                self._unregister()
-                raise NotSupported(str(error)) from None
+        """Begin to accept. Raises NotSupported when the loop's epoll cannot be shared."""
+        if not self._exclusive:
+            await self.start_shared()
+            return
+        try:
+            self._register()
+            self._epoll = await open_epoll(self._loop, self._listeners[0].fd) if self._listeners else None
+            for listener in self._listeners:  # none are left when a stop came in between
+                self._rearm(listener.fd)
+        except (NotSupported, OSError) as error:
+            self._unregister()
+            raise NotSupported(str(error)) from None
         self._begin()
 
     async def start_shared(self) -> None:
-        """Begin to accept without turns."""
-        self._register()
+        """Begin to accept without turns, as soon as there is room to wait for the listeners."""
         self._begin()
+        self._loop.call_soon(self._resume)
 
     def _begin(self) -> None:
         if self._stopped:

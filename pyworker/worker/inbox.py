@@ -79,7 +79,10 @@ class InboxLoop:
     def _watch(self) -> None:
         self._loop.remove_reader(self._inbox.fileno())
         if self.accepting and not self._held and self._paused is None:
-            self._loop.add_reader(self._inbox.fileno(), self._on_readable)
+            try:
+                self._loop.add_reader(self._inbox.fileno(), self._on_readable)
+            except OSError as error:  # this user may wait for no more (fs.epoll.max_user_watches), or no memory
+                self._pause(str(error.strerror))
 
     def _on_readable(self) -> None:
         if self._is_full():
@@ -117,9 +120,9 @@ class InboxLoop:
         self._serve(connection, local is None, None if local is None else (None, local), early)
         return True
 
-    def _pause(self) -> None:
-        if self._faults.is_new("too many open files", self._loop.time()):
-            say("cannot take connections: too many open files; trying again")
+    def _pause(self, why: str = "too many open files") -> None:
+        if self._faults.is_new(why, self._loop.time()):
+            say(f"cannot take connections: {why}; trying again")
         if self._paused is None:
             self._paused = self._loop.call_later(_PAUSE, self._resume)
             self._watch()

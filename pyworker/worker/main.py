@@ -182,7 +182,7 @@ class _Worker:
         self._ready = True
         if not self._drain.done():
             if self._going:
-                await self._accepts.start()
+                await self._begin_accepting()
                 self._channel.send(w.Ready(serving=True))
             else:
                 self._channel.send(w.Ready())
@@ -285,15 +285,18 @@ class _Worker:
             os.close(fd)
 
     async def _accept_now(self) -> None:
+        await self._begin_accepting()
+        self._channel.send(w.Accepting())
+
+    async def _begin_accepting(self) -> None:
         assert self._drain is not None
+        if self._accepts.accepting or self._drain.done():
+            return
         try:
-            if not self._accepts.accepting and not self._drain.done():
-                await self._accepts.start()
-            self._channel.send(w.Accepting())
+            await self._accepts.start()
         except NotSupported as error:  # the self-test has passed, so this is a shortage, of fds for instance
             say(f"cannot take turns in accepting ({error}); accepting without")
             await self._accepts.start_shared()
-            self._channel.send(w.Accepting())
 
     def _serve_check(self, fd: int) -> None:
         if fd < 0:

@@ -18,7 +18,7 @@ import pytest
 
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import Accepting, Drain, Go, Hello, Kick, Ready
-from pyworker.worker.accept import AcceptLoop, can_loop_take_turns, new_loop
+from pyworker.worker.accept import AcceptLoop, NotSupported, can_loop_take_turns, new_loop
 from tests.support.fake_daemon import FakeDaemon, Peer, tcp_listener
 from tests.support.turns import assert_turns
 from tests.support.wait import wait_until
@@ -130,6 +130,71 @@ def test_held_worker_accepts_only_after_go(daemon: Any) -> None:
         worker.expect(Accepting)
         client.settimeout(30)
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_worker_without_a_descriptor_when_it_begins_to_accept_does_so_later_and_starts_its_app_once(
+    daemon: Any, folder: Path, loop: str
+) -> None:
+    shop = folder / "shop.py"
+    shop.write_text(
+        "import resource\n"
+        + shop.read_text().replace(
+            "message = await receive()",
+            "message = await receive(); print(message['type'], flush=True)\n"
+            "            free = os.dup(0)\n"
+            "            os.close(free)\n"
+            "            resource.setrlimit(resource.RLIMIT_NOFILE, (free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))",
+        )
+    )
+    d = daemon(loop=loop)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    worker = d.fork(d.load(), 1)
+    worker.expect(Hello)
+    assert worker.expect(Ready).serving
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, limits)
+    assert get(d.listeners[0].getsockname()) == str(worker.pid).encode()
+    assert worker.read_out() == b"lifespan.startup\n"
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_listeners_that_there_is_no_room_to_wait_for_are_accepted_on_later(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served: list[socket.socket] = []
+
+    class Full:
+        """The loop, when this user may wait for no more."""
+
+        def __init__(self) -> None:
+            self.refusals = 2
+            self.loop = asyncio.get_running_loop()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.loop, name)
+
+        def add_reader(self, *arguments: Any) -> None:
+            if self.refusals:
+                self.refusals -= 1
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self.loop.add_reader(*arguments)
+
+    async def scenario() -> None:
+        listener = tcp_listener()
+        loop: Any = Full()
+        accepts = AcceptLoop(loop, [listener], lambda connection, *_: served.append(connection), exclusive=True)
+        with pytest.raises(NotSupported):
+            await accepts.start()
+        await accepts.start_shared()
+        with socket.create_connection(listener.getsockname()):
+            await settled(lambda: served)
+        await accepts.stop(to_empty=False)
+
+    with asyncio.Runner(loop_factory=lambda: new_loop(kind)) as runner:
+        runner.run(scenario())
+    for connection in served:
+        os.close(connection.detach())
+    assert "cannot accept connections: No space left on device; trying again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", LOOPS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import socket
@@ -180,3 +181,27 @@ def test_one_that_never_accepted_leaves_everything(post: Post) -> None:
 
     asyncio.run(live())
     assert post.left() == 2
+
+
+def test_what_waits_is_taken_later_when_there_is_no_room_to_wait_for_it(
+    post: Post, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def live() -> None:
+        loop = asyncio.get_running_loop()
+        refusals, add_reader = [1, 2], loop.add_reader
+
+        def refuse(*arguments: Any) -> None:
+            if refusals:
+                refusals.pop()
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            add_reader(*arguments)
+
+        monkeypatch.setattr(loop, "add_reader", refuse)
+        post.put()
+        inbox = post.loop()
+        await inbox.start()
+        await until(lambda: len(post.served) == 1)
+        await inbox.stop(to_empty=False)
+
+    asyncio.run(live())
+    assert capsys.readouterr().err.count("cannot take connections: No space left on device; trying again") == 1
