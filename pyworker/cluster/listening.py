@@ -25,6 +25,7 @@ class Listeners:
         self._later = later
         self._sockets: dict[str, socket.socket] = {}
         self._paths: dict[str, str] = {}
+        self._watched: set[str] = set()  # or will be, when a pause is over
 
     def __bool__(self) -> bool:
         return bool(self._sockets)
@@ -57,8 +58,18 @@ class Listeners:
             return
         loop = asyncio.get_running_loop()
         loop.remove_reader(listener.fileno())
-        if on:
+        if not on:
+            self._watched.discard(key)
+            return
+        self._watched.add(key)
+        try:
             loop.add_reader(listener.fileno(), self._accept, key)
+        except OSError:  # this user may wait for no more (fs.epoll.max_user_watches), or no memory
+            self._pause(key)
+
+    def _pause(self, key: str) -> None:
+        asyncio.get_running_loop().remove_reader(self._sockets[key].fileno())
+        self._later(_PAUSE, lambda: self.watch(key, on=key in self._watched))
 
     def _accept(self, key: str) -> None:
         try:
@@ -66,8 +77,7 @@ class Listeners:
         except (BlockingIOError, ConnectionError):
             return
         except OSError:  # out of files: the kernel keeps the connection until there is room
-            self.watch(key, on=False)
-            self._later(_PAUSE, lambda: self.watch(key, on=True))
+            self._pause(key)
             return
         connection.setblocking(False)
         self._accepted(key, connection)

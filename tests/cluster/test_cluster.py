@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -537,6 +538,23 @@ async def test_a_socket_without_a_file_is_closed_like_any_other() -> None:
     listeners.open("key", Query("unix", f"\0pyworker-{uuid.uuid4()}", None, 1, ipv6_only=False))
     listeners.close("key")
     assert not listeners
+
+
+@asynchronous
+async def test_a_listener_that_there_is_no_room_to_wait_for_is_tried_again_unless_nobody_wants_it_any_more() -> None:
+    later: list[Any] = []
+    listeners = Listeners(lambda key, connection: None, lambda delay, function: later.append(function))
+    listeners.open("key", Query("tcp4", "127.0.0.1", 0, 511, ipv6_only=False))
+    for wanted in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            no_room = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            patch.setattr(asyncio.get_running_loop(), "add_reader", no_room)
+            listeners.watch("key", on=True)
+        if not wanted:
+            listeners.watch("key", on=False)
+        later.pop()()
+        assert asyncio.get_running_loop().remove_reader(listeners["key"].fileno()) == wanted
+    listeners.close("key")
 
 
 @pytest.mark.parametrize("scheduling", ["round-robin", "none"])
