@@ -11,6 +11,7 @@ BROKEN_DISK = (errno.EIO, errno.ESTALE)  # or one of the network that is gone; o
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 # what the system lacks now and may have the next time; of an accept, all else is about the client that it has taken
 WANTING = (*NO_DESCRIPTOR, errno.ENOBUFS, errno.ENOMEM)
+NO_ROOM = (errno.ENOMEM, errno.ENOSPC)  # of an epoll: no memory, or too much is waited for (fs.epoll.max_user_watches)
 
 
 class Exit(enum.IntEnum):

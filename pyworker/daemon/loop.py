@@ -14,7 +14,6 @@ It starts no thread, installs no signal handler and knows nothing of what the fd
 from __future__ import annotations
 
 import contextlib
-import errno
 import heapq
 import itertools
 import select
@@ -23,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable
 
+from pyworker.errors import NO_ROOM
 from pyworker.policy.faults import Faults, place_of
 from pyworker.policy.pulse import NOTICED
 from pyworker.protocol.store import TICK
@@ -36,7 +36,6 @@ _FIRST_REST = 0.1
 _LONGEST_REST = 5.0
 _EVENTS_A_TURN = 256
 _FEW_TIMERS = 1000
-_NO_ROOM = (errno.ENOMEM, errno.ENOSPC)
 LAZY = TICK  # seconds: the whole multiples of the monotonic clock at which lazy calls are made
 EARLY = 0.02  # seconds by which a lazy call is made too early rather than at a wake-up of its own
 
@@ -273,7 +272,7 @@ class Loop:
         try:
             self._epoll.register(fd, registration.mask)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 del self._registrations[fd]
                 raise
             self._report("no room to wait for an fd, trying again")

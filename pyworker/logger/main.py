@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from pyworker import __version__, failpoint
+from pyworker.errors import NO_ROOM
 from pyworker.logger.lines import CHUNK
 from pyworker.logger.output import Output
 from pyworker.logger.pipe import OUTPUT_OF, Life, Pipe
@@ -23,6 +24,7 @@ from pyworker.logger.say import say
 from pyworker.logger.stamp import Stamp
 from pyworker.logger.stdout import FD as STDOUT_FD
 from pyworker.logger.sweep import Sweep
+from pyworker.policy.faults import Faults
 from pyworker.protocol import store as m
 from pyworker.protocol import wire
 from pyworker.protocol.inherited import PIDFD_KINDS, FdName, fd_name, parse_fd_name
@@ -30,7 +32,9 @@ from pyworker.protocol.logs import LogsSpec
 from pyworker.unix import fds
 
 HOLD = 0.2  # seconds an unfinished line is held
-WAIT_FOR_NAMES = 2.0  # seconds a pipe waits for its pid and its app's log file before it is read without them
+WAIT_FOR_NAMES = (
+    2.0  # seconds a pipe waits for its pid and its app's log file before it is read without them, or for room
+)
 STATS_EVERY = 1.0
 STOP_QUIET = 1.0  # seconds without output after Stopping; then pipes that are held open by somebody are left
 STOP_LONGEST = 4.0  # ... also while somebody goes on printing
@@ -67,6 +71,7 @@ class Logger:
         self._stop_by = 0.0  # ... which is no later than this
         self._leave_at: float | None = None  # for the next one, unless guardian and daemon are both gone
         self._sweep: Sweep | None = None
+        self._faults = Faults()
 
     def run(self) -> int:
         """Read until there is nobody to read for; return the exit code."""
@@ -100,17 +105,11 @@ class Logger:
 
     # ---- one turn -----------------------------------------------------------------------------------
     def _turn(self, now: float) -> None:
-        for pipe in [p for p in self._waiting.values() if self._knows(p) or now >= p.born + WAIT_FOR_NAMES]:
-            del self._waiting[pipe.fd]
-            try:
-                self._epoll.register(pipe.fd, select.EPOLLIN)
-            except OSError as error:  # not a pipe: a mistake of the daemon's must not end the logger
-                say(f"{pipe.full_name} cannot be read, ignored: {error}")
-                self._unname(pipe)
-                os.close(self._pipes.pop(pipe.fd).fd)
-                continue
+        for pipe in [p for p in self._waiting.values() if self._may_read(p) or now >= p.born + WAIT_FOR_NAMES]:
             if pipe.forgotten:
                 self._drain(pipe)
+            else:
+                self._listen(pipe, now)
         for pipe in [p for p in self._holding.values() if now >= (p.holding_since or now) + HOLD]:
             self._put(pipe, pipe.lines.part)
             self._holding.pop(pipe.fd)
@@ -159,6 +158,22 @@ class Logger:
         self._flush()
 
     # ---- pipes --------------------------------------------------------------------------------------
+    def _listen(self, pipe: Pipe, now: float) -> None:
+        """Wait for what comes in a pipe that has waited until now."""
+        try:
+            self._epoll.register(pipe.fd, select.EPOLLIN)
+        except OSError as error:
+            if error.errno in NO_ROOM:  # without a reader its writer would stop in its prints
+                if self._faults.is_new("no room", now):
+                    say(f"{pipe.full_name} cannot be read, trying again: {error.strerror}")
+                pipe.no_room, pipe.born = True, now
+                return
+            # not a pipe: a mistake of the daemon's must not end the logger
+            say(f"{pipe.full_name} cannot be read, ignored: {error}")
+            self._unname(pipe)
+            os.close(self._pipes.pop(pipe.fd).fd)
+        del self._waiting[pipe.fd]
+
     def _read(self, pipe: Pipe) -> bool:
         """Take one chunk; False when there is none (any more)."""
         chunk = pipe.read(self._output.take_in_hand(pipe.name.app))
@@ -213,12 +228,12 @@ class Logger:
         del self._named[pipe.full_name]
         return True
 
-    def _knows(self, pipe: Pipe) -> bool:
-        """True when the pipe can be read; its source then has the pid."""
+    def _may_read(self, pipe: Pipe) -> bool:
+        """True when all is known of the pipe, and not only a later try could succeed; its source then has the pid."""
         life = self._lives.get(pipe.pid_name)
         if life is not None:
             pipe.lines.source.pid = life.pid
-        return life is not None and pipe.name.app in self._output.specs
+        return life is not None and pipe.name.app in self._output.specs and not pipe.no_room
 
     # ---- the guardian -------------------------------------------------------------------------------
     def _on_channel(self) -> None:

@@ -22,7 +22,8 @@ class Pipe:
     def __init__(self, name: FdName, fd: int, now: float) -> None:
         self.name = name
         self.fd = fd
-        self.born = now
+        self.born = now  # or last tried
+        self.no_room = False  # in the epoll, the last time
         self.forgotten = False  # to be closed when what is in it now has been read
         self.holding_since: float | None = None
         slot = name.numbers[1] if len(name.numbers) == 3 else 0

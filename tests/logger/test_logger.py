@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import gzip
 import os
@@ -22,8 +23,9 @@ from typing import Any
 import pytest
 
 from pyworker.logger.lines import CHUNK
-from pyworker.logger.main import HOLD, Logger
+from pyworker.logger.main import HOLD, WAIT_FOR_NAMES, Logger
 from pyworker.protocol import store as protocol
+from pyworker.protocol.inherited import FdName
 from pyworker.protocol.logs import STDOUT, LogRecord, parse_record
 from pyworker.protocol.names import ENV_FAILPOINTS
 from pyworker.unix.process import is_stopped
@@ -159,6 +161,41 @@ def test_a_line_that_stays_unfinished_is_shown_once_and_wakes_nobody_again() -> 
         assert len(shown) == 1
         assert logger._timeout(101.0) > 10
         assert prompt.holding_since is None
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_pipe_that_the_kernel_has_no_room_to_wait_for_keeps_its_reader(
+    forgotten: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = socket.socketpair()
+    reads, writes = os.pipe()
+    asked: list[int] = []
+
+    def register(fd: int, mask: int) -> None:
+        asked.append(fd)
+        if len(asked) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with ours, theirs:
+        logger = Logger("", ours, -1, "plain")
+        logger._epoll = SimpleNamespace(register=register)  # type: ignore[assignment]
+        logger._add_pipe(FdName("out", "api", (1, 1, 1)), reads)
+        now = time.monotonic() + WAIT_FOR_NAMES
+        write_all(writes, b"hello\n")
+        logger._turn(now)
+        if forgotten:
+            logger._forget("out.api.1.1.1")
+        assert logger._timeout(now) == pytest.approx(WAIT_FOR_NAMES)
+        logger._turn(now + WAIT_FOR_NAMES / 2)
+        assert len(asked) == 1, "it does not spin"
+        logger._turn(now + WAIT_FOR_NAMES)
+        assert asked == [reads] * (1 if forgotten else 2)
+        assert not logger._waiting
+        assert list(logger._pipes) == ([] if forgotten else [reads])
+        if not forgotten:
+            os.close(reads)
+    os.close(writes)
+    assert "out.api.1.1.1 cannot be read, trying again: No space left on device" in capfd.readouterr().err
 
 
 def test_killed_workers_line_is_ended_and_never_joined_to_the_next_workers(rig: Rig, worker: int) -> None:
