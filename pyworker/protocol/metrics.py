@@ -18,7 +18,7 @@ from pyworker.protocol.figures import bound, totals_of
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATES = get_args(AppState)
 _UNWANTED = frozenset({"stopped", "stopping"})  # a stopped app keeps the number that it is to have when it is started
-_SAYS_WHY = frozenset({"failed", "degraded", "scheduled"})  # in others a failure is over
+_SAYS_WHY = frozenset({"failed", "degraded", "scheduled"})  # in others, unless a try is due, a failure is over
 # the bounds that are written, of the 31 that are counted: 64 us to 67 s
 _FIRST, _LAST = 6, 26
 
@@ -90,7 +90,8 @@ def _app(app: dict[str, Any], add: Any) -> None:
     changed = (app.get("config") or {}).get("changed")
     add("pyworker_app_config_changed", None if changed is None else int(changed), app=name)
     workers = app.get("workers") or {}
-    has_failed = app.get("state") in _SAYS_WHY and bool(app.get("last_failure"))
+    says_why = app.get("state") in _SAYS_WHY or bool(app.get("backoff"))
+    has_failed = says_why and bool(app.get("last_failure"))
     add("pyworker_app_notes", len(app.get("notes") or ()) + has_failed, app=name)
     add("pyworker_app_workers_wanted", 0 if app.get("state") in _UNWANTED else workers.get("want"), app=name)
     add("pyworker_app_workers_ready", workers.get("ready"), app=name)

@@ -104,12 +104,16 @@ def test_a_stopped_app_misses_no_workers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "notes", "count"), [("running", [], 0), ("running", ["not reloaded (cron): no disk"], 1), ("scheduled", [], 1), ("failed", ["x"], 2)]
-)
-def test_what_ps_says_of_an_app_can_be_alerted_on(state: str, notes: list[str], count: int) -> None:
+    ("more", "count"),
+    [
+        ({"state": "running"}, 0), ({"state": "running", "notes": ["not reloaded (cron): no disk"]}, 1), ({"state": "scheduled"}, 1),
+        ({"state": "failed", "notes": ["x"]}, 2), ({"state": "starting", "backoff": {"try": 3, "max": 10, "in_s": 4.2}}, 1),
+    ],
+)  # fmt: skip
+def test_what_ps_says_of_an_app_can_be_alerted_on(more: dict[str, Any], count: int) -> None:
     document = documents.ps()
     failure = {"message": "exit code 1", "traceback": "", "hint": "", "at": ""}
-    document["apps"] = [documents.app("api", state=state, notes=notes, last_failure=failure)]
+    document["apps"] = [documents.app("api", last_failure=failure, **more)]
     assert values(families(document)["pyworker_app_notes"], app="api") == [count]
 
 
