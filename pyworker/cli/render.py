@@ -33,9 +33,9 @@ _ASCII = str.maketrans(
 ANSI = re.compile("\x1b\\[[0-9;]*m")
 GLYPHS = {
     "running": ("●", "green"), "ready": ("●", "green"), "starting": ("◐", "cyan"), "reloading": ("◐", "cyan"),
-    "stopping": ("◐", "cyan"), "draining": ("◐", "cyan"), "held": ("◐", "cyan"), "degraded": ("▲", "yellow"),
-    "backoff": ("▲", "yellow"), "unhealthy": ("▲", "yellow"), "failed": ("✖", "red"), "stopped": ("○", "dim"),
-    "scheduled": ("○", "dim"),
+    "stopping": ("◐", "cyan"), "draining": ("◐", "cyan"), "killed": ("◐", "cyan"), "held": ("◐", "cyan"),
+    "opening": ("◐", "cyan"), "degraded": ("▲", "yellow"), "unhealthy": ("▲", "yellow"), "failed": ("✖", "red"),
+    "stopped": ("○", "dim"), "scheduled": ("○", "dim"),
 }  # fmt: skip
 
 

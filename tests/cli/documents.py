@@ -57,7 +57,7 @@ def ps() -> dict[str, Any]:
             "hooks", state="degraded", workers={"want": 2, "ready": 1, "total": 2}, cpu_percent=0.4,
             rss_bytes=63963136, requests_per_s=3.0, listen=["http://0.0.0.0:8020"], uptime_s=7860.0,
             restarts={"total": 9, "window": 5, "max": 10, "window_s": 300.0},
-            backoff={"try": 3, "max": 10, "in_s": 4.2}, pool=[worker(1, 41400), worker(2, None, "backoff")],
+            backoff={"try": 3, "max": 10, "in_s": 4.2}, pool=[worker(1, 41400)],
         ),
         app(
             "mail", state="failed", workers={"want": 1, "ready": 0, "total": 0}, cpu_percent=0.0, rss_bytes=0,

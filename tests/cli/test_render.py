@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from pyworker.cli.live import fit
 from pyworker.cli.render import (
+    GLYPHS,
     Column,
     Look,
     argument,
@@ -32,6 +34,8 @@ from pyworker.cli.render import (
     width,
     wrap,
 )
+from pyworker.policy.lifecycle import State
+from pyworker.protocol.control import AppState
 
 
 class Terminal(io.StringIO):
@@ -176,6 +180,10 @@ def test_a_pause_ends_with_what_it_waits_for_or_with_the_reader_of_stdout(monkey
     finally:
         os.close(waits)
         os.close(comes)
+
+
+def test_every_state_has_its_glyph_and_nothing_else_has_one() -> None:
+    assert GLYPHS.keys() == {*get_args(AppState), *(state.value for state in State)}
 
 
 def test_a_state_has_its_colour_in_a_pipe_too_where_colour_is_asked_for() -> None:

@@ -225,9 +225,7 @@ def app_notes(app: dict[str, Any], how: Look) -> list[str]:
     if backoff := app.get("backoff"):
         from pyworker.protocol.events import try_in_words
 
-        waiting = [w["worker"] for w in app["pool"] if w["state"] == "backoff"]
-        who = f"{name}.{waiting[0]}" if waiting else name
-        lines.append(f"{who} backoff: {try_in_words(backoff['try'], backoff['max'], backoff['in_s'] or 0)}")
+        lines.append(f"{name} backoff: {try_in_words(backoff['try'], backoff['max'], backoff['in_s'] or 0)}")
     if app.get("drops"):
         text = f"{name}: {app['drops']} line{'s' * (app['drops'] != 1)} of its log could not be written"
         lines.append(_step(text, "pyworker doctor", how))

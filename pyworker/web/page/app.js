@@ -2,8 +2,8 @@
 // The dashboard's page: no framework, no build. What the server says is put into the page as text, never as HTML.
 const $ = (id) => document.getElementById(id);
 const HOUR = 3600, KEPT_LINES = 2000, KEPT_POINTS = 720, FEW_APPS = 8, DRAW_LOG = 250, LONGEST_LINE = 256 * 1024;
-const GLYPHS = {running: "●", ready: "●", starting: "◐", reloading: "◐", stopping: "◐", draining: "◐", held: "◐",
-                opening: "◐", degraded: "▲", backoff: "▲", unhealthy: "▲", failed: "✖", stopped: "○"};
+const GLYPHS = {running: "●", ready: "●", starting: "◐", reloading: "◐", stopping: "◐", draining: "◐", killed: "◐",
+                held: "◐", opening: "◐", degraded: "▲", unhealthy: "▲", failed: "✖", stopped: "○"};
 const CHARTS = [
   {key: "cpu", title: "CPU", lines: [["cpu", "cpu"]], least: 10, show: percent},
   {key: "mem", title: "Memory", lines: [["memory", "memory"]], least: 1, show: size},
