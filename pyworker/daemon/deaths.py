@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pyworker import failpoint
 from pyworker.daemon import appmetrics, diagnosis
 from pyworker.daemon.app import App, Failure, note_exit
-from pyworker.daemon.events import stamp
+from pyworker.daemon.events import stamp, stamp_of
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.shortage import Shortage, Shortages, by_somebody
 from pyworker.daemon.workers import signal_number
@@ -218,9 +218,10 @@ class Deaths:
         """Find the cause of a death, put it into the events, and return it."""
         now = self._brain.loop.clock()
         # an exception that ends a worker of ours is told by itself: one in the log is of a request, unless it came at the end
-        its_end = time.time() - (now - (handle.ended_at or now)) - LAST_WORDS
-        since = stamp(its_end) if app.kind in ("asgi", "wsgi") and handle.ready_at is not None else ""
-        reason, traceback, hint = diagnosis.of_worker(app, handle, status, self._brain.home, shortage, since)
+        its_end = stamp_of((handle.ended_at or now) - LAST_WORDS, now)
+        since = its_end if app.kind in ("asgi", "wsgi") and handle.ready_at is not None else ""
+        born = stamp_of(handle.born_at, now)
+        reason, traceback, hint = diagnosis.of_worker(app, handle, status, self._brain.home, shortage, since, born)
         done = app.is_job and status.code == 0
         if done or self._has_finished(app, status):
             reason = traceback = hint = ""  # it has done its work: nothing to explain

@@ -129,11 +129,17 @@ def has_in_hand(home: str, app: str) -> bool:
 
 
 def of_worker(
-    app: App, handle: WorkerHandle, status: ExitStatus, home: str, shortage: Shortage, since: str = ""
+    app: App,
+    handle: WorkerHandle,
+    status: ExitStatus,
+    home: str,
+    shortage: Shortage,
+    since: str = "",
+    born: str = "",
 ) -> tuple[str, str, str]:
     """Return (reason, traceback or last lines, hint) for a worker that ended by itself.
 
-    `since`: what it printed before is not why it ended.
+    `since`: what it printed before is not why it ended. `born`: what stands before is of another process that had its pid.
     """
     is_script = app.config is not None and bool(app.config.script)
     if handle.failure is not None:
@@ -143,10 +149,10 @@ def of_worker(
         hint = hint or _of_no_process(handle.failure.message) or _of_no_module(app, handle, handle.failure.message)
         hint = hint or _of_variable(app, handle.failure.message, text)
         if status.signal == 9 and handle.ready_at is None:  # not by itself: it may have said what it waits for
-            text = text or "\n".join(last_lines(log_file(app, home), handle.pid))
+            text = text or "\n".join(last_lines(log_file(app, home), handle.pid, since=born))
         return handle.failure.message, text, hint
     log = log_file(app, home)
-    lines, said = last_words(last_lines(log, handle.pid, _NODE_LINES))
+    lines, said = last_words(last_lines(log, handle.pid, _NODE_LINES, born))
     if since:
         said = last_words(last_lines(log, handle.pid, _NODE_LINES, since))[1]
     text = "\n".join(lines)
@@ -157,7 +163,7 @@ def of_worker(
         sure = "somebody did that: the kernel has counted no kill for want of memory"
         return "killed by SIGKILL from outside", "", sure if shortage.certain else unsure
     if status.signal is not None:
-        return _crash_words(status, log, handle.pid), text, ""
+        return _crash_words(status, log, handle.pid, born), text, ""
     if status.code == 0 and handle.ready_at is None:
         return "exited with code 0 before it was ready", text, _of_a_silent_end(app)
     if status.code == 0 and not _IN_USE.search(said):  # some that start a server as their child say that, and end well
@@ -179,10 +185,10 @@ def of_worker(
     return "exited " + words, "", "it printed nothing; run it by hand to see more" * os.path.isfile(log)
 
 
-def _crash_words(status: ExitStatus, log: str, pid: int) -> str:
+def _crash_words(status: ExitStatus, log: str, pid: int, since: str) -> str:
     """Return how a process ended, and where it was if it had the time to write its stacks (`faulthandler`)."""
     words = exit_words(status.code, status.signal)
-    dump = last_lines(log, pid, _DUMP_LINES) if status.signal is not None else []
+    dump = last_lines(log, pid, _DUMP_LINES, since) if status.signal is not None else []
     begin = next((i for i in reversed(range(len(dump))) if dump[i].startswith(_CRASHED)), len(dump))
     where = whereabouts(thread for thread in parse("\n".join(dump[begin:])) if thread.current)
     return f"{words}: it was in {where}" if where else words
@@ -268,10 +274,12 @@ def with_code(reason: str, status: ExitStatus) -> str:
     return f"{reason} (exit code {code})"
 
 
-def of_template(app: App, handle: TemplateHandle, status: ExitStatus, home: str) -> tuple[str, str, str]:
-    """Return (reason, traceback or last lines, hint) for a template that ended."""
+def of_template(
+    app: App, handle: TemplateHandle, status: ExitStatus, home: str, since: str = ""
+) -> tuple[str, str, str]:
+    """Return (reason, traceback or last lines, hint) for a template that ended; `since` as of a worker."""
     if handle.killed_because:
-        dump = last_lines(log_file(app, home), handle.pid, _DUMP_LINES) if handle.loaded is None else []
+        dump = last_lines(log_file(app, home), handle.pid, _DUMP_LINES, since) if handle.loaded is None else []
         where = whereabouts(parse("\n".join(dump)))
         hint = "does the import wait for something? raise reload.ready_timeout if it needs longer"
         return handle.killed_because + (f": it is in {where}" if where else ""), "", hint
@@ -282,7 +290,7 @@ def of_template(app: App, handle: TemplateHandle, status: ExitStatus, home: str)
     if status.code is not None and handle.state == "loading":
         generation = app.generations.get(handle.generation)
         python = generation.resolved.python if generation is not None else "python"
-        said = "\n".join(last_lines(log_file(app, home), handle.pid))
+        said = "\n".join(last_lines(log_file(app, home), handle.pid, since=since))
         if "pyworker.template" in said:  # not yet the app's interpreter
             return f"the launcher ended with exit code {status.code}", said, INSTALLATION
         return (
@@ -294,7 +302,7 @@ def of_template(app: App, handle: TemplateHandle, status: ExitStatus, home: str)
         if handle.loaded is None:
             return f"its import was {handle.shortage.reason}", "", "raise the limit, or have less loaded at import"
         return f"the template was {handle.shortage.reason}", "", handle.shortage.hint
-    return "the template " + _crash_words(status, log_file(app, home), handle.pid), "", ""
+    return "the template " + _crash_words(status, log_file(app, home), handle.pid, since), "", ""
 
 
 def log_file(app: App, home: str) -> str:

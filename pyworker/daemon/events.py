@@ -212,6 +212,11 @@ def stamp(seconds: float) -> str:
     return f"{day}.{milliseconds % 1000:03d}Z"
 
 
+def stamp_of(moment: float, now: float) -> str:
+    """Return a moment of the loop's clock, which shows `now`, as `stamp` does."""
+    return stamp(time.time() - (now - moment))
+
+
 def _parse(line: bytes) -> Event | None:
     try:
         event = from_json(Event, parse_json(line), "event")

@@ -6,21 +6,25 @@ import errno
 import os
 import signal
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pyworker.config.schema import AppConfig, LogsConfig
 from pyworker.daemon import deaths
 from pyworker.daemon.app import Failure
 from pyworker.daemon.board import Board
 from pyworker.daemon.deaths import BURIAL_DELAY, LOOK_AT_GROUP, Deaths
+from pyworker.daemon.events import stamp
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import READ, Loop
 from pyworker.daemon.shortage import Shortage
 from pyworker.policy.lifecycle import State
 from pyworker.policy.restart import CLEAR, Record, RestartConfig
 from pyworker.protocol.inherited import WorkerId
+from pyworker.protocol.logs import LogRecord, format_record
 from pyworker.protocol.scoreboard import AppF
 from pyworker.unix import process
 from pyworker.unix.fds import socketpair
@@ -249,6 +253,22 @@ def test_only_one_that_had_proved_stable_and_of_an_app_that_goes_on_is_replaced_
     brain: Any = SimpleNamespace(loop=Loop())
     before = case.get("before", State.READY)
     assert Deaths(brain)._is_replaced_at_once(app, handle, status, before) is at_once
+    brain.loop.close()
+
+
+@pytest.mark.parametrize(("age", "why"), [(1.0, "exited with code 3"), (9.0, "the database is gone")])
+def test_what_another_process_with_its_pid_has_printed_is_not_why_a_worker_ended(tmp_path: Path, age: float, why: str) -> None:
+    """In a container each start has the same pids, and the log may be the same."""
+    log = tmp_path / "api.log"
+    log.write_bytes(format_record(LogRecord(stamp(time.time() - 5), "api", 1, 42, "err", False, b"the database is gone"), "text"))
+    brain: Any = SimpleNamespace(loop=Loop(lambda: 100.0), home="", emit=lambda *args, **data: None, fail=lambda *words: Failure(*words))
+    config = AppConfig("api", command=("serve",), logs=LogsConfig(file=str(log)))
+    app: Any = SimpleNamespace(
+        name="api", kind="command", want=1, is_job=False, config=config, workers={}, last_exits={}, generations={},
+        restart_config=RestartConfig("always", 10.0, 10, 60.0, 60.0),
+    )
+    handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=100.0 - age, pid=42, ready_at=99.0)
+    assert Deaths(brain)._tell(app, handle, ExitStatus(3, None), Shortage()).message.startswith(why)
     brain.loop.close()
 
 
