@@ -31,7 +31,10 @@ METRICS: dict[str, tuple[str, str]] = {
     "pyworker_app_state": ("gauge", "1 for the state that the app is in, 0 for the others."),
     "pyworker_app_generation": ("gauge", "The generation that serves."),
     "pyworker_app_config_changed": ("gauge", "1 if the config file or an env file was changed since it was read."),
-    "pyworker_app_notes": ("gauge", "Notes that ps shows of it: a failure, a refused reload, a certificate that expires."),
+    "pyworker_app_notes": (
+        "gauge",
+        "Notes that ps shows of it: a failure, a refused reload, a certificate that expires.",
+    ),
     "pyworker_app_workers_wanted": ("gauge", "Workers that should run."),
     "pyworker_app_workers_ready": ("gauge", "Slots with a worker that accepts."),
     "pyworker_app_workers": ("gauge", "Worker processes, those that start or drain too."),
