@@ -220,7 +220,8 @@ class Deaths:
         # an exception that ends a worker of ours is told by itself: one in the log is of a request, unless it came at the end
         its_end = stamp_of((handle.ended_at or now) - LAST_WORDS, now)
         since = its_end if app.kind in ("asgi", "wsgi") and handle.ready_at is not None else ""
-        born = stamp_of(handle.born_at, now)
+        # by both clocks, as the wall clock may have been set meanwhile, and some time before, as nobody looks at two at once
+        born = min(stamp_of(handle.born_at - LAST_WORDS, now), stamp(handle.started_at - LAST_WORDS))
         reason, traceback, hint = diagnosis.of_worker(app, handle, status, self._brain.home, shortage, since, born)
         done = app.is_job and status.code == 0
         if done or self._has_finished(app, status):

@@ -267,7 +267,7 @@ def test_what_another_process_with_its_pid_has_printed_is_not_why_a_worker_ended
         name="api", kind="command", want=1, is_job=False, config=config, workers={}, last_exits={}, generations={},
         restart_config=RestartConfig("always", 10.0, 10, 60.0, 60.0),
     )
-    handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=100.0 - age, pid=42, ready_at=99.0)
+    handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=100.0 - age, started_at=time.time() - age, pid=42, ready_at=99.0)
     assert Deaths(brain)._tell(app, handle, ExitStatus(3, None), Shortage()).message.startswith(why)
     brain.loop.close()
 
