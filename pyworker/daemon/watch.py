@@ -23,6 +23,7 @@ from pyworker.daemon.app import App
 from pyworker.daemon.loop import READ, Timer
 from pyworker.daemon.requests.auto import reload_by_itself
 from pyworker.daemon.requests.desk import Desk
+from pyworker.daemon.shortage import step_for
 from pyworker.protocol.events import Event
 from pyworker.unix import inotify
 from pyworker.unix.user import CannotDrop, acting_as
@@ -35,7 +36,9 @@ _COMMANDS = ("*.js", "*.mjs", "*.cjs", "*.ts")  # what counts of a command, too,
 MAX_FOLDERS = 4000  # of one app: more is somebody's home or a disk, not a project
 _LOOK = 2.0  # seconds between looks whether the folders are the same: of one that a process is in no event says it
 _NOT_WATCHED = "files are not watched:"
-_NOT_ALL = "not all files are watched: raise fs.inotify.max_user_watches (sysctl)"
+_NOT_ALL = "not all files are watched:"
+_MORE_INSTANCES = "raise fs.inotify.max_user_instances (sysctl)"
+_MORE_WATCHES = "raise fs.inotify.max_user_watches (sysctl)"
 _GONE = (0, 0)  # the identity of no folder
 Rights = tuple[int | None, int | None, tuple[int, ...]]  # uid, gid and groups of the app
 Top = tuple[str, tuple[int, int] | None]  # a folder of watch.paths, its device and inode: None when it is not there
@@ -112,7 +115,7 @@ class _Tree:
         self._look_timer = desk.brain.loop.call_lazily(_LOOK, self._look_again)
         self.changed: str = ""  # what is to be reloaded for
         self._said: list[str] = []
-        self._left: set[str] = set()  # folders for which the kernel had no watch left
+        self._left: set[str] = set()  # folders for which there was no watch left, or no descriptor or memory
         self._fd = -1
         self._open()
 
@@ -120,7 +123,8 @@ class _Tree:
         try:
             self._fd = inotify.open_inotify()
         except OSError as error:
-            self._note(f"{_NOT_WATCHED} {error.strerror}; raise fs.inotify.max_user_instances (sysctl)")
+            step = _MORE_INSTANCES if error.errno == errno.EMFILE else step_for(error.errno)
+            self._note(f"{_NOT_WATCHED} {error.strerror}; {step}".rstrip("; "))
             return
         self._is_over(_NOT_WATCHED)
         self._desk.brain.loop.add(self._fd, READ, self._on_readable)
@@ -174,8 +178,9 @@ class _Tree:
                     with os.scandir(folder) as entries:
                         below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
             except OSError as error:
-                if error.errno == errno.ENOSPC:
-                    self._note(_NOT_ALL)
+                step = _MORE_WATCHES if error.errno == errno.ENOSPC else step_for(error.errno)
+                if step:
+                    self._note(f"{_NOT_ALL} {step}")
                     self._left |= {folder, *folders}
                     return
                 if error.errno == errno.EACCES and folder in tops:

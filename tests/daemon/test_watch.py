@@ -18,6 +18,7 @@ from pyworker.config.schema import AppConfig, WatchConfig
 from pyworker.daemon import watch
 from pyworker.daemon.events import EventLog
 from pyworker.daemon.loop import Loop
+from pyworker.daemon.shortage import step_for
 from pyworker.unix import inotify
 from tests.support.pyworker import open_to_all
 
@@ -253,23 +254,31 @@ def test_files_are_watched_once_an_inotify_descriptor_is_left(tmp_path: Path, mo
     watched.close()
 
 
-def test_all_folders_are_watched_once_the_kernel_has_watches_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("module", "name", "number", "step"),
+    [
+        (inotify, "watch", errno.ENOSPC, "raise fs.inotify.max_user_watches (sysctl)"),
+        (inotify, "watch", errno.ENOMEM, ""),
+        (os, "scandir", errno.EMFILE, ""),
+    ],
+)
+def test_all_folders_are_watched_once_there_is_what_that_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, number: int, step: str
 ) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "c").mkdir()
-    real, left = inotify.watch, iter(range(2))
+    real, left = getattr(module, name), iter(range(2))
 
-    def one_less(fd: int, folder: str) -> int:
+    def one_less(*args: Any) -> Any:
         if next(left, None) is None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(fd, folder)
+            raise OSError(number, os.strerror(number))
+        return real(*args)
 
     with monkeypatch.context() as limit:
-        limit.setattr(inotify, "watch", one_less)
+        limit.setattr(module, name, one_less)
         watched = Watched(tmp_path, WatchConfig(), monkeypatch)
         assert watched.later() == []
-        assert watched.notes == ["watch: not all files are watched: raise fs.inotify.max_user_watches (sysctl)"]
+        assert watched.notes == [f"watch: not all files are watched: {step or step_for(number)}"]
     watched.later()
     assert watched.notes == []
     for name in ("a/b/x.py", "c/x.py"):
