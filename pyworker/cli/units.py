@@ -102,6 +102,12 @@ def starts(path: str, home: str) -> bool:
         return False
 
 
+def written_by(text: str) -> str:
+    """Return the version of pyworker that has written a service file; "" if none says so."""
+    found = re.search(r"^# written by pyworker (\S+);", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
 def openrc_keeps(home: str) -> bool:
     """Whether OpenRC starts the daemon of this home again, however it ends: supervise-daemon asks for no exit code."""
     return os.path.lexists(OPENRC_STARTED) and starts(OPENRC_SCRIPT, home)

@@ -13,7 +13,7 @@ import pytest
 
 from pyworker import __version__
 from pyworker.cli import homes, units
-from pyworker.cli.commands import doctor
+from pyworker.cli.commands import doctor, startup
 from pyworker.cli.options import settings_of
 from pyworker.cli.render import Look
 from pyworker.errors import PyworkerError
@@ -174,6 +174,11 @@ def test_what_starts_it_at_boot_and_whether_it_lives_on(tmp_path: Path, monkeypa
     assert found(doctor._boot, tmp_path)[1] == ("linger", "warn", "loginctl enable-linger ada")
     (tmp_path / "ada").touch()
     assert [f[:2] for f in found(doctor._boot, tmp_path)] == [("boot", "ok")]
+    monkeypatch.setattr(startup, "_systemd_version", lambda: 257)
+    unit.write_text(startup._plan(settings_of({"home": str(tmp_path)}), "systemd", True).text.replace(__version__, "0.0.9"))
+    assert [f[:2] for f in found(doctor._boot, tmp_path)] == [("boot", "ok")]
+    unit.write_text(unit.read_text().replace("Restart=always", "Restart=on-failure"))
+    assert found(doctor._boot, tmp_path) == [("boot", "warn", "pyworker startup --user")]
 
 
 def test_pyworker_run_is_not_told_to_start_at_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,6 +179,14 @@ def test_by_sudo_the_machines_service_says_whose_apps_it_leaves_out(
     assert "It is for the apps that root starts. deploy has a daemon of its own: the same without sudo" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("active", "said"), [(0, "The daemon that systemd has started goes on"), (3, "pyworker daemon stop -y &&")])
+def test_a_file_that_is_written_anew_has_nobody_stop_what_systemd_keeps_already(active: int, said: str, home: str, tmp_path: Path) -> None:
+    path = programs(tmp_path / "bin", systemctl=f"[ $2 = is-active ] && exit {active}")
+    with FakeControl(home, {"status": replies({"apps": 1})}):
+        done = run("startup", "--user", "--init", "systemd", home=home, HOME=str(tmp_path), PATH=path)
+    assert said in done.err
+
+
 def programs(folder: Path, **scripts: str) -> str:
     """Return a PATH of these alone."""
     folder.mkdir()

@@ -23,7 +23,7 @@ from pyworker import __version__
 from pyworker.cli import bugreport
 from pyworker.cli.client import DaemonAway, ask
 from pyworker.cli.commands.ps import next_step, trouble
-from pyworker.cli.commands.startup import is_possible
+from pyworker.cli.commands.startup import is_outdated, is_possible
 from pyworker.cli.health import why_unwell
 from pyworker.cli.homes import lingers, typed, user_name
 from pyworker.cli.launch import check_kernel
@@ -267,7 +267,13 @@ def _boot(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
     if not glob.glob(unit.enabled):
         yield Found("boot", "warn", f"{unit.path} is there, but not enabled: it starts nothing at boot", unit.enable)
         return
-    yield Found("boot", "ok", f"{unit.path} starts it at boot")
+    if is_outdated(settings, unit.path):
+        step = f"pyworker startup {'--user' if '/user/' in unit.path else '--system'}"
+        yield Found(
+            "boot", "warn", f"{unit.path} is of another version of pyworker; this one writes it differently", step
+        )
+    else:
+        yield Found("boot", "ok", f"{unit.path} starts it at boot")
     user = user_name()
     if "/user/" in unit.path and os.geteuid() != 0 and not lingers(user):
         yield Found("linger", "warn", "services of this user end when you log out", f"loginctl enable-linger {user}")

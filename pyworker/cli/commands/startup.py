@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import click
 
+from pyworker import __version__
 from pyworker.cli import units
 from pyworker.cli.asking import confirm
 from pyworker.cli.client import DaemonAway, ask, other_daemon
@@ -82,7 +83,9 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
             f"Root will run what {whose[1]} can change ({short(whose[0])}). Better: a pyworker of root's own, in /opt for example"
         )
     manager = "OpenRC" if kind == "openrc" else "systemd"
-    if running is not None:
+    if running is not None and kind == "systemd" and _is_active(is_user):
+        lines.append("The daemon that systemd has started goes on, and so do its apps")
+    elif running is not None:
         again = f"pyworker daemon stop -y && {' '.join(_start(kind, is_user))}"
         if kind == "openrc" and units.openrc_keeps(settings.home):
             again = "rc-service pyworker restart"
@@ -110,6 +113,20 @@ def _plan(settings: Settings, kind: str, is_user: bool) -> _Plan:
     )
     folder = os.path.join(_config_home(), "systemd", "user") if is_user else "/etc/systemd/system"
     return _Plan(os.path.join(folder, _NAME), text, 0o644, [])
+
+
+def is_outdated(settings: Settings, path: str) -> bool:
+    """Whether this service file is of another version of pyworker, and this one would write another."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        there = file.read()
+    whose = units.written_by(there)
+    if whose in ("", __version__):  # who changes it by hand knows why
+        return False
+    is_openrc = path == units.OPENRC_SCRIPT
+    if is_openrc and f"command_user={_owner()}\n" not in there:  # it is for that user to say
+        return False
+    plan = _plan(settings, "openrc" if is_openrc else "systemd", "/user/" in path)
+    return there != plan.text.replace(f"pyworker {__version__};", f"pyworker {whose};", 1)
 
 
 def _owner() -> str:
@@ -152,13 +169,13 @@ def _remove(settings: Settings, kind: str, plan: _Plan, is_user: bool) -> int:
     if not settings.json:
         note(f"This will\n  run     {' '.join(first)}\n  remove  {short(plan.path)}\nA daemon that runs now goes on.")
     confirm(settings, "It will not start at boot any more.", "pyworker startup --remove")
-    _run(first, must=False)
+    _run(first)
     try:
         os.unlink(plan.path)
     except OSError as error:
         raise cannot("remove", plan.path, error) from None
     if kind == "systemd":
-        _run([*systemctl, "daemon-reload"], must=False)
+        _run([*systemctl, "daemon-reload"])
     return say(settings, {"ok": True, "removed": plan.path}, f"Removed {short(plan.path)}.")
 
 
@@ -173,20 +190,20 @@ def _carry_out(plan: _Plan) -> None:
     except OSError as error:
         raise cannot("write", plan.path, error, "what it would be: pyworker startup --print") from None
     for command in plan.commands:
-        _run(command, must=True)
+        if failure := _run(command):
+            raise PyworkerError(f"{' '.join(command)}: {failure}", hint=_way_on(command))
 
 
-def _run(command: list[str], *, must: bool) -> None:
+def _run(command: list[str]) -> str:
+    """Return why it failed, "" if it did not."""
     try:
         done = subprocess.run(
             command, env={**os.environ, "XDG_RUNTIME_DIR": _runtime()},
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
-        failure = "" if done.returncode == 0 else (done.stderr.strip() or f"exit code {done.returncode}")
+        return "" if done.returncode == 0 else (done.stderr.strip() or f"exit code {done.returncode}")
     except (OSError, subprocess.TimeoutExpired) as error:
-        failure = str(error)
-    if failure and must:
-        raise PyworkerError(f"{' '.join(command)}: {failure}", hint=_way_on(command))
+        return str(error)
 
 
 def _way_on(command: list[str]) -> str:
@@ -242,6 +259,10 @@ def is_possible() -> bool:
 
 def _runs_openrc() -> bool:
     return os.path.isdir("/run/openrc") or (not os.path.isdir(_SYSTEMD_RUNS) and shutil.which("openrc-run") is not None)
+
+
+def _is_active(is_user: bool) -> bool:
+    return not _run(["systemctl", *(["--user"] if is_user else []), "is-active", "--quiet", _NAME])
 
 
 def _systemd_version() -> int:
