@@ -11,7 +11,8 @@ BROKEN_DISK = (errno.EIO, errno.ESTALE)  # or one of the network that is gone; o
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 # what the system lacks now and may have the next time; of an accept, all else is about the client that it has taken
 WANTING = (*NO_DESCRIPTOR, errno.ENOBUFS, errno.ENOMEM)
-NO_ROOM = (errno.ENOMEM, errno.ENOSPC)  # of an epoll: no memory, or too much is waited for (fs.epoll.max_user_watches)
+# of an epoll: this user may wait for no more descriptors (fs.epoll.max_user_watches), or no memory
+NO_ROOM = (errno.ENOSPC, errno.ENOMEM)
 
 
 class Exit(enum.IntEnum):
@@ -59,6 +60,13 @@ _EXITS = {
 def exit_of(code: str) -> Exit:
     """Return what a command exits with that failed for this."""
     return _EXITS.get(code, Exit.FAILED)
+
+
+def lacking_in_words(error: OSError) -> str:
+    """Return what is lacking, of an accept or an epoll (`NO_ROOM`)."""
+    if error.errno == errno.ENOSPC:  # no disk
+        return "fs.epoll.max_user_watches (sysctl) is reached"
+    return error.strerror or str(error)
 
 
 class Hinted(ValueError):

@@ -22,7 +22,7 @@ from pyworker.dispatcher.loop import IN, Loop
 from pyworker.dispatcher.node import NodeCluster
 from pyworker.dispatcher.relay import Pipes
 from pyworker.dispatcher.workers import InboxWorker, PortWorker, Worker
-from pyworker.errors import WANTING
+from pyworker.errors import WANTING, lacking_in_words
 from pyworker.policy.balance import least_loaded
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import row_slice
@@ -164,7 +164,7 @@ class Dispatcher:
             if accepting and not self.loop.watches(listener.fileno()):
                 try:
                     self.loop.add(listener.fileno(), IN, self._acceptor(listener))
-                except OSError as error:  # fs.epoll.max_user_watches, or no memory
+                except OSError as error:  # NO_ROOM
                     self.out_of_files(error)
                     return
             elif not accepting:
@@ -177,7 +177,8 @@ class Dispatcher:
             self._paused = True
             self._node.pause()
             if not self._told_no_files:
-                self._told_no_files = f"the dispatcher cannot accept connections: {error.strerror}; it goes on trying"
+                why = lacking_in_words(error)
+                self._told_no_files = f"the dispatcher cannot accept connections: {why}; it goes on trying"
                 self.say(d.Trouble(self._told_no_files))
             self.loop.later(PAUSE, self._resume)
             self._set_accepting()

@@ -93,7 +93,16 @@ class NodeCluster:
             with contextlib.suppress(ValueError):
                 member.queries[text] = json.loads(text)
                 self._perform(self._gate, self._gate.received(serial, {**member.queries[text], "seq": _NO_SEQ}))
-        self._owner.loop.add(sock.fileno(), IN, lambda _: self._on_readable(member))
+        self._listen(member)
+
+    def _listen(self, member: Member) -> None:
+        if self._members.get(member.serial) is not member:
+            return
+        try:
+            self._owner.loop.add(member.sock.fileno(), IN, lambda _: self._on_readable(member))
+        except OSError as error:  # NO_ROOM
+            self._owner.out_of_files(error)
+            self._owner.loop.later(_RETRY, lambda: self._listen(member))
 
     def bound(self, message: d.Bound, fd: int) -> None:
         """The answer to Wants: the listener (owned from here on), or why there is none."""
@@ -236,7 +245,7 @@ class NodeCluster:
         if listener is not None and not self._paused and not self._owner.loop.watches(listener.fileno()):
             try:
                 self._owner.loop.add(listener.fileno(), IN, lambda _: self._accept(key))
-            except OSError as error:  # fs.epoll.max_user_watches, or no memory
+            except OSError as error:  # NO_ROOM
                 self._owner.out_of_files(error)
 
     def _accept(self, key: str) -> None:

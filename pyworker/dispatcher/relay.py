@@ -88,7 +88,7 @@ class Side:
                 return
             try:
                 loop.add(self.fd, mask, self.ready)
-            except OSError:  # fs.epoll.max_user_watches, or no memory: as where no pipe is left
+            except OSError:  # NO_ROOM: as where no pipe is left
                 self.relay.cut()
 
     def _read(self) -> None:
@@ -239,7 +239,7 @@ class Relay:
             for side in (self._client, self._server):
                 side.mask = IN
                 self.loop.add(side.fd, IN, side.ready)
-        except OSError:  # also fs.epoll.max_user_watches, or no memory
+        except OSError:  # also NO_ROOM
             self.loop.remove(self._client.fd)
             self._refused()
 

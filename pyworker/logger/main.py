@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from pyworker import __version__, failpoint
-from pyworker.errors import NO_ROOM
+from pyworker.errors import NO_ROOM, lacking_in_words
 from pyworker.logger.lines import CHUNK
 from pyworker.logger.output import Output
 from pyworker.logger.pipe import OUTPUT_OF, Life, Pipe
@@ -165,7 +165,7 @@ class Logger:
         except OSError as error:
             if error.errno in NO_ROOM:  # without a reader its writer would stop in its prints
                 if self._faults.is_new("no room", now):
-                    say(f"{pipe.full_name} cannot be read, trying again: {error.strerror}")
+                    say(f"{pipe.full_name} cannot be read, trying again: {lacking_in_words(error)}")
                 pipe.no_room, pipe.born = True, now
                 return
             # not a pipe: a mistake of the daemon's must not end the logger

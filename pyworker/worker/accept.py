@@ -24,7 +24,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from pyworker.errors import WANTING
+from pyworker.errors import WANTING, lacking_in_words
 from pyworker.policy.faults import Faults
 from pyworker.unix.epoll import registered, waiting_for
 from pyworker.worker.say import say
@@ -212,9 +212,7 @@ class AcceptLoop:
                 self._rearm(listener.fd)  # before it is served: that may take a while
             except FileNotFoundError:
                 pass  # _take_turns has not come yet, and will
-            except (
-                OSError
-            ) as error:  # this user may wait for no more descriptors (fs.epoll.max_user_watches), or no memory
+            except OSError as error:  # NO_ROOM
                 self._pause(error)
         self._serve(connection, listener.unix, addresses, True)
 
@@ -247,7 +245,7 @@ class AcceptLoop:
                 if error.errno == errno.EMFILE:
                     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
                     step = f". It may have {most} (limits.nofile); ls -l /proc/{os.getpid()}/fd shows what they are"
-                say(f"cannot accept connections: {error.strerror}; trying again{step}")
+                say(f"cannot accept connections: {lacking_in_words(error)}; trying again{step}")
             self._unregister()
             self._paused = self._loop.call_later(_PAUSE, self._resume)
 

@@ -51,32 +51,36 @@ def test_a_want_of_descriptors_that_comes_and_goes_is_one_trouble(monkeypatch: p
         assert waits == []
 
 
-@pytest.mark.parametrize("of_node", [False, True])
-def test_a_listener_that_cannot_be_waited_for_now_is_waited_for_later(
-    monkeypatch: pytest.MonkeyPatch, of_node: bool
-) -> None:
+@pytest.mark.parametrize("what", ["a listener", "a listener of Node's", "a Node worker's channel"])
+def test_what_cannot_be_waited_for_now_is_waited_for_later(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     def no_room(fd: int, mask: int, handler: Callable[[int], None]) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     ours, theirs = socketpair()
-    listener = socket.create_server(("127.0.0.1", 0))
-    with ours, theirs, listener:
+    it = socket.create_server(("127.0.0.1", 0))
+    with ours, theirs, it:
         dispatcher = Dispatcher(theirs, memoryview(mmap.mmap(-1, SIZE)).cast("Q"))
         later: list[Callable[[], None]] = []
         with monkeypatch.context() as patched:
             patched.setattr(dispatcher.loop, "add", no_room)
             patched.setattr(dispatcher.loop, "later", lambda _, callback: later.append(callback))
-            if of_node:
-                dispatcher._node._listeners["key"] = listener
-                dispatcher._node._set_watched("key", on=True)
-            else:
-                dispatcher._listeners[0] = listener
-                dispatcher._open = [object()]  # type: ignore[list-item]
-                dispatcher._set_accepting()
-            assert not dispatcher.loop.watches(listener.fileno())
+            match what:
+                case "a listener":
+                    dispatcher._listeners[0] = it
+                    dispatcher._open = [object()]  # type: ignore[list-item]
+                    dispatcher._set_accepting()
+                case "a listener of Node's":
+                    dispatcher._node._listeners["key"] = it
+                    dispatcher._node._set_watched("key", on=True)
+                case _:
+                    dispatcher._node.attach(1, it, ())
+            assert not dispatcher.loop.watches(it.fileno())
         for callback in later:
             callback()
-        assert dispatcher.loop.watches(listener.fileno())
+        assert dispatcher.loop.watches(it.fileno())
+        packet = recv_packet(ours, MAX_MESSAGE, 0)
+        assert packet is not None
+        assert b"fs.epoll.max_user_watches (sysctl) is reached" in packet.data
 
 
 def test_the_listeners_of_node_workers_rest_too_for_want_of_descriptors() -> None:

@@ -294,7 +294,7 @@ def test_a_worker_that_finds_no_place_in_the_queue_again_serves_what_it_took_and
         runner.run(scenario())
     for connection in served:
         os.close(connection.detach())
-    assert "cannot accept connections: No space left on device; trying again" in capsys.readouterr().err
+    assert "cannot accept connections: fs.epoll.max_user_watches (sysctl) is reached; trying again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("loop", LOOPS)
