@@ -140,7 +140,7 @@ def _field(name: str, text: str, low: int, high: int, names: tuple[str, ...] = (
             first = _number(name, part, first_text, low, high, names)
             last = _number(name, part, last_text, low, high, names)
             if last < first:
-                if not names or last + (7 if high == 7 else 12) < first:
+                if not names:
                     raise CronError(f"has {part!r} as {name}: the range runs backwards")
                 length = 7 if high == 7 else 12  # fri-mon, nov-feb
                 found.update((v - low) % length + low for v in range(first, last + length + 1, step))

@@ -102,6 +102,21 @@ def test_every_option_is_read(tmp_path: Path) -> None:
     assert (app.env, app.env_file, app.preload, app.workers) == ({"A": "${B:-1}"}, (".env",), False, "auto")
 
 
+def test_a_limit_of_memory_may_be_the_share_of_each_worker(tmp_path: Path) -> None:
+    assert one(tmp_path, '[app]\ntarget = "a:b"\nlimits.memory = "auto"').limits.memory == "auto"
+
+
+def test_an_app_may_be_said_to_be_of_either_interface(tmp_path: Path) -> None:
+    for interface in ("asgi", "wsgi"):
+        assert one(tmp_path, f'[app]\ntarget = "a:b"\ninterface = "{interface}"').interface == interface
+
+
+def test_workers_with_a_port_each_are_checked_there_without_being_told_where(tmp_path: Path) -> None:
+    app = one(tmp_path, '[app]\ncommand = "x --port $PORT"\nbind = "127.0.0.1:80"\nbalance = "proxy"\nhealth = "/healthz"')
+    assert app.health is not None
+    assert app.health.port is None
+
+
 def test_a_log_that_is_inherited_takes_back_the_file_of_the_defaults_and_nothing_else(tmp_path: Path) -> None:
     text = """
     [defaults]

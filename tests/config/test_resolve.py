@@ -103,8 +103,11 @@ def test_interpreter_is_the_venvs_own_path_never_what_it_links_to(tmp_path: Path
     assert found.env["PATH"].startswith(os.path.dirname(found.python) + ":")
 
 
-def test_interpreter_may_be_a_folder_a_file_or_a_name(tmp_path: Path) -> None:
+def test_interpreter_may_be_a_folder_a_file_or_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = make_venv(tmp_path / "env")
+    monkeypatch.setenv("PATH", str(tmp_path / "env/bin"))
+    named = resolved(tmp_path, f'[app]\ntarget = "a:b"\npython = "{os.path.basename(python)}"')
+    assert named.python == str(tmp_path / "env/bin/python")
     for given in ("env", "env/bin/python", str(tmp_path / "env"), python):
         found = resolved(tmp_path, f'[app]\ntarget = "a:b"\npython = "{given}"')
         assert os.path.dirname(found.python).endswith("/env/bin")

@@ -93,6 +93,7 @@ def test_random_timetables_agree_with_another_implementation() -> None:
         ("0 0 30 2 *", "never comes", "29 days"),
         ("1,,2 * * * *", "as minute", ""),
         ("² * * * *", "as minute", ""),
+        ("9" * 5000 + " * * * *", "as minute", ""),
     ],
 )
 def test_what_is_no_timetable_says_why(table: str, message: str, hint: str) -> None:

@@ -204,3 +204,8 @@ def test_command_is_asked_at_its_port_or_where_the_app_listens(text: str, tmp_pa
             loop.turn(5)
         assert answers == [True]
     loop.close()
+
+
+@pytest.mark.parametrize(("own", "asked"), [(81, 81), (0, 80)])
+def test_a_worker_with_a_port_of_its_own_is_asked_there(own: int, asked: int) -> None:
+    assert where_to_ask(HealthConfig(type="tcp", port=80), own, None) == ("127.0.0.1", asked)

@@ -97,6 +97,8 @@ served_by_aiohttp = Application()
 def test_the_kind_of_an_app_is_seen(write: Write, name: str, interface: str) -> None:
     write(kinds=KINDS)
     assert find(f"kinds:{name}").interface == interface
+    if name.endswith("_any"):  # of one that takes anything it is what the config says
+        assert find(f"kinds:{name}", interface="asgi").interface == "asgi"
 
 
 def test_frameworks_are_recognized() -> None:
@@ -122,6 +124,7 @@ def test_frameworks_are_recognized() -> None:
         ("kinds:make_broken", {"factory": True}, "import", "ValueError: no settings", ""),
         ("kinds:make_async", {"factory": True}, "target", "coroutine function", "plain function"),
         ("kinds:wsgi", {"factory": True}, "import", "TypeError", "remove factory = true"),
+        ("kinds:__name__", {"factory": True}, "target", "is not a function", "remove factory = true"),
         ("kinds:served_by_aiohttp", {}, "target", "an application of aiohttp", "web.run_app(app)"),
         ("kindz:app", {}, "import", "there is no module kindz", 'did you mean "kinds"'),
         ("nowhere:app", {}, "import", "there is no module nowhere", "set cwd"),
