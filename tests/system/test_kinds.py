@@ -271,6 +271,9 @@ def test_an_address_of_bind_that_a_script_leaves_alone_is_said_until_it_binds_it
     pw.write("app.toml", f'[app]\nname = "api"\nscript = "late.py"\nbind = "127.0.0.1:{pw.port}"\n')
     said = f"no worker has bound 127.0.0.1:{pw.port}, which `bind` names"
     assert said in pw.ok("start", "app.toml").stderr
+    assert said not in pw.ok("stop", "api").stderr
+    assert pw.app()["notes"] == []
+    assert said in pw.ok("start", "api").stderr
     pw.write("go", "")
     wait_until(lambda: said not in pw.ok("ps").stderr, what="the end of the note")
 

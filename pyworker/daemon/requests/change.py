@@ -53,6 +53,7 @@ def stop_app(desk: Desk, app: App, *, now: bool) -> None:
     app.restart_to = app.target = app.previous = None
     app.hurry = app.hurry or now
     app.failure = None
+    app.notes.clear()
     app.record = CLEAR
     desk.brain.poke(app)  # one that has failed, too: its memo says that it is wanted
     if was_running and not app.closed:
