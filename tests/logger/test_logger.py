@@ -195,7 +195,7 @@ def test_a_pipe_that_the_kernel_has_no_room_to_wait_for_keeps_its_reader(
         if not forgotten:
             os.close(reads)
     os.close(writes)
-    assert "out.api.1.1.1 cannot be read, trying again: No space left on device" in capfd.readouterr().err
+    assert "out.api.1.1.1 cannot be read, trying again: fs.epoll.max_user_watches (sysctl) is reached" in capfd.readouterr().err
 
 
 def test_killed_workers_line_is_ended_and_never_joined_to_the_next_workers(rig: Rig, worker: int) -> None:
