@@ -287,7 +287,6 @@ def test_all_folders_are_watched_once_there_is_what_that_needs(
     watched.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can look as another user")
 def test_a_tree_that_comes_with_more_folders_than_are_watched_is_not_walked_to_its_end(
     watched: Watched, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -299,6 +298,7 @@ def test_a_tree_that_comes_with_more_folders_than_are_watched_is_not_walked_to_i
     assert len(watched.notes) == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can look as another user")
 def test_what_the_apps_user_may_not_see_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its hooks are told the names of what has changed."""
     with tempfile.TemporaryDirectory() as folder:
