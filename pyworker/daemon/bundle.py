@@ -14,6 +14,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+from pyworker.unix.process import umask_of_imports
+
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _FOLDERS = ("protocol", "policy", "unix", "worker", "template", "cluster")
 _FILES = (
@@ -74,7 +76,8 @@ def _bytecode(name: str, path: str, text: bytes) -> bytes:
     code = cached(path)
     if not code:
         module = "pyworker." + name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-        code = marshal.dumps(importlib.machinery.SourceFileLoader(module, path).get_code(module))
+        with umask_of_imports():  # it is left in __pycache__
+            code = marshal.dumps(importlib.machinery.SourceFileLoader(module, path).get_code(module))
     return importlib.util.MAGIC_NUMBER + _UNCHECKED + importlib.util.source_hash(text) + code
 
 

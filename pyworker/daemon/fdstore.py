@@ -26,6 +26,7 @@ from pyworker.protocol import store
 from pyworker.protocol.inherited import STANDBY, FdName, parse_fd_name
 from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
 from pyworker.unix import fds as unix_fds
+from pyworker.unix.process import umask_of_imports
 
 RETRY = 0.05  # seconds until a send that the kernel has no room for is tried again
 ALIVE_EVERY = 1.0  # seconds between two signs of life while all that is wanted is restored
@@ -317,7 +318,8 @@ def become_guardian(home: str, fds: dict[str, int], *, standby: bool = False) ->
             argv += ["--standby", str(store.CHANNEL_FD)]
         else:
             failpoint.hit("daemon.become_guardian")
-        os.execv(argv[0], argv)
+        with umask_of_imports():
+            os.execv(argv[0], argv)
     finally:
         for fd in passed:
             os.set_inheritable(fd, False)

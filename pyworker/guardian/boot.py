@@ -204,7 +204,8 @@ def become(argv: list[str], store: FdStore, programs: dict[str, Program]) -> NoR
         for fd in passed:
             os.set_inheritable(fd, True)
         failpoint.hit("guardian.exec")
-        os.execv(argv[0], [*argv, "--adopt", str(memo)])
+        with process.umask_of_imports():
+            os.execv(argv[0], [*argv, "--adopt", str(memo)])
     finally:  # the exec failed
         for fd in passed:
             os.set_inheritable(fd, False)

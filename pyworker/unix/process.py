@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from pyworker.errors import WANTING
@@ -98,9 +99,23 @@ def spawn(
             os.close(fd)
 
 
+@contextlib.contextmanager
+def umask_of_imports() -> Iterator[None]:
+    """For the start of a program of ours, which sets its own umask once it has imported what it needs.
+
+    What Python compiles then is for every user of an installation, whose daemon may be root's.
+    """
+    before = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def spawn_watched(argv: list[str], env: dict[str, str], fds: dict[int, int]) -> tuple[int, int]:
-    """Start a program as `spawn` does; return its pid and a pidfd. OSError: there is no process, and no zombie."""
-    pid = spawn(argv, env, fds)
+    """Start a program of ours as `spawn` does; return its pid and a pidfd. OSError: there is no process, and no zombie."""
+    with umask_of_imports():
+        pid = spawn(argv, env, fds)
     try:
         return pid, os.pidfd_open(pid)
     except OSError:  # no descriptor left

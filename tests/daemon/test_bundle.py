@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pyworker.daemon import bundle
 from pyworker.daemon.bundle import cached, runtime_zip
 
 CHECK = """
@@ -62,6 +63,22 @@ def test_nothing_but_the_runtime_is_in_it(tmp_path: Path) -> None:
     assert "__main__.py" in names
     folders = {name.split("/")[1] for name in names if name.count("/") > 1}
     assert folders == {"config", "protocol", "policy", "unix", "worker", "template", "cluster"}
+
+
+def test_what_is_compiled_for_it_is_for_every_user_of_an_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "one.py").touch(0o644)
+    monkeypatch.setattr(bundle, "_ROOT", str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    before = os.umask(0o077)
+    try:
+        runtime_zip()
+    finally:
+        os.umask(before)
+    (compiled,) = tmp_path.glob("policy/__pycache__/*")
+    assert (compiled.stat().st_mode & 0o777, compiled.parent.stat().st_mode & 0o777) == (0o644, 0o755)
 
 
 def test_bytecode_from_the_cache_is_that_of_this_very_source(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,7 @@ from pyworker.unix.process import (
     pidfd_pid,
     send_signal,
     spawn,
+    spawn_watched,
     time_without_cpu,
     zombie_status,
 )
@@ -53,6 +55,20 @@ def wait_for(pidfd: int) -> ExitStatus:
 def run(code: str, fds: dict[int, int] | None = None) -> tuple[int, int]:
     pid = spawn([sys.executable, "-I", "-c", code], {"PATH": os.defpath}, fds or {})
     return pid, os.pidfd_open(pid)
+
+
+def test_what_python_compiles_in_a_program_of_ours_is_for_every_user_of_an_installation(tmp_path: Path) -> None:
+    (tmp_path / "imported.py").touch(0o644)
+    before = os.umask(0o077)
+    try:
+        code = f"import sys; sys.path.append({str(tmp_path)!r}); import imported"
+        _, pidfd = spawn_watched([sys.executable, "-I", "-c", code], {"PATH": os.defpath}, {})
+        wait_for(pidfd)
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+    (compiled,) = tmp_path.glob("__pycache__/*")
+    assert (compiled.stat().st_mode & 0o777, compiled.parent.stat().st_mode & 0o777) == (0o644, 0o755)
 
 
 @pytest.mark.parametrize("code", [0, 1, 78, 255])
