@@ -25,7 +25,7 @@ from pyworker.unix import process
 
 PYTHON = (sys.executable, "-I", "-m", "pyworker.template")
 IDLE = 1.0  # seconds after the last launch
-HANGS = 10.0  # seconds without an answer
+HANGS = 30.0  # seconds without an answer: a machine may be busy enough to take 10, at its boot for one
 _CHANNEL_FD = 3
 
 Failed = Callable[[int], None]  # is given an errno; 0: nobody knows

@@ -35,7 +35,7 @@ QUEUE_GRACE = 1.0  # how long the last workers of an app may take what is queued
 LOOK_WHETHER_LEFT = 0.005  # seconds between looks whether they have: who connects meanwhile is reset
 RETIRE_TIMEOUT = 5.0  # a template that was told to leave
 FORKS_AT_ONCE = 100  # a template's channel takes some 280 requests that it has not read yet
-DISPATCHER_READY_TIMEOUT = 10.0  # it imports nothing of the app: one that is not ready after this is stuck
+DISPATCHER_READY_TIMEOUT = 30.0  # it imports nothing of the app, but a machine may be that busy, at its boot for one
 DISPATCHER_STOP_TIMEOUT = 5.0
 MAX_DRAINING = 2  # generations that may drain at once, the one that a commit sends away included
 

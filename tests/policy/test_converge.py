@@ -867,7 +867,7 @@ WAITS = Record(tries=2, next_at=7.0)
         (DISPATCHER, CLEAR, True, 1.0, []),
         (DISPATCHER, CLEAR, False, 1.0, [act.StopDispatcher()]),
         (NEW_ONE, CLEAR, True, 1.0, [act.LookAgain(c.DISPATCHER_READY_TIMEOUT)]),
-        (NEW_ONE, CLEAR, True, 10.0, [act.StopDispatcher("not ready within 10 s")]),
+        (NEW_ONE, CLEAR, True, 30.0, [act.StopDispatcher("not ready within 30 s")]),
         (NEW_ONE, CLEAR, False, 1.0, [act.LookAgain(c.DISPATCHER_READY_TIMEOUT), act.StopDispatcher()]),
         (LEAVING_ONE, CLEAR, True, 1.0, [act.LookAgain(c.DISPATCHER_STOP_TIMEOUT)]),
         (LEAVING_ONE, CLEAR, False, 5.0, [act.StopDispatcher("told to stop, and did not")]),
