@@ -92,6 +92,8 @@ def exec_python(spec: LaunchSpec, spec_fd: int) -> int:
         real = os.path.realpath(spec.python)  # a venv has a link to the Python that made it, which may be root's own
         if closed := closed_folder(os.path.dirname(real)):
             hint = f"It is {real}, and {_user(spec)} may not enter {closed}. Make the venv by a Python that it may run."
+        elif not os.path.exists(real):  # it was there when the config was read
+            hint = f"It was removed under the app. To look for one again: pyworker reload {spec.app.name}"
         return fail(spec, "exec", message, hint)
 
 

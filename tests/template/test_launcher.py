@@ -237,7 +237,16 @@ def test_missing_interpreter_is_told(daemon: Any, folder: Path, was_removed: boo
     failed = template.expect(LoadFailed)
     assert failed.kind == "exec"
     assert "No such file" in failed.message
-    assert failed.hint == "Check `python` (a venv folder or an interpreter that this user may run)."
+    assert failed.hint == f"It was removed under the app. To look for one again: pyworker reload {d.app.name}"
+    assert d.reap(template.pid) == 78
+
+
+def test_what_is_no_interpreter_is_told(daemon: Any, folder: Path) -> None:
+    (folder / "python").write_text("")
+    d = daemon()
+    d.python = str(folder / "python")
+    template = d.launch("template")
+    assert template.expect(LoadFailed).hint == "Check `python` (a venv folder or an interpreter that this user may run)."
     assert d.reap(template.pid) == 78
 
 
