@@ -121,7 +121,10 @@ class Expressions:
                 tokens.expect(")")
                 return value
             case _, "-":
-                return js.multiplied(-1, self._one())
+                sign = -1
+                while tokens.accept("-"):
+                    sign = -sign
+                return js.multiplied(sign, self._one())
         raise NotPlain
 
     # ---- names -------------------------------------------------------------------------------------------
@@ -157,6 +160,8 @@ class Expressions:
         self._tokens.expect("[")
         key = self._value()
         self._tokens.expect("]")
+        if type(key) is not str:  # also one that is, or has, a variable itself
+            raise NotPlain
         return EnvironmentText(f"${{{key}}}")
 
     def _assigned(self) -> dict[str, Any]:

@@ -94,6 +94,10 @@ def test_more_levels_than_can_be_read_are_said(tmp_path: Path, text: str) -> Non
     assert "it is nested too deeply" in found.err
 
 
+def test_any_number_of_minus_signs_is_read() -> None:
+    assert parse("module.exports = " + "- " * 20_001 + "1") == -1
+
+
 @pytest.mark.parametrize("text", DEEP)
 def test_a_source_of_such_levels_hides_no_other(text: str) -> None:
     (found,) = detect({"deep.py": text, "main.py": "from fastapi import FastAPI\napp = FastAPI()\n"})

@@ -22,7 +22,7 @@ SAME = [
     r"module.exports = {a: 'it\'s', b: \"A\x41\u{1F600}\n\"}".replace('\\"', '"'),
     "const a = 1, b = 2;\nconst c = {x: a};\nmodule.exports = {...c, a, b, y: `t${a}`, z: 'p' + 2 * 3}",
     "'use strict';\n// one\n/* two\n */ module.exports = { /* here */ k: // and here\n 1 };",
-    "module.exports = {a: 1 + 2 * 3, b: (1 + 2) * 3, c: 'x' + 1 + 2, d: '' || 'y', e: 0 ?? 5, f: null ?? 0 ?? 5}",
+    "module.exports = {a: 1 + 2 * 3, b: (1 + 2) * 3, c: 'x' + 1 + 2, g: - - 3, d: '' || 'y', e: 0 ?? 5, f: null ?? 0 ?? 5}",
     "const f = l => l.replace(/^[\"'`/](.*)[\"'`]$/, '$1').split(/\\s*=\\//);\nmodule.exports = {a: 1}",
     "const isMac = process.platform === 'darwin';\nmodule.exports = {a: isMac ? 'x' : 'y', b: 'a' != 'b' ? [1] : 2}",
     "module.exports = {a: Object.assign({}, {x: 1, y: 2}, {y: 3}), b: ['a', 1, null, true].join(' '), c: [1, 2].join()}",
@@ -101,6 +101,8 @@ def test_what_only_running_it_could_tell_is_an_error_with_its_line(text: str, li
         ("process.env.A || null", "process.env.A || null"),
         ("process.env.A ?? {}", "process.env.A ?? {}"),
         ("[[1, 2]].join('')", "[[1, 2]].join('')"),
+        ("process.env[null]", "process.env[null]"),
+        ("process.env[process.env.A]", "process.env[process.env.A]"),
     ],
 )
 def test_a_value_that_is_computed_is_named_and_what_is_around_it_is_read(value: str, told: str) -> None:
