@@ -197,12 +197,12 @@ def _planted(path: str, found: os.stat_result) -> str:
 def _ends_with_newline(path: str, found: os.stat_result) -> bool:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return os.pread(fd, 1, found.st_size - 1) == b"\n"
+        finally:
+            os.close(fd)
     except OSError:
         return True
-    try:
-        return os.pread(fd, 1, found.st_size - 1) == b"\n"
-    finally:
-        os.close(fd)
 
 
 def point_to(home: str, app: str, file: str) -> None:

@@ -141,6 +141,19 @@ def test_rotation_that_fails_lets_the_file_grow_and_says_so(tmp_path: Path) -> N
     assert [r.msg for r in records(tmp_path / "api.log.1")] == [b"%d" % n for n in range(300)]
 
 
+def test_a_log_whose_end_cannot_be_read_is_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "api.log").write_bytes(block(0, 1))
+
+    def broken(*_: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", broken)
+    file = LogFile(LogsSpec(str(tmp_path / "api.log"), "text", 4096, 3, compress=False), "api")
+    file.write(block(1, 1), 0.0, STAMP)
+    file.close()
+    assert (tmp_path / "api.log").read_bytes() == block(0, 2)
+
+
 def test_rotation_that_cannot_list_its_folder_takes_no_place_of_a_rotated_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
