@@ -57,7 +57,7 @@ class Logger:
         self._epoll = select.epoll()
         self._pipes: dict[int, Pipe] = {}
         self._named: dict[str, Pipe] = {}  # without those whose name another one has now
-        self._waiting: dict[int, Pipe] = {}  # not read yet: pid or file are not known
+        self._waiting: dict[int, Pipe] = {}  # those of them that are not read yet: pid or file are not known, or there is no room
         self._holding: dict[int, Pipe] = {}
         self._lives: dict[tuple[str, str, tuple[int, ...]], Life] = {}
         self._stamp = Stamp()
@@ -138,7 +138,7 @@ class Logger:
         return max(0.0, min(deadlines) - now)
 
     def _is_over(self, now: float) -> bool:
-        nothing_left = not self._pipes and not self._waiting
+        nothing_left = not self._pipes
         if self._sweep is not None:
             return (nothing_left and self._sweep.all_gone(self._lives)) or self._sweep.is_over(now)
         if self._quiet_at is not None and (nothing_left or now >= self._quiet_at):

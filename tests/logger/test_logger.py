@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from pyworker import __version__
 from pyworker.logger.lines import CHUNK
 from pyworker.logger.main import HOLD, WAIT_FOR_NAMES, Logger
 from pyworker.protocol import store as protocol
@@ -371,6 +372,20 @@ def test_full_disk_is_told_counted_and_noted_where_the_lines_are_missing(rig: Ri
     write_all(out, b"4\n")
     assert wait_for(path, 1)[-1].msg == b"4"
     os.close(out)
+
+
+def test_what_is_lost_in_its_last_moment_is_told_as_it_leaves(rig: Rig, worker: int) -> None:
+    rig.configure("api", file="/dev/full")
+    rig.start()
+    assert rig.hear_until(protocol.Hello).version == __version__
+    out = rig.pipe("out.api.1.1.1", worker)
+    write_all(out, b"1\n")
+    rig.hear_until(protocol.LogStats, dropped=1)
+    write_all(out, b"2\n3\n")
+    os.close(out)
+    rig.say(protocol.Stopping())
+    rig.hear_until(protocol.LogStats, dropped=3)
+    assert rig.wait() == 0
 
 
 @pytest.mark.parametrize("killed", [False, True])
