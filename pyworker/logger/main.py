@@ -57,9 +57,8 @@ class Logger:
         self._epoll = select.epoll()
         self._pipes: dict[int, Pipe] = {}
         self._named: dict[str, Pipe] = {}  # without those whose name another one has now
-        self._waiting: dict[
-            int, Pipe
-        ] = {}  # those of them that are not read yet: pid or file are not known, or there is no room
+        # those of them that are not read yet: pid or file are not known, or there is no room
+        self._waiting: dict[int, Pipe] = {}
         self._holding: dict[int, Pipe] = {}
         self._lives: dict[tuple[str, str, tuple[int, ...]], Life] = {}
         self._stamp = Stamp()
