@@ -23,7 +23,6 @@ from pyworker.protocol.events import Event
 NOTIFY = "NOTIFY_SOCKET"
 _STATUS_EVERY = 2.0
 _PATIENCE = 60.0  # seconds, asked for again and again while a start or reload goes on
-_LEAVING = 40.0  # seconds for what comes after the apps: the last hooks, the last lines of the logs
 _SETTLED = {
     "app_running", "app_failed", "app_stopped", "app_deleted", "reload_done", "reload_refused", "reload_rolled_back",
 }  # fmt: skip
@@ -85,7 +84,7 @@ class ServiceManager:
 
     def stopping(self, after: float = 0.0) -> None:
         """Everything is about to end, in so many seconds. What the apps' time-outs allow is asked for: the unit knows none of them."""
-        needed = after + self._desk.longest_stop() + _LEAVING
+        needed = after + self._desk.longest_stop()
         self.tell("STOPPING=1", "STATUS=stopping", f"EXTEND_TIMEOUT_USEC={int(needed * 1e6)}")
 
     def _on_event(self, event: Event) -> None:

@@ -146,7 +146,7 @@ _CONFIG = {
 _STATUS = {
     "v": 1, "running": True, "pid": 41190, "version": __version__, "protocol": 1, "uptime_s": 3700.0, "home": f"{SHOWN}/state",
     "guardian_pid": 41189, "guardian_version": __version__, "logger_pid": 41191, "logger_version": "0.0.9", "apps": 5,
-    "stop_s": 40.0,
+    "stop_s": 80.0,
 }  # fmt: skip
 _UPGRADE = {
     "changed": False, "from": __version__, "to": __version__,

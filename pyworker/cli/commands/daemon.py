@@ -29,7 +29,6 @@ _PARTS = ("guardian", "daemon", "logger")
 _LOOK = 0.5  # seconds for an answer of whoever may be there
 _SAY = 2.0  # seconds after the end of the apps until it is said why the end of the rest is waited for
 _STOP_TIME = 120.0  # seconds for a stop whose apps need no more
-_MARGIN = 40.0  # beside the apps' time-outs: the logger has 30 to write what they printed
 
 
 @click.group(invoke_without_command=True, subcommand_metavar="COMMAND [ARGS]...")
@@ -276,7 +275,7 @@ def _other(body: dict[str, Any], part: str) -> str:
 
 def _patience(status: dict[str, Any]) -> float:
     """Return how long a stop is waited for: the time-outs of apps that stop one after another add up."""
-    return max(_STOP_TIME, float(status.get("stop_s") or 0) + _MARGIN)
+    return max(_STOP_TIME, float(status.get("stop_s") or 0))
 
 
 def _shut_down(settings: Settings, now: bool, deadline: float, timeout: float) -> bool:

@@ -19,6 +19,7 @@ from pyworker.protocol import control as k
 from pyworker.protocol.events import names_in_words
 
 _UNSAVED = "apps.json cannot be written:"
+LEAVING = 40.0  # seconds for what comes after the apps: the last hooks, the last lines of the logs
 SAVE_AGAIN = 10.0  # seconds until what could not be written down is tried again
 
 
@@ -55,8 +56,9 @@ class Desk:
         self.operations.wait(client, goals, decided, wait=wait, since_seq=since)
 
     def longest_stop(self) -> float:
-        """Return how many seconds the time-outs of what runs allow its end."""
-        return longest_stop(c for app in self.brain.apps.values() if not app.closed and (c := app.config) is not None)
+        """Return how many seconds a stop of everything may take by the time-outs of what runs."""
+        configs = (c for app in self.brain.apps.values() if not app.closed and (c := app.config) is not None)
+        return longest_stop(configs) + LEAVING
 
     def sampling(self) -> Sampler:
         """Return the sampler, for somebody who asks now."""
