@@ -57,8 +57,7 @@ class Logger:
         self._epoll = select.epoll()
         self._pipes: dict[int, Pipe] = {}
         self._named: dict[str, Pipe] = {}  # without those whose name another one has now
-        # those of them that are not read yet: pid or file are not known, or there is no room
-        self._waiting: dict[int, Pipe] = {}
+        self._waiting: dict[int, Pipe] = {}  # of them, not read yet: no pid, file or room for it
         self._holding: dict[int, Pipe] = {}
         self._lives: dict[tuple[str, str, tuple[int, ...]], Life] = {}
         self._stamp = Stamp()
