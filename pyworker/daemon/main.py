@@ -119,11 +119,11 @@ def main(argv: list[str]) -> int:
         if running is None:
             leave_with_the_home(desk, home_fd)
     notify.Notify(loop, store, home_fd, brain).listen()
-    _watch_guardian(loop, store, home)
     Pulse(loop, brain, store, float(os.environ.get(ENV_TICK) or TICK))
     limits.watch(loop, brain, sampler)
     store.on_relay = lambda text: _log_stats(brain, text)
-    _take_orders(desk, hooks, events, home_fd, foreground=running is not None)
+    manager = _take_orders(desk, hooks, events, home_fd, foreground=running is not None)
+    _watch_guardian(loop, store, home, manager)
     store.hello(__version__)  # from here on the guardian passes signals on
     if running is not None:
         store.on_lost = foreground.leave
@@ -159,7 +159,9 @@ def _open_home(home: str, store: FdStore, *, foreground: bool) -> int | None:
     return None
 
 
-def _take_orders(desk: Desk, hooks: Hooks, events: EventLog, home_fd: int, *, foreground: bool) -> None:
+def _take_orders(
+    desk: Desk, hooks: Hooks, events: EventLog, home_fd: int, *, foreground: bool
+) -> ServiceManager | None:
     """From here on it can be told to end; by a signal, too, which in the foreground is Run's to take."""
     brain, loop, store = desk.brain, desk.brain.loop, desk.brain.store
     manager: ServiceManager | None = None
@@ -176,7 +178,7 @@ def _take_orders(desk: Desk, hooks: Hooks, events: EventLog, home_fd: int, *, fo
 
     desk.on_shutdown = end
     if foreground:
-        return
+        return None
 
     def stop() -> None:
         shut_down(desk, now=False)
@@ -184,6 +186,7 @@ def _take_orders(desk: Desk, hooks: Hooks, events: EventLog, home_fd: int, *, fo
     # SIGTERM is `daemon stop`, which a service manager says that way; its SIGHUP is a reload of everything
     orders = {signal.SIGTERM: stop} | ({signal.SIGHUP: manager.on_hangup} if manager is not None else {})
     signals.catch(loop, orders, lambda number: orders[signal.Signals(number)]())
+    return manager
 
 
 def _lost_event(store: FdStore) -> int:
@@ -194,7 +197,7 @@ def _lost_event(store: FdStore) -> int:
     return 0
 
 
-def _watch_guardian(loop: Loop, store: FdStore, home: str) -> None:
+def _watch_guardian(loop: Loop, store: FdStore, home: str, manager: ServiceManager | None) -> None:
     """Become the guardian when it is gone. (One that hangs is killed by the pulse.)"""
     spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     code = preflight.code_on_disk()
@@ -208,7 +211,12 @@ def _watch_guardian(loop: Loop, store: FdStore, home: str) -> None:
         try:
             if preflight.code_on_disk() != code and (why := preflight.why_no_guardian()):
                 raise RuntimeError(f"the code of pyworker has changed on disk, and its guardian does not start: {why}")
-            become_guardian(home, dict(store.fds))
+            with signals.held():
+                if (
+                    manager is not None
+                ):  # not only once the next daemon says it: until then it would stop or reload nobody
+                    manager.tell(f"MAINPID={os.getpid()}")
+                become_guardian(home, dict(store.fds))
         except Exception:  # noqa: BLE001  nobody but us holds the ports: never give up
             report_to_stderr("cannot become the guardian, trying again")
             loop.call_later(BECOME_AGAIN, become)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 from pyworker.daemon.loop import READ, Loop
@@ -34,6 +35,16 @@ def catch(loop: Loop, numbers: Collection[int], handle: Callable[[int], None]) -
 
     loop.add(ours.fileno(), READ, arrived)
     _KEPT.extend((ours, theirs))
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Have those that may come wait for the guardian that this process becomes: an exec forgets who takes them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def send(brain: Brain, app: App, pidfd: int, number: int, *, whose: str, pid: int, kill: str = "kill -9") -> bool:

@@ -157,6 +157,19 @@ def test_a_successor_of_the_main_process_is_named(pw: Pyworker, manager: Manager
     assert pw.get() == "one"
 
 
+def test_a_successor_is_named_before_it_is_ready_to_take_a_hangup_and_then_takes_it(pw: Pyworker, manager: Manager) -> None:
+    manager.wait_for("READY=1")
+    daemon, before = pw.role("daemon"), pw.pids()
+    point = pw.arm("guardian.adopted", "sleep:1")
+    manager.process.kill()
+    wait_until(lambda: os.path.exists(point + ".hit"), LONG, "the daemon to become the guardian")
+    os.kill(daemon, signal.SIGHUP)
+    assert f"MAINPID={daemon}" in manager.lines()
+    manager.wait_for("RELOADING=1")
+    wait_until(lambda: not set(pw.pids()) & set(before), LONG, "the reload")
+    assert pw.get() == "one"
+
+
 def test_a_daemon_that_is_killed_is_replaced_without_a_word_to_the_manager(pw: Pyworker, manager: Manager) -> None:
     manager.wait_for("READY=1")
     before = pw.pids()
