@@ -212,9 +212,8 @@ def _watch_guardian(loop: Loop, store: FdStore, home: str, manager: ServiceManag
             if preflight.code_on_disk() != code and (why := preflight.why_no_guardian()):
                 raise RuntimeError(f"the code of pyworker has changed on disk, and its guardian does not start: {why}")
             with signals.held():
-                if (
-                    manager is not None
-                ):  # not only once the next daemon says it: until then it would stop or reload nobody
+                # not only once the next daemon says it: until then it would stop or reload nobody
+                if manager is not None:
                     manager.tell(f"MAINPID={os.getpid()}")
                 become_guardian(home, dict(store.fds))
         except Exception:  # noqa: BLE001  nobody but us holds the ports: never give up
