@@ -32,9 +32,8 @@ from pyworker.protocol.logs import LogsSpec
 from pyworker.unix import fds
 
 HOLD = 0.2  # seconds an unfinished line is held
-WAIT_FOR_NAMES = (
-    2.0  # seconds a pipe waits for its pid and its app's log file before it is read without them, or for room
-)
+# seconds a pipe waits for its pid and its app's log file before it is read without them, or for room
+WAIT_FOR_NAMES = 2.0
 STATS_EVERY = 1.0
 STOP_QUIET = 1.0  # seconds without output after Stopping; then pipes that are held open by somebody are left
 STOP_LONGEST = 4.0  # ... also while somebody goes on printing
