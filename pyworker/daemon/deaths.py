@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pyworker import failpoint
 from pyworker.daemon import appmetrics, diagnosis
 from pyworker.daemon.app import App, Failure, note_exit
-from pyworker.daemon.events import stamp, stamp_of
+from pyworker.daemon.events import since_birth, stamp, stamp_of
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.shortage import Shortage, Shortages, by_somebody
 from pyworker.daemon.workers import signal_number
@@ -220,8 +220,7 @@ class Deaths:
         # an exception that ends a worker of ours is told by itself: one in the log is of a request, unless it came at the end
         its_end = stamp_of((handle.ended_at or now) - LAST_WORDS, now)
         since = its_end if app.kind in ("asgi", "wsgi") and handle.ready_at is not None else ""
-        # by both clocks, as the wall clock may have been set meanwhile, and some time before, as nobody looks at two at once
-        born = min(stamp_of(handle.born_at - LAST_WORDS, now), stamp(handle.started_at - LAST_WORDS))
+        born = since_birth(handle.born_at, now, handle.started_at)
         reason, traceback, hint = diagnosis.of_worker(app, handle, status, self._brain.home, shortage, since, born)
         done = app.is_job and status.code == 0
         if done or self._has_finished(app, status):

@@ -217,6 +217,16 @@ def stamp_of(moment: float, now: float) -> str:
     return stamp(time.time() - (now - moment))
 
 
+def since_birth(moment: float, now: float, started_at: float | None = None) -> str:
+    """Return from when on a process may have printed that was born at a moment of the loop's clock, which shows `now`.
+
+    Some time before, as nobody looks at two clocks at once. `started_at`: its birth by the wall clock of then, which may
+    have been set meanwhile.
+    """
+    by_now = time.time() - (now - moment)
+    return stamp(min(by_now, by_now if started_at is None else started_at) - 1.0)
+
+
 def _parse(line: bytes) -> Event | None:
     try:
         event = from_json(Event, parse_json(line), "event")

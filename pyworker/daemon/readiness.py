@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pyworker.config.schema import AppConfig, HealthConfig
 from pyworker.daemon import check, diagnosis
 from pyworker.daemon.app import App, Generation
-from pyworker.daemon.events import stamp_of
+from pyworker.daemon.events import since_birth
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.health import HealthWatch, check_of, where_to_ask
 from pyworker.daemon.listening import asks, not_bound
@@ -281,7 +281,7 @@ class Readiness:
 
     def _is_refused(self, app: App, handle: WorkerHandle, reason: str) -> None:
         if handle.state in UNTOUCHED and not handle.checked and handle.id.generation == app.target:
-            born = stamp_of(handle.born_at, self._brain.loop.clock())
+            born = since_birth(handle.born_at, self._brain.loop.clock(), handle.started_at)
             said = diagnosis.last_lines(diagnosis.log_file(app, self._brain.home), handle.pid, since=born)
             app.target_failure = self._brain.fail(f"a new worker fails its health check: {reason}", "\n".join(said))
             self._brain.poke(app)

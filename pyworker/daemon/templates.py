@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from pyworker.daemon import appmetrics, diagnosis, signals
 from pyworker.daemon.app import App, Failure
-from pyworker.daemon.events import stamp_of
+from pyworker.daemon.events import since_birth
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import READ
 from pyworker.daemon.pids import open_pidfd
@@ -240,7 +240,7 @@ class Templates:
         if handle.state == "retiring" and not handle.killed_because:
             self._brain.poke(app)
             return
-        since = stamp_of(handle.since, now)
+        since = since_birth(handle.since, now)
         words, traceback, hint = diagnosis.of_template(app, handle, status, self._brain.home, since)
         self._brain.emit(app, "template_exited", None, generation=number, reason=words)
         if number == app.generation and handle.ready_at is not None:

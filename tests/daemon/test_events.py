@@ -6,13 +6,14 @@ import json
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pyworker.cli.eventlog import past
-from pyworker.daemon.events import KEPT, EventLog, stamp
+from pyworker.daemon.events import KEPT, EventLog, since_birth, stamp
 from pyworker.protocol.events import Event
 
 
@@ -245,3 +246,11 @@ def test_home_that_cannot_be_written_does_not_raise(
     assert note(log).seq == 1
     assert log.lost == 1
     assert "events.jsonl" in capsys.readouterr().err
+
+
+def test_what_a_process_printed_right_after_its_birth_is_its_own_also_when_the_clock_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 5000.0)
+    assert since_birth(90.0, 100.0) == stamp(4989.0)
+    assert since_birth(90.0, 100.0, 4990.002) == stamp(4989.0)
+    assert since_birth(90.0, 100.0, 20.0) == stamp(19.0), "set forward since"
+    assert since_birth(90.0, 100.0, 9000.0) == stamp(4989.0), "set back since"
