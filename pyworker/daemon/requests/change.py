@@ -53,7 +53,8 @@ def stop_app(desk: Desk, app: App, *, now: bool) -> None:
     app.restart_to = app.target = app.previous = None
     app.hurry = app.hurry or now
     app.failure = None
-    app.notes.clear()
+    # of the app that ran; a hook that fails is told of the end, too, and would be noted anew
+    app.notes = [note for note in app.notes if note.startswith("hooks.")]
     app.record = CLEAR
     desk.brain.poke(app)  # one that has failed, too: its memo says that it is wanted
     if was_running and not app.closed:
