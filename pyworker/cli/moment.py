@@ -32,4 +32,16 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # generic only since c
             utc = when.astimezone(UTC).replace(tzinfo=None)
         except (ValueError, OverflowError):
             self.fail(f'{value!r} is not a time: write "15m", "13:00" or "2026-11-23T13:00"', param, ctx)
-        return utc.isoformat(timespec="milliseconds") + "Z"  # a year of four digits, which strftime does not give
+        return _stamp(utc)
+
+
+def before(stamp: str, seconds: float) -> str:
+    """Return the UTC stamp of so many seconds before another; "" for one that is none."""
+    try:
+        return _stamp(datetime.fromisoformat(stamp).replace(tzinfo=None) - timedelta(seconds=seconds))
+    except (ValueError, OverflowError):
+        return ""
+
+
+def _stamp(utc: datetime) -> str:
+    return utc.isoformat(timespec="milliseconds") + "Z"  # a year of four digits, which strftime does not give

@@ -612,6 +612,19 @@ def test_previous_shows_the_last_words_of_the_worker_that_died_last(home: Path) 
     assert silent.err.endswith("\nIt has printed nothing that is still in the log.\n")
 
 
+def test_previous_leaves_out_what_others_printed_that_had_the_same_pid_as_in_a_container(home: Path) -> None:
+    log(home, *(record(n, msg) for n, msg in ((1, "an older one"), (10, "born"), (13, "last words"), (20, "a younger one"))))
+    died = {"generation": 1, "code": 1, "signal": None, "after_s": 2.0, "reason": "", "traceback": ""}
+    ended(home, 1, 0, "worker_starting", 1, generation=1, pid=41)
+    ended(home, 2, 11, "worker_starting", 1, generation=1, pid=41)
+    ended(home, 3, 12, "worker_starting", 1, generation=1, pid=40)
+    ended(home, 4, 12, "worker_exited", 1, pid=41, **died)
+    ended(home, 5, 19, "worker_starting", 1, generation=1, pid=41)
+    assert messages(logs(home, "-p", "-q", "api")) == ["born", "last words"]
+    assert messages(logs(home, "-p", "-q", "api", "--since", "2026-01-02T14:00:12Z")) == ["last words"]
+    assert messages(logs(home, "-p", "-q", "api", "--until", "2026-01-02T14:00:12Z")) == ["born"]
+
+
 def test_previous_of_a_template_that_could_not_import(home: Path) -> None:
     log(home, record(1, "an older one", 0), record(5, "ModuleNotFoundError", 0), record(30, "a younger one", 0))
     ended(home, 1, 6, "template_exited", None, generation=1, reason="import error")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pyworker.cli import eventlog, logfiles, render
+from pyworker.cli import eventlog, logfiles, moment, render
 from pyworker.cli.client import DaemonAway, ask, check_readable, is_emptied
 from pyworker.cli.homes import apps_wanted
 from pyworker.cli.logreader import Reader
@@ -23,6 +23,8 @@ from pyworker.protocol.events import Event, names_in_words
 if TYPE_CHECKING:
     from pyworker.cli.records import Filter
 
+_BIRTHS = 1000  # of a worker: how many are looked at
+_PRINTS_EARLY = 1.0  # seconds
 _WORKER = re.compile(r"\.[0-9]+\Z")
 
 
@@ -90,13 +92,21 @@ def cmd(
         count = 10 if follow else 50
     check_readable(settings.home)
     pid = 0
+    since, until = since or "", until or ""
     if previous:
         if follow:
             raise click.UsageError("-p shows what is over, -f what is to come: give one of them")
-        names, pid = _previous(settings, names)
+        ended = _last_ended(settings, names)
+        names = (f"{ended.app}.{ended.worker or 'template'}",)
+        if isinstance(ended.data.get("pid"), int):
+            pid = ended.data["pid"]
+            birth, next_birth = _births(settings.home, names, ended, pid)
+            since, until = max(since, birth), min(filter(None, (until, next_birth)), default="")
+        else:
+            pid = _last_pid(settings.home, ended)
     if not (logfiles.find(settings.home) or apps_wanted(settings.home) or is_emptied(settings.home)):
         _check_kept(settings, names)
-    choice = Choice(names, stream, since or "", until or "", pid)
+    choice = Choice(names, stream, since, until, pid)
     marked = re.compile("|".join(f"(?:{p})" for p in highlight)) if highlight else None
     form = "raw" if raw else "json" if settings.json else "text"
     view = View(
@@ -107,7 +117,7 @@ def cmd(
     reader = Reader(settings, names, choice, view, _filter(include, exclude, level), events=events)
     gc.enable()
     try:
-        reader.past(count, since or "", until or "")
+        reader.past(count, since, until)
         if not reader.has_shown and not previous and (workers := [n for n in names if _WORKER.search(n)]):
             with contextlib.suppress(DaemonAway):  # nobody knows then which there are
                 ask(settings.home, {"type": "ps", "selectors": workers, "sample": False}, settings.timeout)
@@ -162,8 +172,8 @@ def _filter(include: tuple[str, ...], exclude: tuple[str, ...], level: str | Non
     return Filter(include, exclude, name)
 
 
-def _previous(settings: Settings, names: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
-    """Return name and pid of the worker (or template) of these apps that ended last, of itself if any did."""
+def _last_ended(settings: Settings, names: tuple[str, ...]) -> Event:
+    """Return how the worker (or template) of these apps ended that did so last, of itself if any did."""
     ended: Event | None = None
     for kinds in (("worker_exited", "template_exited"), ("worker_stopped",)):
         found = eventlog.past(settings.home, 1, 0, names, frozenset(kinds))
@@ -178,8 +188,22 @@ def _previous(settings: Settings, names: tuple[str, ...]) -> tuple[tuple[str, ..
     if not settings.json and not settings.quiet:
         words = " ".join(eventlog.words(ended).split())
         render.note(f"{who} {words}, {eventlog.ago(ended.time)}", render.look(sys.stderr, settings.color))
-    pid = ended.data.get("pid")
-    return (who,), pid if isinstance(pid, int) else _last_pid(settings.home, ended)
+    return ended
+
+
+def _births(home: str, names: tuple[str, ...], ended: Event, pid: int) -> tuple[str, str]:
+    """Return when the process that ended was born, and when the next one of its pid was ("" = not known, none).
+
+    In a container pids begin anew with each start. A process may print some time before it is said to be there.
+    """
+    birth = next_birth = ""
+    for event in eventlog.past(home, _BIRTHS, 0, names, frozenset({"worker_starting"})):
+        if event.data.get("pid") == pid and not next_birth:
+            if event.seq < ended.seq:
+                birth = moment.before(event.time, _PRINTS_EARLY)
+            else:
+                next_birth = max(ended.time, moment.before(event.time, _PRINTS_EARLY))
+    return birth, next_birth
 
 
 def _last_pid(home: str, ended: Event) -> int:
