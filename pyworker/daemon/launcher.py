@@ -7,12 +7,13 @@ worse than none. Policy then tries it again like any other worker that died.
 from __future__ import annotations
 
 import errno as errnos
+import functools
 import os
 import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from pyworker.daemon.loop import READ, Loop, Timer
@@ -120,7 +121,7 @@ class Launcher:
                     break  # its end is read in a moment, and the rest goes to another one
                 self._due.popleft()
                 unix_fds.close_all(due.fds)
-                self._loop.call_soon(lambda due=due, number=error.errno or 0: due.failed(number))  # type: ignore[misc]
+                self._give_up([due], error.errno or 0)
                 continue
             self._due.popleft()
             unix_fds.close_all(due.fds)
@@ -178,8 +179,7 @@ class Launcher:
         kill = self._loop.call_later(HANGS, lambda: self._kill(pidfd))
         self._loop.add(pidfd, READ, lambda _: self._reap(pidfd, kill))
         given_up, self._sent = self._sent, {}
-        for due in given_up.values():
-            due.failed(0)
+        self._give_up(given_up.values(), 0)
         if not self._due or self.channel is not None:
             return
         try:
@@ -188,10 +188,15 @@ class Launcher:
             waiting, self._due = self._due, deque()
             for each in waiting:
                 unix_fds.close_all(each.fds)
-                each.failed(error.errno or 0)
+            self._give_up(waiting, error.errno or 0)
             return
         self._look_in(HANGS)
         self._flush()
+
+    def _give_up(self, those: Iterable[_Due], number: int) -> None:
+        """Have each of them told by itself, soon: nothing that one does keeps the others from it."""
+        for due in those:
+            self._loop.call_soon(functools.partial(due.failed, number))
 
     def _kill(self, pidfd: int) -> None:
         process.send_signal(pidfd, signal.SIGKILL)

@@ -232,6 +232,30 @@ def test_what_a_killed_launcher_had_is_given_up_and_the_rest_goes_to_another(
         each.close()
 
 
+def test_who_fails_at_being_told_that_it_is_given_up_keeps_no_other_from_being_told_or_started(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(number: int) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(module, "IDLE", 0.2)
+    launcher = Launcher(loop)
+    lost = Asked(launcher, ("sh", "-c", "echo $$"))
+    ((number, sent),) = launcher._sent.items()
+    launcher._sent[number] = sent._replace(failed=fail)
+    pid = launcher_pid(launcher)
+    os.kill(pid, signal.SIGSTOP)
+    take_little(launcher)
+    asked = [Asked(launcher, ("sh", "-c", "echo $$")) for _ in range(30)]
+    assert launcher.waiting
+    os.kill(pid, signal.SIGKILL)
+    turn_until(loop, lambda: all(each.failed or each.read().endswith(b"\n") for each in asked), "a word on each")
+    reap_orphans(loop, {int(each.read()) for each in [lost, *asked] if each.read()})
+    turn_until(loop, lambda: launcher.channel is None and not launchers(), "the launcher to leave")
+    for each in [lost, *asked]:
+        each.close()
+
+
 def test_a_launcher_that_hangs_is_killed(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HANGS", 0.3)
     monkeypatch.setattr(module, "IDLE", 0.2)
