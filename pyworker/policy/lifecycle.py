@@ -1,7 +1,7 @@
 """The life of one worker: states, what can happen, and the table that says what follows.
 
-Rule 1: a worker's state changes here and nowhere else. Rule 2: every (state, happening) pair has a row; a pair
-that cannot occur is listed as its own state (nothing changes), so that late messages of a dying worker are harmless.
+A worker's state changes here and nowhere else. A pair that cannot occur changes nothing, so that late messages of a
+dying worker are harmless.
 
 The diagram in docs/lifecycle.md is made from TABLE.
 """
@@ -41,38 +41,20 @@ class Happening(enum.Enum):
 
 S, H = State, Happening
 
-TABLE: dict[State, dict[Happening, State]] = {
-    S.STARTING: {
-        H.IS_READY: S.HELD, H.ACCEPTS: S.READY, H.GO: S.STARTING, H.SICK: S.STARTING, H.WELL: S.STARTING,
-        H.DRAIN: S.DRAINING, H.STOP: S.STOPPING, H.KILL: S.KILLED, H.EXIT: S.STOPPED,
-    },
-    S.HELD: {
-        H.IS_READY: S.HELD, H.ACCEPTS: S.READY, H.GO: S.OPENING, H.SICK: S.HELD, H.WELL: S.HELD,
-        H.DRAIN: S.DRAINING, H.STOP: S.STOPPING, H.KILL: S.KILLED, H.EXIT: S.STOPPED,
-    },
-    S.OPENING: {
-        H.IS_READY: S.OPENING, H.ACCEPTS: S.READY, H.GO: S.OPENING, H.SICK: S.OPENING, H.WELL: S.OPENING,
-        H.DRAIN: S.DRAINING, H.STOP: S.STOPPING, H.KILL: S.KILLED, H.EXIT: S.STOPPED,
-    },
-    S.READY: {
-        H.IS_READY: S.READY, H.ACCEPTS: S.READY, H.GO: S.READY, H.SICK: S.UNHEALTHY, H.WELL: S.READY,
-        H.DRAIN: S.DRAINING, H.STOP: S.STOPPING, H.KILL: S.KILLED, H.EXIT: S.STOPPED,
-    },
-    S.UNHEALTHY: {
-        H.IS_READY: S.UNHEALTHY, H.ACCEPTS: S.UNHEALTHY, H.GO: S.UNHEALTHY, H.SICK: S.UNHEALTHY, H.WELL: S.READY,
-        H.DRAIN: S.DRAINING, H.STOP: S.STOPPING, H.KILL: S.KILLED, H.EXIT: S.STOPPED,
-    },
-    S.DRAINING: {
-        H.IS_READY: S.DRAINING, H.ACCEPTS: S.DRAINING, H.GO: S.DRAINING, H.SICK: S.DRAINING, H.WELL: S.DRAINING,
-        H.DRAIN: S.DRAINING, H.STOP: S.STOPPING, H.KILL: S.KILLED, H.EXIT: S.STOPPED,
-    },
-    S.STOPPING: {
-        H.IS_READY: S.STOPPING, H.ACCEPTS: S.STOPPING, H.GO: S.STOPPING, H.SICK: S.STOPPING, H.WELL: S.STOPPING,
-        H.DRAIN: S.STOPPING, H.STOP: S.STOPPING, H.KILL: S.KILLED, H.EXIT: S.STOPPED,
-    },
-    S.KILLED: dict.fromkeys(H, S.KILLED) | {H.EXIT: S.STOPPED},
-    S.STOPPED: dict.fromkeys(H, S.STOPPED),
-}  # fmt: skip
+_LEAVES = {H.DRAIN: S.DRAINING, H.STOP: S.STOPPING, H.KILL: S.KILLED, H.EXIT: S.STOPPED}
+# what takes a worker to another state; whatever else happens leaves it in the one that it is in
+_CHANGES: dict[State, dict[Happening, State]] = {
+    S.STARTING: {H.IS_READY: S.HELD, H.ACCEPTS: S.READY, **_LEAVES},
+    S.HELD: {H.ACCEPTS: S.READY, H.GO: S.OPENING, **_LEAVES},
+    S.OPENING: {H.ACCEPTS: S.READY, **_LEAVES},
+    S.READY: {H.SICK: S.UNHEALTHY, **_LEAVES},
+    S.UNHEALTHY: {H.WELL: S.READY, **_LEAVES},
+    S.DRAINING: {H.STOP: S.STOPPING, H.KILL: S.KILLED, H.EXIT: S.STOPPED},
+    S.STOPPING: {H.KILL: S.KILLED, H.EXIT: S.STOPPED},
+    S.KILLED: {H.EXIT: S.STOPPED},
+    S.STOPPED: {},
+}
+TABLE = {state: dict.fromkeys(H, state) | changes for state, changes in _CHANGES.items()}
 
 ALIVE = frozenset(State) - {S.STOPPED}
 UNTOUCHED = frozenset({S.STARTING, S.HELD, S.OPENING, S.READY, S.UNHEALTHY})  # nobody has told it to leave
