@@ -18,7 +18,9 @@ Apply = Callable[[Imported, Any, str], None]
 
 
 # ---- small translators -----------------------------------------------------------------------------
-def _to(key: str) -> Apply:
+def to(key: str) -> Apply:
+    """Write a text as it is, unless there is a variable in it."""
+
     def apply(app: Imported, value: Any, source: str) -> None:
         value = at_home(value) if isinstance(value, str) else value
         if not isinstance(value, str) or "$" in value:
@@ -29,7 +31,9 @@ def _to(key: str) -> Apply:
     return apply
 
 
-def _time(key: str, reason: str = "") -> Apply:
+def time(key: str, reason: str = "") -> Apply:
+    """Write a number of seconds; `reason`: why to look at it."""
+
     def apply(app: Imported, value: Any, source: str) -> None:
         number = _number(value)
         if number is None:
@@ -42,7 +46,9 @@ def _time(key: str, reason: str = "") -> Apply:
     return apply
 
 
-def _count(key: str) -> Apply:
+def count(key: str) -> Apply:
+    """Write a number; 0 is what is not limited, or the default."""
+
     def apply(app: Imported, value: Any, source: str) -> None:
         number = _number(value)
         if number is None:
@@ -63,10 +69,6 @@ class Dropped:
 
     def __call__(self, app: Imported, value: Any, source: str) -> None:
         app.drop(source, self._reason)
-
-
-def _drop(reason: str) -> Apply:
-    return Dropped(reason)
 
 
 def _same(app: Imported, value: Any, source: str) -> None:
@@ -115,14 +117,14 @@ def _bind(app: Imported, value: Any, source: str) -> None:
     addresses(app, [str(v) for v in value] if isinstance(value, list | tuple) else str(value).split(","), source)
 
 
-def _workers(app: Imported, value: Any, source: str) -> None:
+def workers(app: Imported, value: Any, source: str) -> None:
     if value == "auto":
         app.set("workers", "auto", source)
     elif re.match(r"\$\{?WEB_CONCURRENCY\b", str(value)):
         app.done(source)
         app.look(source, CONCURRENCY.format(value))
     else:
-        _count("workers")(app, value, source)
+        count("workers")(app, value, source)
 
 
 def _worker_class(app: Imported, value: Any, source: str) -> None:
@@ -254,15 +256,15 @@ _TLS = ("ssl_version", "ciphers", "cert_reqs", "suppress_ragged_eofs", "do_hands
 
 GUNICORN: dict[str, Apply] = {
     "bind": _bind,
-    "workers": _workers,
+    "workers": workers,
     "worker_class": _worker_class,
-    "threads": _count("threads"),
-    "timeout": _time("limits.request_timeout", _TIMEOUT),
-    "graceful_timeout": _time("stop.drain_timeout"),
-    "keepalive": _time("http.keepalive_timeout"),
-    "max_requests": _count("limits.max_requests"),
-    "max_requests_jitter": _count("limits.max_requests_jitter"),
-    "chdir": _to("cwd"),
+    "threads": count("threads"),
+    "timeout": time("limits.request_timeout", _TIMEOUT),
+    "graceful_timeout": time("stop.drain_timeout"),
+    "keepalive": time("http.keepalive_timeout"),
+    "max_requests": count("limits.max_requests"),
+    "max_requests_jitter": count("limits.max_requests_jitter"),
+    "chdir": to("cwd"),
     "user": lambda app, v, s: app.set("user", str(v), s),
     "group": lambda app, v, s: app.set("group", str(v), s),
     "umask": _umask,
@@ -271,47 +273,47 @@ GUNICORN: dict[str, Apply] = {
     "reload": _reload,
     "accesslog": _access_log,
     "wsgi_app": _wsgi_app,
-    "backlog": _count("backlog"),
-    "certfile": _to("tls.cert"),
-    "keyfile": _to("tls.key"),
-    "ca_certs": _to("tls.ca"),
+    "backlog": count("backlog"),
+    "certfile": to("tls.cert"),
+    "keyfile": to("tls.key"),
+    "ca_certs": to("tls.ca"),
     "forwarded_allow_ips": _names("http.forwarded_allow_ips"),
     "pythonpath": lambda app, v, s: app.set("env.PYTHONPATH", str(v).replace(",", ":"), s),
-    "errorlog": _drop("what the app prints is in its log: pyworker logs"),
-    "loglevel": _drop("the level is the app's own business"),
-    "access_log_format": _drop('http.access_log = "json" has every field'),
-    "pidfile": _drop("pyworker ps knows the pids"),
-    "daemon": _drop(_OWN_WAY),
+    "errorlog": Dropped("what the app prints is in its log: pyworker logs"),
+    "loglevel": Dropped("the level is the app's own business"),
+    "access_log_format": Dropped('http.access_log = "json" has every field'),
+    "pidfile": Dropped("pyworker ps knows the pids"),
+    "daemon": Dropped(_OWN_WAY),
     "proc_name": _name,
-    "worker_tmp_dir": _drop("no heartbeat files are used"),
-    "worker_connections": _drop("asgi workers take what the system allows"),
-    "reuse_port": _drop("workers share one socket and take turns"),
-    **dict.fromkeys(("statsd_host", "statsd_prefix", "dogstatsd_tags"), _drop("pyworker metrics is for Prometheus")),
+    "worker_tmp_dir": Dropped("no heartbeat files are used"),
+    "worker_connections": Dropped("asgi workers take what the system allows"),
+    "reuse_port": Dropped("workers share one socket and take turns"),
+    **dict.fromkeys(("statsd_host", "statsd_prefix", "dogstatsd_tags"), Dropped("pyworker metrics is for Prometheus")),
     **dict.fromkeys(
-        ("logconfig", "logconfig_dict", "logger_class", "logconfig_json"), _drop("configure logging in the app")
+        ("logconfig", "logconfig_dict", "logger_class", "logconfig_json"), Dropped("configure logging in the app")
     ),
-    "secure_scheme_headers": _drop("X-Forwarded-Proto of a trusted proxy counts: http.forwarded_allow_ips"),
+    "secure_scheme_headers": Dropped("X-Forwarded-Proto of a trusted proxy counts: http.forwarded_allow_ips"),
     **dict.fromkeys(
         ("limit_request_line", "limit_request_fields", "limit_request_field_size"),
-        _drop("http.max_header_size bounds the whole header"),
+        Dropped("http.max_header_size bounds the whole header"),
     ),
-    "reload_extra_files": _drop("watch.include names the files that count"),
+    "reload_extra_files": Dropped("watch.include names the files that count"),
     **dict.fromkeys(
         ("syslog", "syslog_addr", "syslog_prefix", "syslog_facility"),
-        _drop("logs.journald, or what the app's own logging does"),
+        Dropped("logs.journald, or what the app's own logging does"),
     ),
-    "default_proc_name": _drop("processes are named after the app"),
-    "tmp_upload_dir": _drop("TMPDIR in env is what Python takes"),
+    "default_proc_name": Dropped("processes are named after the app"),
+    "tmp_upload_dir": Dropped("TMPDIR in env is what Python takes"),
     "proxy_protocol": _proxy_protocol,
-    "proxy_allow_ips": _drop("PROXY headers are not read"),
-    "forwarder_headers": _drop("X-Forwarded-* of a trusted proxy count: http.forwarded_allow_ips"),
+    "proxy_allow_ips": Dropped("PROXY headers are not read"),
+    "forwarder_headers": Dropped("X-Forwarded-* of a trusted proxy count: http.forwarded_allow_ips"),
     "paste": lambda app, v, s: app.look(s, "PasteDeploy files are not read: target names a module that loads it"),
-    "root_path": _to("http.root_path"),
+    "root_path": to("http.root_path"),
     "asgi_loop": lambda app, v, s: _loop(app, v, s),
     "protocol": lambda app, v, s: app.done(s) if v == "http" else app.look(s, f"{v}: HTTP is all that is spoken here"),
-    **dict.fromkeys(_DIRTY, _drop("what is not for a request's worker is an app of its own here")),
-    **dict.fromkeys(_UNMATCHED, _drop("nothing here matches it")),
-    **dict.fromkeys(_TLS, _drop("the TLS of Python's defaults is what is spoken")),
+    **dict.fromkeys(_DIRTY, Dropped("what is not for a request's worker is an app of its own here")),
+    **dict.fromkeys(_UNMATCHED, Dropped("nothing here matches it")),
+    **dict.fromkeys(_TLS, Dropped("the TLS of Python's defaults is what is spoken")),
     "config": _config,
     **dict.fromkeys(_HOOKS, lambda app, v, s: app.look(s, _INSTEAD.get(s, _HOOK))),
 }
@@ -344,7 +346,7 @@ _SAME_OF_UVICORN = (
     "proxy_headers", "no_access_log", "no_use_colors", "lifespan", "http", "ws", "no_server_header", "date_header",
 )  # fmt: skip
 UVICORN: dict[str, Apply] = {
-    "workers": _workers,
+    "workers": workers,
     "reload": _reload,
     "reload_dir": lambda app, v, s: _watch(app, "paths", v, s),
     "reload_include": lambda app, v, s: _watch(app, "include", ["*.py", *v], s),
@@ -352,25 +354,25 @@ UVICORN: dict[str, Apply] = {
     "factory": lambda app, v, s: app.set("factory", True, s) if v else app.done(s),
     "interface": _interface,
     "loop": _loop,
-    "env_file": _to("env_file"),
-    "root_path": _to("http.root_path"),
+    "env_file": to("env_file"),
+    "root_path": to("http.root_path"),
     **dict.fromkeys(_SAME_OF_UVICORN, _same),
     "forwarded_allow_ips": _names("http.forwarded_allow_ips"),
-    "timeout_keep_alive": _time("http.keepalive_timeout"),
-    "timeout_graceful_shutdown": _time("stop.drain_timeout"),
-    "limit_max_requests": _count("limits.max_requests"),
-    "limit_max_requests_jitter": _count("limits.max_requests_jitter"),
-    "limit_concurrency": _drop("there is no limit of this kind here"),
-    "backlog": _count("backlog"),
-    "ssl_certfile": _to("tls.cert"),
-    "ssl_keyfile": _to("tls.key"),
-    "ssl_ca_certs": _to("tls.ca"),
-    "app_dir": _to("cwd"),
+    "timeout_keep_alive": time("http.keepalive_timeout"),
+    "timeout_graceful_shutdown": time("stop.drain_timeout"),
+    "limit_max_requests": count("limits.max_requests"),
+    "limit_max_requests_jitter": count("limits.max_requests_jitter"),
+    "limit_concurrency": Dropped("there is no limit of this kind here"),
+    "backlog": count("backlog"),
+    "ssl_certfile": to("tls.cert"),
+    "ssl_keyfile": to("tls.key"),
+    "ssl_ca_certs": to("tls.ca"),
+    "app_dir": to("cwd"),
     "access_log": _access_log,
-    "log_level": _drop("the level is the app's own business"),
-    "log_config": _drop("configure logging in the app"),
-    "use_colors": _drop("colours are the terminal's business"),
-    "fd": _drop("pyworker opens the socket: bind"),
+    "log_level": Dropped("the level is the app's own business"),
+    "log_config": Dropped("configure logging in the app"),
+    "use_colors": Dropped("colours are the terminal's business"),
+    "fd": Dropped("pyworker opens the socket: bind"),
     "server_header": lambda app, v, s: app.set("http.server_header", True, s),
 }
 

@@ -18,11 +18,11 @@ from pyworker.importers.result import (
     Note,
     Result,
     at_home,
-    seconds,
     separate,
     unique,
     whole,
 )
+from pyworker.importers.servers import time
 from pyworker.record import record
 
 _ENV = re.compile(r"%\(ENV_([A-Za-z0-9_]+)\)s")
@@ -243,15 +243,13 @@ def _environment(app: Imported, value: str, source: str) -> None:
             app.variable(name.strip(), text.strip(), source)
 
 
-def _number(key: str, unit: str = "", zero: str = "") -> Callable[[Imported, str, str], None]:
+def _number(key: str, zero: str = "") -> Callable[[Imported, str, str], None]:
     """`zero`: what is to be said of 0, where it does not mean what it means here."""
 
     def apply(app: Imported, value: str, source: str) -> None:
         number = whole(value)
         if number is None:
             app.look(source, f"{value!r} is not a number: set {key}")
-        elif unit:
-            app.set(key, seconds(number), source)
         elif number == 0 and zero:
             app.look(source, zero)
         else:
@@ -346,13 +344,13 @@ _PROGRAM: dict[str, Callable[[Imported, str, str], None]] = {
     "numprocs": _numprocs,
     "autostart": _autostart,
     "autorestart": _autorestart,
-    "startsecs": _number("restart.min_uptime", "s"),
+    "startsecs": time("restart.min_uptime"),
     "startretries": _number(
         "restart.max_restarts", zero='no try after a start that failed: the nearest here is restart.policy = "never"'
     ),
     "exitcodes": lambda app, value, source: app.done(source),  # they count where autorestart = unexpected
     "stopsignal": _signal,
-    "stopwaitsecs": _number("stop.kill_timeout", "s"),
+    "stopwaitsecs": time("stop.kill_timeout"),
     "umask": lambda app, value, source: app.set("umask", value, source),
     "stdout_logfile": _log,
     "stderr_logfile": _log,

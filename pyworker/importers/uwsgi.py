@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 
 from pyworker.config.check import clean_name
-from pyworker.importers.result import ENVIRONMENT, CannotImport, Imported, Result, at_home, seconds, whole
-from pyworker.importers.servers import addresses
+from pyworker.importers.result import ENVIRONMENT, CannotImport, Imported, Result, whole
+from pyworker.importers.servers import addresses, count, time, to, workers
 
 _LINE = re.compile(r"([\w.-]+)\s*(?:=\s*(.*))?\Z")
 _VARIABLE = re.compile(r"%(?:\(([\w.-]+)\)|([A-Za-z%]))")
@@ -39,6 +39,9 @@ _DROPPED = {
     "https": "bind, with cert and key in [app.tls]",
     "post-buffering": "bodies are streamed to the app",
     "harakiri-verbose": "the stacks of a request that takes too long are always logged",
+    **dict.fromkeys(
+        ("touch-reload", "touch-chain-reload"), "a deploy says pyworker reload NAME, which waits and says how it went"
+    ),
     "emperor": "one daemon runs many apps: pyworker start each file",
 }
 _LOOK = {
@@ -71,13 +74,10 @@ def read(text: str, name: str = "web", folder: str = ".", stem: str = "uwsgi") -
     used: set[str] = set()
     settings: list[tuple[str, str]] = []
     for key, raw in pairs:
+        raw = "auto" if raw == "%k" else raw  # the number of CPUs
         found = _VARIABLE.findall(raw)
         used.update(name.replace("_", "-") for name, _ in found)
-        if (
-            key.replace("_", "-") in _SETTINGS
-            and raw != "%k"
-            and any(n not in values if n else m not in magic for n, m in found)
-        ):
+        if key.replace("_", "-") in _SETTINGS and any(n not in values if n else m not in magic for n, m in found):
             app.look(key, f"was {raw}: write what that is")
             continue
         value = _VARIABLE.sub(lambda m: values.get(m[1], m[0]) if m[1] else magic.get(m[2], m[0]), raw)
@@ -162,49 +162,12 @@ def _target(app: Imported, settings: dict[str, str]) -> None:
         app.done("callable")
 
 
-def _number(key: str) -> Callable[[Imported, str, str], None]:
-    def apply(app: Imported, value: str, source: str) -> None:
-        number = whole(value)
-        if number is None:
-            if value in ("%k", "auto") and key == "workers":
-                app.set(key, "auto", source)
-            else:
-                app.look(source, f"{value!r} is not a number: set {key}")
-        elif number > 0:
-            app.set(key, number, source)
-        else:
-            app.done(source)
-
-    return apply
-
-
-def _time(key: str) -> Callable[[Imported, str, str], None]:
-    def apply(app: Imported, value: str, source: str) -> None:
-        if (number := whole(value)) is not None:
-            app.set(key, seconds(number), source)
-        else:
-            app.look(source, f"{value!r} is not a number: set {key}")
-
-    return apply
-
-
 def _size(key: str, unit: str) -> Callable[[Imported, str, str], None]:
     def apply(app: Imported, value: str, source: str) -> None:
         if number := whole(value):
             app.set(key, f"{number}{unit}", source)
         else:
             app.look(source, f"{value!r}: set {key}")
-
-    return apply
-
-
-def _text(key: str) -> Callable[[Imported, str, str], None]:
-    def apply(app: Imported, value: str, source: str) -> None:
-        value = at_home(value)
-        if "${" in value:
-            app.look(source, f"was {value}: write it into {key}")
-        else:
-            app.set(key, value, source)
 
     return apply
 
@@ -226,14 +189,9 @@ def _env(app: Imported, value: str, source: str) -> None:
     app.variable(name.strip(), text.strip(), source)
 
 
-def _harakiri(app: Imported, value: str, source: str) -> None:
-    _time("limits.request_timeout")(app, value, source)
-    app.look(source, "the worker is replaced with its stacks logged; the others go on")
-
-
 def _python_path(app: Imported, value: str, source: str) -> None:
     before = app.table.get("env", {}).get("PYTHONPATH")
-    _text("env.PYTHONPATH")(app, value if before is None else f"{before}:{value}", source)
+    to("env.PYTHONPATH")(app, value if before is None else f"{before}:{value}", source)
 
 
 def _watch(app: Imported, value: str, source: str) -> None:
@@ -242,10 +200,6 @@ def _watch(app: Imported, value: str, source: str) -> None:
         return
     app.set("watch", True, source)
     app.look(source, "watch = true is for development: take it out of what runs in production")
-
-
-def _touch(app: Imported, value: str, source: str) -> None:
-    app.drop(source, "a deploy says pyworker reload NAME, which waits and says how it went")
 
 
 def _lazy(app: Imported, value: str, source: str) -> None:
@@ -269,36 +223,34 @@ _SETTINGS: dict[str, Callable[[Imported, str, str], None]] = {
     "http11-socket": _http,
     "socket": _socket,
     "uwsgi-socket": _socket,
-    "processes": _number("workers"),
-    "workers": _number("workers"),
-    "threads": _number("threads"),
-    "listen": _number("backlog"),
-    "chdir": lambda app, value, source: _text("cwd")(app, value.rstrip("/") or "/", source),
-    "virtualenv": _text("python"),
-    "venv": _text("python"),
-    "home": _text("python"),
-    "pyhome": _text("python"),
-    "uid": _text("user"),
-    "gid": _text("group"),
-    "umask": _text("umask"),
+    "processes": workers,
+    "workers": workers,
+    "threads": count("threads"),
+    "listen": count("backlog"),
+    "chdir": lambda app, value, source: to("cwd")(app, value.rstrip("/") or "/", source),
+    "virtualenv": to("python"),
+    "venv": to("python"),
+    "home": to("python"),
+    "pyhome": to("python"),
+    "uid": to("user"),
+    "gid": to("group"),
+    "umask": to("umask"),
     "env": _env,
     "pythonpath": _python_path,
     "python-path": _python_path,
     "pp": _python_path,
-    "max-requests": _number("limits.max_requests"),
-    "max-requests-delta": _number("limits.max_requests_jitter"),
+    "max-requests": count("limits.max_requests"),
+    "max-requests-delta": count("limits.max_requests_jitter"),
     "reload-on-rss": _size("limits.memory", "MB"),
     "evil-reload-on-rss": _size("limits.memory", "MB"),
     "limit-post": _size("http.max_body_size", "B"),
     "buffer-size": _size("http.max_header_size", "B"),
-    "max-worker-lifetime": _time("limits.max_age"),
-    "worker-reload-mercy": _time("stop.drain_timeout"),
-    "reload-mercy": _time("stop.drain_timeout"),
-    "harakiri": _harakiri,
+    "max-worker-lifetime": time("limits.max_age"),
+    "worker-reload-mercy": time("stop.drain_timeout"),
+    "reload-mercy": time("stop.drain_timeout"),
+    "harakiri": time("limits.request_timeout", "the worker is replaced with its stacks logged; the others go on"),
     "py-autoreload": _watch,
     "python-autoreload": _watch,
-    "touch-reload": _touch,
-    "touch-chain-reload": _touch,
     "lazy-apps": _lazy,
     "daemonize": _log,
     "daemonize2": _log,
