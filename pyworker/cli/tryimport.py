@@ -87,20 +87,14 @@ def _empty_state(uid: int | None) -> Iterator[str]:
 
 
 def _try(app: AppConfig, file: str, profile: str, resolved: ResolvedApp, state: str) -> list[Problem]:
-    env = {**resolved.env, "PYWORKER_APP": app.name, "PYTHONDONTWRITEBYTECODE": "1"} | (
-        {ENV_STATE: state} if state else {}
-    )
+    env = {**resolved.env, "PYWORKER_APP": app.name, "PYTHONDONTWRITEBYTECODE": "1"}
+    if state:
+        env[ENV_STATE] = state
     ours = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     # no pipe: what the import has started may hold its end
     answer = os.memfd_create("pyworker-answer", os.MFD_CLOEXEC)
-    words = [
-        ours,
-        str(answer),
-        app.target or "",
-        "1" if app.factory else "0",
-        app.interface,
-        "1" if resolved.state else "",
-    ]
+    flags = ("1" if app.factory else "0", app.interface, "1" if resolved.state else "")
+    words = [ours, str(answer), app.target or "", *flags]
 
     def become() -> None:
         os.umask(resolved.config.file_umask)
@@ -114,11 +108,9 @@ def _try(app: AppConfig, file: str, profile: str, resolved: ResolvedApp, state: 
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=become,
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError) as error:
-            why = (
-                error.strerror
-                if isinstance(error, OSError)
-                else f"its rights cannot be those of {app.user or app.group}"
-            )
+            why = f"its rights cannot be those of {app.user or app.group}"
+            if isinstance(error, OSError):
+                why = str(error.strerror)
             return [_problem(app, file, profile, f"cannot run {resolved.python}: {why}", "")]
         assert child.stdout is not None
         shown = threading.Thread(target=_show, args=(child.stdout,), daemon=True)

@@ -166,12 +166,9 @@ def _profile(raw: dict[str, Any], at: Path, report: Report, wanted: str) -> _Ove
             chosen = _Over(parts["app"], apps, parts["defaults"])
     if wanted and wanted not in profiles:
         meant = nearest(wanted, list(profiles))
-        known = (
-            "it has: " + ", ".join(profiles)
-            if profiles
-            else f"it would be [{dotted((*at, 'profiles', wanted, 'app'))}]"
-        )
-        hint = f"did you mean `{meant}`?" if meant else known
+        hint = f"did you mean `{meant}`?" if meant else "it has: " + ", ".join(profiles)
+        if not profiles:
+            hint = f"it would be [{dotted((*at, 'profiles', wanted, 'app'))}]"
         message = f"{os.path.basename(report.file)} has no profile {shown(wanted)}"
         report.problems.append(Problem(message, hint, file=report.file, code="no_such_profile"))
     return chosen
@@ -181,11 +178,9 @@ def _table(raw: dict[str, Any], name: str, at: Path, report: Report) -> dict[str
     value = raw.get(name)
     if value is None or isinstance(value, dict):
         return value
-    hint = (
-        "one pair of brackets: [app]; several apps are [apps.NAME]"
-        if isinstance(value, list)
-        else f"write [{dotted((*at, name))}]"
-    )
+    hint = f"write [{dotted((*at, name))}]"
+    if isinstance(value, list):
+        hint = "one pair of brackets: [app]; several apps are [apps.NAME]"
     report.add((*at, name), f"`{dotted((*at, name))}` must be a table, not {shown(value)}", hint)
     return None
 

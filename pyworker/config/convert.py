@@ -177,11 +177,9 @@ def _table(cls: type, name: str, value: Any, path: Path, report: Report, result:
             form += f', or {name} = "{SHORT_WORDS.get(name, ("…",))[0]}" for its {SHORT_FORMS[name]}'
         hint = 'did you mean "never"?' if name == "restart" and value is False else f"write {form}"
         if name == "logs" and isinstance(value, str):
-            hint = (
-                "write logs.journald = true"
-                if value == "journald"
-                else f'a file: logs.file = {shown(value)}; the stdout of `pyworker run`: logs = "{INHERIT}"'
-            )
+            hint = f'a file: logs.file = {shown(value)}; the stdout of `pyworker run`: logs = "{INHERIT}"'
+            if value == "journald":
+                hint = "write logs.journald = true"
         report.add(path, f"`{dotted(path)}` must be a table, not {shown(value)}", hint)
 
 
@@ -291,11 +289,9 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
             raise _Wrong(f"cannot be split: {str(error).lower()}", "close the quotes, or write a list") from None
         if found := _FOR_A_SHELL.search(_QUOTED.sub("_", value)):
             its = found.group()
-            run = (
-                "sh -c '… exec the last program …', so that this one gets the stop signal"
-                if name == "command"
-                else "sh -c '…'"
-            )
+            run = "sh -c '…'"
+            if name == "command":
+                run = "sh -c '… exec the last program …', so that this one gets the stop signal"
             message = f"has {its} in it, and no shell runs it: the program would get it as an argument"
             raise _Wrong(message, f"for a shell: {run}; as an argument: in quotes, '{its}'")
         return words
@@ -351,13 +347,7 @@ def expected(hint: Any, option: Option) -> str:
         return "text"
     if origin is typing.Literal:
         choices = [shown(c) for c in typing.get_args(hint)]
-        return (
-            choices[0]
-            if len(choices) == 1
-            else " or ".join(choices)
-            if len(choices) == 2
-            else "one of " + ", ".join(choices)
-        )
+        return " or ".join(choices) if len(choices) <= 2 else "one of " + ", ".join(choices)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(expected(o, option) for o in typing.get_args(hint) if o is not type(None))
     return option.help
@@ -366,12 +356,9 @@ def expected(hint: Any, option: Option) -> str:
 def _hint_for(name: str, hint: Any, option: Option, value: Any) -> str:
     choices = [c for c in typing.get_args(hint) if isinstance(c, str)]
     if name == "workers":
-        numeral = isinstance(value, str) and value.strip().isdecimal()
-        return (
-            f"a number has no quotes: workers = {value.strip()}"
-            if numeral
-            else '"auto" means one worker per usable CPU'
-        )
+        if not (isinstance(value, str) and value.strip().isdecimal()):
+            return '"auto" means one worker per usable CPU'
+        return f"a number has no quotes: workers = {value.strip()}"
     if name == "umask":  # not the number: 0o22 in the file is 18 here
         return 'octal digits in quotes, for example: umask = "0022"'
     if name == "policy" and value in ("no", "off", "none", False):

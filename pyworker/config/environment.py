@@ -19,9 +19,8 @@ from pyworker.config.interpolate import MAX_STRING, InterpolationError, expand_d
 from pyworker.errors import WANTING, Hinted
 
 MAX_ENV_FILE = 1024 * 1024
-MAX_ALL = (
-    6 * 1024 * 1024
-)  # characters of all variables: no kernel takes more bytes (three quarters of 8 MiB, execve(2))
+# characters of all variables: no kernel takes more bytes (three quarters of 8 MiB, execve(2))
+MAX_ALL = 6 * 1024 * 1024
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _BASE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")

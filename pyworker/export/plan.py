@@ -36,15 +36,13 @@ class Options:
     per_worker: bool = False  # systemd: a socket and a template unit
     pyworker: str = "/usr/local/bin/pyworker"  # systemd: the command
     profile: str = ""
-    autoscale: str = (
-        "cpu"  # kubernetes: "in-flight" is pyworker's own metric through an adapter; "none" is no autoscaler
-    )
+    # kubernetes: "in-flight" is pyworker's own metric through an adapter; "none" is no autoscaler
+    autoscale: str = "cpu"
     several: bool = True  # the file has several apps: which one is meant must be said
     every: tuple[AppConfig, ...] = ()  # app of the file, also those that are not exported
     named: bool = True  # the file says the app's name; else it is that of the folder, which is another one in an image
-    requirements: str = (
-        "requirements.txt"  # docker: the file of the folder that names what the app needs; "" = there is none
-    )
+    # docker: the file of the folder that names what the app needs; "" = there is none
+    requirements: str = "requirements.txt"
 
 
 @record
@@ -62,9 +60,7 @@ class Plan:
     memory: int | None  # bytes of one replica
     needed: tuple[str, ...]  # variables that must come from outside
     defaults: dict[str, str]  # variables that may: ${NAME:-default}
-    files: dict[
-        str, str
-    ]  # files that must come from outside: where the app looks for each, and its path beside the config
+    files: dict[str, str]  # that must come from outside: where the app looks for each, and its path beside the config
     once: tuple[str, ...]  # the command that runs a job once, for an engine that keeps its times
     lost: tuple[str, ...] = field(default=())  # what could not be carried over
 

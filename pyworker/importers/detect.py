@@ -31,6 +31,7 @@ _FRAMEWORK_RANK = (
     "Bokeh",
 )  # fmt: skip
 _SKIPPED = {"tests", "test", "docs", "examples", "migrations", "node_modules", "site-packages", "build", "dist"}
+_OF_ASGI, _OF_WSGI = ["scope", "receive", "send"], ["environ", "start_response"]
 _OF_A_SHELL = frozenset("&|;<>$`")
 _NODE_NAMES = ("server.js", "index.js", "app.js", "main.js")
 _MAIN_NAMES = ("main", "app", "asgi", "wsgi", "server", "run", "__main__", "streamlit_app", "Home")
@@ -157,13 +158,9 @@ def _in_module(path: str, tree: ast.Module, place: tuple[str, str]) -> list[Foun
                     found.append(
                         Found(kind[0], path, node.lineno, f"{module}:{name}", factory=True, interface=kind[1], cwd=cwd)
                     )
-            case ast.AsyncFunctionDef(name=name, args=args) if [a.arg for a in args.args] == [
-                "scope",
-                "receive",
-                "send",
-            ]:
+            case ast.AsyncFunctionDef(name=name, args=args) if [a.arg for a in args.args] == _OF_ASGI:
                 found.append(Found("an ASGI app", path, node.lineno, f"{module}:{name}", interface="asgi", cwd=cwd))
-            case ast.FunctionDef(name=name, args=args) if [a.arg for a in args.args] == ["environ", "start_response"]:
+            case ast.FunctionDef(name=name, args=args) if [a.arg for a in args.args] == _OF_WSGI:
                 found.append(Found("a WSGI app", path, node.lineno, f"{module}:{name}", interface="wsgi", cwd=cwd))
             case ast.If(test=test) if "__name__" in ast.unparse(test) and "__main__" in ast.unparse(test):
                 has_main = True
@@ -260,6 +257,6 @@ def _needs_arguments(node: ast.FunctionDef) -> bool:
 
 
 def _last(function: ast.expr) -> str:
-    return (
-        function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
-    )
+    if isinstance(function, ast.Attribute):
+        return function.attr
+    return function.id if isinstance(function, ast.Name) else ""

@@ -106,11 +106,9 @@ def addresses(app: Imported, values: list[str], source: str) -> None:
 def _without(value: str, variable: str) -> str:
     """Return what to say of an address that had a port of its own for a day without $PORT."""
     own = _DEFAULTED.match(variable)
-    return (
-        f'; without it on port 8000, not {own[2]}: bind = "{value.replace(variable, own[2])}"'
-        if own and own[2] != "8000"
-        else ""
-    )
+    if own is None or own[2] == "8000":
+        return ""
+    return f'; without it on port 8000, not {own[2]}: bind = "{value.replace(variable, own[2])}"'
 
 
 def _bind(app: Imported, value: Any, source: str) -> None:

@@ -297,11 +297,9 @@ def _events(model: Model, how: Look, rows: int) -> list[str]:
 
 def _key(name: str, how: Look) -> str:
     """Return the name of a key as this terminal can show it."""
-    return (
-        name.replace("⏎", "enter").replace("↑", "^").replace("↓", "v").replace("←", "<").replace("→", ">")
-        if how.ascii
-        else name
-    )
+    if not how.ascii:
+        return name
+    return name.replace("⏎", "enter").replace("↑", "^").replace("↓", "v").replace("←", "<").replace("→", ">")
 
 
 def _help(how: Look) -> list[str]:
