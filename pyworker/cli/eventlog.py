@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
+from pyworker.cli.lines import last_first
 from pyworker.cli.render import Look, clean, line, pad, paint, plain, wrap
 from pyworker.protocol.events import Event, sentence
 from pyworker.protocol.names import EVENTS_FILE
 
-_BLOCK = 1024 * 1024
 _INDENT = 10  # of what did not fit on an event's line
 _STYLES = {"failed": "red", "exited": "red", "refused": "red", "backoff": "yellow", "unhealthy": "yellow"}
 
@@ -61,7 +60,7 @@ def past(
     """
     found: list[Event] = []
     for path in _files(os.path.join(home, EVENTS_FILE)):
-        for raw in _lines_backwards(path):
+        for raw in last_first(path):
             try:
                 event = parse(json.loads(raw))
             except (ValueError, RecursionError):
@@ -82,29 +81,6 @@ def _files(path: str) -> list[str]:
     while os.path.exists(f"{path}.{len(found)}"):
         found.append(f"{path}.{len(found)}")
     return found
-
-
-def _lines_backwards(path: str) -> Iterator[bytes]:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    try:
-        at = os.fstat(fd).st_size
-        rest = b""
-        while at > 0:
-            size = min(_BLOCK, at)
-            at -= size
-            try:
-                block = os.pread(fd, size, at) + rest
-            except IsADirectoryError:  # as without a file
-                return
-            rest, *lines = block.split(b"\n")
-            yield from (text for text in reversed(lines) if text)
-        if rest:
-            yield rest
-    finally:
-        os.close(fd)
 
 
 def words(event: Event) -> str:

@@ -10,11 +10,11 @@ import gzip
 import itertools
 import os
 import re
-import stat
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
+from pyworker.cli.lines import LONGEST, backwards, last_first, open_file
 from pyworker.protocol.inherited import APP_NAME
 from pyworker.protocol.names import DAEMON_LOG, LOGS_DIR, ROTATED
 
@@ -22,7 +22,6 @@ _BLOCK = 256 * 1024
 _TURN = 4 * 1024 * 1024  # bytes that a follower takes at a time
 _TURN_LINES = 50_000  # lines of a compressed file that it takes at a time
 _A_ROTATION = 0.05  # seconds, more than one takes to give all files their new names
-_LONGEST = 1024 * 1024  # a line that is longer (not one of the logger's) is cut into such pieces
 
 
 def find(home: str) -> dict[str, str]:
@@ -54,7 +53,7 @@ class Log:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._fd = _open(path)
+        self._fd = open_file(path)
         self._at = 0  # where `more` goes on
         self._before: list[str] = []
         if self._fd is not None:
@@ -68,7 +67,6 @@ class Log:
         self._unpacked: Iterator[bytes] = iter(())
 
     def close(self) -> None:
-        """Close the file."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -77,15 +75,12 @@ class Log:
     def backwards(self) -> Iterator[bytes]:
         """Yield the lines that were there when the log was opened, the newest first, older files too."""
         if self._fd is not None:
-            yield from _backwards(self._fd, self._end)
+            yield from backwards(self._fd, self._end)
         for path in self._before:
             if path.endswith(".gz"):
                 yield from reversed(list(_forwards(path)))
-            elif (fd := _open(path)) is not None:
-                try:
-                    yield from _backwards(fd, os.fstat(fd).st_size)
-                finally:
-                    os.close(fd)
+            else:
+                yield from last_first(path)
 
     def forwards(self, since: float) -> Iterator[bytes]:
         """Yield these lines oldest first, without files last written before `since` (seconds of the epoch)."""
@@ -127,14 +122,14 @@ class Log:
 
     def _lines(self, data: bytes) -> list[bytes]:
         *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > _LONGEST:
+        if len(self._rest) > LONGEST:
             lines.append(self._rest)
             self._rest = b""
         return lines
 
     def _read(self) -> bytes:
         if self._fd is None:
-            self._fd = _open(self.path)
+            self._fd = open_file(self.path)
             if self._fd is None:
                 return b""
         data = os.pread(self._fd, _TURN, self._at)
@@ -176,25 +171,13 @@ class Log:
         # the rotation that removed ours has moved all others; one after it has removed the file that came next
         self._lost = not is_there and bool(moved) and min(moved) > ours.st_ctime + _A_ROTATION
         if self._lost and not self._last:
-            self._last = next(_backwards(self._fd, self._at), b"")
+            self._last = next(backwards(self._fd, self._at), b"")
         self.close()
-        self._fd = _open(following)
+        self._fd = open_file(following)
         self._at = 0
         if following.endswith(".gz") and self._fd is not None:
             self._unpacked = _unzipped(f"/proc/self/fd/{self._fd}")  # by its fd: it may be renamed
             self._at = os.fstat(self._fd).st_size
-
-
-def _open(path: str) -> int | None:
-    """Return an fd; None when there is nothing, or a folder: Docker makes one of a file to be mounted that is not there."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    if stat.S_ISDIR(os.fstat(fd).st_mode):
-        os.close(fd)
-        return None
-    return fd
 
 
 def _forwards(path: str) -> Iterator[bytes]:
@@ -223,25 +206,7 @@ def _split(file: BinaryIO, left: int | None) -> Iterator[bytes]:
             left -= len(data)
         *lines, rest = (rest + data).split(b"\n")
         yield from lines
-        if len(rest) > _LONGEST:
-            yield rest
-            rest = b""
-    if rest:
-        yield rest
-
-
-def _backwards(fd: int, at: int) -> Iterator[bytes]:
-    rest = b""
-    first = True
-    while at > 0:
-        size = min(_BLOCK, at)
-        at -= size
-        rest, *lines = (os.pread(fd, size, at) + rest).split(b"\n")
-        if first and lines and not lines[-1]:
-            lines.pop()  # after the last newline
-        first = False
-        yield from reversed(lines)
-        if len(rest) > _LONGEST:
+        if len(rest) > LONGEST:
             yield rest
             rest = b""
     if rest:
