@@ -57,17 +57,18 @@ class ThisWorker:
 
     def disconnect(self) -> None:
         """Take no more connections, finish those there are, and end."""
-        self.exited_after_disconnect = True
-        with contextlib.suppress(ChannelClosedError):
-            _say({"act": "exitedAfterDisconnect"})
-        threading.Thread(target=_leave, args=(0,), name="pyworker leaves", daemon=True).start()
+        self._announce()
+        _leave_soon(0)
 
     def kill(self, sig: int = signal.SIGTERM) -> None:
         """End on purpose: the primary knows that it is no crash."""
+        self._announce()
+        os.kill(os.getpid(), sig)
+
+    def _announce(self) -> None:
         self.exited_after_disconnect = True
         with contextlib.suppress(ChannelClosedError):
             _say({"act": "exitedAfterDisconnect"})
-        os.kill(os.getpid(), sig)
 
     def suicide(self) -> None:
         """Announce the end, so that a successor starts at once; finish what is under way, exit with code 1.
@@ -77,12 +78,10 @@ class ThisWorker:
         if self._leaving.acquire(blocking=False):
             with contextlib.suppress(ChannelClosedError):
                 process.send(SUICIDE)
-            threading.Thread(target=_leave, args=(1,), name="pyworker leaves", daemon=True).start()
+            _leave_soon(1)
 
 
 class _ClusterBinding(Binding):
-    """Listeners come from the primary."""
-
     datagrams = True
     asks_for_files = True
 
@@ -129,7 +128,6 @@ class _ClusterBinding(Binding):
         return grant
 
     def on_listen(self, sock: socket.socket) -> None:
-        """Tell the primary that the server is up."""
         name: Any = sock.getsockname()
         unix = sock.family == socket.AF_UNIX
         found = [
@@ -144,34 +142,27 @@ class _ClusterBinding(Binding):
 
     # ---- in the thread of the channel ----------------------------------------------------------------
     def received(self, message: dict[str, Any], handle: node.Handle | None) -> None:
-        """An internal message of the primary."""
-        if message.get("cmd") != CMD:
-            close_all([handle.fd] if handle else [])
-            return
-        if isinstance(message.get("ack"), int):
+        is_ours = message.get("cmd") == CMD
+        if is_ours and isinstance(message.get("ack"), int):
             if message["ack"] == self._question_seq:
                 self._question_seq = -1
                 self._answered(message, handle)
-            elif handle is not None:
-                close_all([handle.fd])
-            return
-        match message.get("act"):
-            case "newconn":
-                self._connection(message, handle)
                 return
-            case "disconnect":
-                assert worker is not None
-                worker.exited_after_disconnect = True
-                threading.Thread(target=_leave, args=(0,), name="pyworker leaves", daemon=True).start()
-        if handle is not None:
-            close_all([handle.fd])
+        elif is_ours and message.get("act") == "newconn":
+            self._connection(message, handle)
+            return
+        elif is_ours and message.get("act") == "disconnect":
+            assert worker is not None
+            worker.exited_after_disconnect = True
+            _leave_soon(0)
+        close_all([handle.fd] if handle else [])
 
     def at_end(self) -> None:
         """The channel is closed: the primary is gone, or does not want us any more."""
         self.ended = True
         self._answers.put(Grant())
         if worker is not None and not worker.exited_after_disconnect:
-            threading.Thread(target=_leave, args=(0,), name="pyworker leaves", daemon=True).start()
+            _leave_soon(0)
 
     def _answered(self, message: dict[str, Any], handle: node.Handle | None) -> None:
         number, key = message.get("errno"), message.get("key")
@@ -204,18 +195,21 @@ class _ClusterBinding(Binding):
 
     def _taken(self, key: str, seq: Any, taken: bool) -> None:
         with contextlib.suppress(ChannelClosedError):
-            if not taken and key not in self._closed_keys:
-                self._closed_keys.add(key)
-                _say({"act": "close", "key": key})
+            if not taken:
+                self._close_key(key)
             _say({"ack": seq, "accepted": taken})
 
+    def _close_key(self, key: str) -> None:
+        """Have the primary offer no more connections of this listener."""
+        if key not in self._closed_keys:
+            self._closed_keys.add(key)
+            _say({"act": "close", "key": key})
+
     def stop_accepting(self) -> None:
-        """Tell the primary first, so that it offers no more."""
-        for key in list(self._keys):
-            if key not in self._closed_keys:
-                self._closed_keys.add(key)
-                with contextlib.suppress(ChannelClosedError):
-                    _say({"act": "close", "key": key})
+        """Tell the primary first."""
+        with contextlib.suppress(ChannelClosedError):
+            for key in list(self._keys):
+                self._close_key(key)
         super().stop_accepting()
 
 
@@ -227,6 +221,10 @@ worker: ThisWorker | None = None
 
 def _say(fields: dict[str, Any], seq: int | None = None) -> None:
     process._process.need().send_raw({"cmd": CMD, **fields, "seq": next(_seq) if seq is None else seq})
+
+
+def _leave_soon(code: int) -> None:
+    threading.Thread(target=_leave, args=(code,), name="pyworker leaves", daemon=True).start()
 
 
 def _leave(code: int) -> None:
