@@ -12,7 +12,6 @@ from pyworker.errors import Exit, PyworkerError
 
 
 def app_names(settings: Settings) -> list[str]:
-    """Return the names of all apps that the daemon knows."""
     body = ask(settings.home, {"type": "ps", "selectors": [], "sample": False}, settings.timeout)
     return [str(a["name"]) for a in body.get("apps") or ()]
 

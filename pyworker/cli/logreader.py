@@ -63,7 +63,6 @@ class Reader:
         self._find(start=True)
 
     def close(self) -> None:
-        """Close all files."""
         for log in (*self._logs.values(), self._event_log):
             log.close()
 
@@ -284,7 +283,6 @@ class Reader:
         return found[-count:]
 
     def _picked(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """Yield the lines of wanted records."""
         if self._wanted is None:
             yield from entries
             return

@@ -77,7 +77,6 @@ class Choice:
         self._everything = not self._names and not stream and not until and not since and not pid
 
     def wants(self, found: Entry) -> bool:
-        """True for an entry that was asked for."""
         if self._everything:
             return True
         if (self._stream and found.stream != self._stream) or (self._pid and found.pid != self._pid):
@@ -94,7 +93,6 @@ class Choice:
         return bool(self._since) and found.ts < self._since
 
     def wants_app(self, app: str) -> bool:
-        """True when something of this app may be wanted."""
         return not self._names or any(fnmatchcase(app, n) or fnmatchcase(app, _app_of(n)) for n in self._names)
 
     def _is_named(self, name: str) -> bool:

@@ -44,7 +44,6 @@ class _Record:
         self.state = "trace" if first.msg.startswith(_TRACEBACK) else "line"
 
     def take(self, line: Entry) -> bool:
-        """Add a line if it continues the record."""
         msg = line.msg
         state = self.state
         if len(self.lines) >= _MOST_LINES:
@@ -146,7 +145,6 @@ class Filter:
         return bool(self._include or self._exclude or self._level)
 
     def wants(self, record: list[Entry]) -> bool:
-        """True for a record that was asked for."""
         text = b"\n".join(line.msg for line in record).decode("utf-8", "backslashreplace")
         if not all(p.search(text) for p in self._include) or any(p.search(text) for p in self._exclude):
             return False

@@ -321,7 +321,6 @@ def size(count: int | None, *, gap: str = " ", unit: str = "B", none: str = "–
 
 
 def percent(value: float | None, *, none: str = "–") -> str:
-    """Return a share of one CPU."""
     return none if value is None else f"{value:.1f}%"
 
 

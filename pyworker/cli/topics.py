@@ -94,7 +94,6 @@ web-token       the dashboard's token
 
 
 def show(name: str) -> int:
-    """Print a topic; return the exit code."""
     if name == "topics":
         width = max(map(len, TOPICS))
         out("\n".join(f"{topic:<{width}}  {short}" for topic, (short, _) in TOPICS.items()))

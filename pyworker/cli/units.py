@@ -57,7 +57,6 @@ def systemd(command: list[str], home: str, *, user: bool, stop_seconds: int, ver
 
 
 def openrc(command: list[str], home: str, owner: str) -> str:
-    """Return the /etc/init.d script."""
     program, *arguments = command
     ours = " ".join([_shell(program), *map(_shell, arguments)])
     return f"""#!/sbin/openrc-run

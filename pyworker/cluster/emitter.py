@@ -23,8 +23,6 @@ class Event(NamedTuple):
 
 
 class _Entry:
-    """A callback of one event."""
-
     __slots__ = ("callback", "fired", "once")
 
     def __init__(self, callback: Callable[..., Any], once: bool) -> None:

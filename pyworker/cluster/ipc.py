@@ -109,7 +109,6 @@ class _Channel:
 
     @property
     def closed(self) -> bool:
-        """True when the socket is closed."""
         return self._closed
 
     def send(

@@ -51,8 +51,6 @@ class Settings:
 
 @record
 class Program:
-    """What is executed for a worker."""
-
     command: list[str]
     is_node: bool
     pass_fds: tuple[int, ...]
@@ -82,7 +80,6 @@ def settings_of(
 
 
 def program_of(settings: Settings) -> Program:
-    """Return what a worker of these settings is."""
     script = settings.exec
     if script is None and settings.module is None:
         script = sys.argv[0]

@@ -332,12 +332,10 @@ class ChildProcess(Emitter, Receiver):
 
     # ---- Receiver: what the channel tells ------------------------------------------------------------
     def on_message(self, value: Any, handle: handles.Received | None) -> None:
-        """A message of the child."""
         if not self.emit("message", value, handle) and not self._streams:
             handles.close(handle)
 
     def on_closed(self) -> None:
-        """The child has closed its end, or is gone."""
         self.emit("disconnect")
 
     def on_error(self, error: Exception) -> None:

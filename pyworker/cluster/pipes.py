@@ -31,13 +31,11 @@ class PipeReader(asyncio.StreamReader):
         self.resume()
 
     def pause(self) -> None:
-        """Stop reading."""
         if self._reading:
             self._reading = False
             self._running.remove_reader(self._fd)
 
     def resume(self) -> None:
-        """Go on reading."""
         if not self._reading and self._fd >= 0:
             self._reading = True
             self._running.add_reader(self._fd, self._on_readable)

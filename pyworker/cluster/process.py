@@ -208,8 +208,6 @@ class _ToLoop:
 
 
 class _InLoop:
-    """A callback that belongs to an event loop."""
-
     def __init__(self, process: _Process, loop: asyncio.AbstractEventLoop, callback: Callable[..., Any]) -> None:
         self.callback = callback
         self._to_loop = _ToLoop(loop, lambda args: process.call_now(callback, args))
@@ -239,7 +237,6 @@ _process = _Process()
 
 
 def _take_channel() -> None:
-    """Take the channel out of the environment."""
     number = os.environ.pop(node.CHANNEL_FD, "")
     mode = os.environ.pop(node.SERIALIZATION, "json")
     files = os.environ.pop(node.PEER, "") == "1"

@@ -47,7 +47,6 @@ def wrong_dependencies(apps: Iterable[AppConfig], named: Container[str] = ()) ->
 
 
 def with_dependencies(apps: Iterable[AppConfig], only: Iterable[str]) -> set[str]:
-    """Return these names and all that they depend on."""
     by_name = {app.name: app for app in apps}
     found: set[str] = set()
     todo = list(only)

@@ -40,7 +40,6 @@ _hints: dict[type, dict[str, Any]] = {}
 
 
 def hints_of(cls: type) -> dict[str, Any]:
-    """Return the types of a schema class's fields."""
     if cls not in _hints:
         _hints[cls] = typing.get_type_hints(cls)
     return _hints[cls]

@@ -27,7 +27,6 @@ class InterpolationError(Hinted):
 
 
 def interpolate(text: str, lookup: Lookup) -> str:
-    """Return the text with its variables filled in."""
     return _expand(text, lookup, 0)
 
 

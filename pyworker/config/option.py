@@ -50,7 +50,6 @@ def duration(
 
 
 def option_of(field: Field[Any]) -> Option:
-    """Return the declaration of a schema field."""
     found = field.metadata["option"]
     assert isinstance(found, Option)
     return found

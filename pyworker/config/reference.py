@@ -153,7 +153,6 @@ _FOOTER = """## Rules
 
 
 def page() -> str:
-    """Return the whole page."""
     sections = [_INTRO, _table(AppConfig, "## [app], [apps.NAME], [defaults]")]
     for field in fields(AppConfig):
         nested = table_class(hints_of(AppConfig)[field.name])

@@ -85,7 +85,6 @@ def dotted(path: Path) -> str:
 
 
 def short(text: str, most: int = 60) -> str:
-    """Return the text, cut when it is long."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

@@ -46,8 +46,6 @@ class Place(NamedTuple):
 
 
 class Document:
-    """A text and its spans."""
-
     def __init__(self, text: str) -> None:
         self.text = text.replace("\r\n", "\n")  # as tomllib does, so that its positions are ours
         self._starts = [0, *(m.end() for m in re.finditer("\n", self.text))]
@@ -56,7 +54,6 @@ class Document:
         self._headed: set[Path] = set()
 
     def place(self, span: tuple[int, int]) -> Place:
-        """Return the line and columns of a span."""
         start, end = span
         row = bisect.bisect_right(self._starts, start) - 1
         source = self.line(row + 1)

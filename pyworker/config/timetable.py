@@ -70,7 +70,6 @@ def parse(text: str) -> Timetable:
 
 
 def matches(table: Timetable, minute: int) -> bool:
-    """Whether this minute is in the timetable."""
     day, of_day = divmod(minute, _DAY)
     return of_day // 60 in table.hours and of_day % 60 in table.minutes and _day_matches(table, day)
 

@@ -13,7 +13,6 @@ _CONDITIONS = {"always": "any", "on-failure": "on-failure", "never": "none"}
 
 
 def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dict[str, str]:
-    """Return the files by name."""
     all_plans = plans(apps, run, options, contained=True)
     more: list[str] = []
     for plan in all_plans:

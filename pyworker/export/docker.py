@@ -32,7 +32,6 @@ _FROM_PYPROJECT = (
 
 
 def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dict[str, str]:
-    """Return the files by name."""
     all_plans = plans(apps, run, options, contained=True)
     more = [_what_is_installed(options)]
     more += [f"{p.app.name}: {name} comes from outside: docker run -e {name}" for p in all_plans for name in p.needed]

@@ -30,7 +30,6 @@ FULL = 0.7  # of the threads of a WSGI worker
 
 
 def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dict[str, str]:
-    """Return the files by name."""
     all_plans = plans(apps, run, options, contained=True)
     files: dict[str, str] = {}
     for plan in all_plans:

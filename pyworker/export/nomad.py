@@ -15,7 +15,6 @@ _CLIENTS_MOST = 30  # seconds: max_kill_timeout of a client that says nothing
 
 
 def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dict[str, str]:
-    """Return the files by name."""
     files = {}
     for plan in plans(apps, run, options, contained=True):
         name = plan.app.name
@@ -39,7 +38,6 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
 
 
 def job(plan: Plan, options: Options) -> Block:
-    """Return the job."""
     app, name = plan.app, plan.name
     ends = bool(app.cron) or app.restart.policy == "never"  # it is a job in Nomad's words, too
     ports: list[Block] = [(f'port "p{p}"', {"to": p}) for p in plan.ports] + [('port "probe"', {"to": plan.probe})]
@@ -138,7 +136,6 @@ def _item(path: str) -> str:
 
 
 def hcl(block: Block, indent: int = 0) -> str:
-    """Return a block as HCL."""
     pad = "  " * indent
     name, values = block
     lines = [f"{pad}{name} {{\n"]

@@ -9,7 +9,6 @@ from pyworker.export.plan import Options, comment, header, plans
 
 
 def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dict[str, str]:
-    """Return the files by name."""
     all_plans = plans(apps, run, options, contained=False)
     more: list[str] = ["a Procfile knows commands only: grace time, memory, health and restarts are the platform's"]
     lines = []

@@ -27,7 +27,6 @@ _BACKOFF = (
 
 
 def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dict[str, str]:
-    """Return the files by name."""
     files: dict[str, str] = {}
     for plan in plans(apps, run, options, contained=False):
         if options.per_worker and plan.app.command and plan.app.bind and plan.workers != "auto":

@@ -29,8 +29,6 @@ def parse(text: str, passed: list[Computed] | None = None) -> Any:
 
 
 class _Program:
-    """Reads statements."""
-
     def __init__(self, text: str) -> None:
         self.passed: list[Computed] = []
         self._tokens = Tokens(text)

@@ -46,14 +46,12 @@ def computed_in(value: Any) -> Computed | None:
 
 # ---- operators -----------------------------------------------------------------------------------------
 def added(left: Any, right: Any) -> Any:
-    """Return left + right."""
     if _is_number(left) and _is_number(right):
         return number(left + right)
     return _put_together(_text(left) + _text(right), [left, right])
 
 
 def multiplied(left: Any, right: Any) -> float:
-    """Return left * right."""
     if not _is_number(left) or not _is_number(right):
         raise NotPlain
     return number(left * right)

@@ -13,7 +13,6 @@ _LINE = re.compile(r"([A-Za-z0-9_-]+):\s*(.+)\Z")
 
 
 def read(text: str) -> Result:
-    """Return the apps of a Procfile."""
     result = Result("Procfile", [])
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):

@@ -96,8 +96,6 @@ class Imported:
 
 @mutable
 class Result:
-    """All of a file."""
-
     kind: str  # "pm2", "supervisor"…
     apps: list[Imported]
     dropped: list[Note] = field(default_factory=list)  # settings of no single app

@@ -15,7 +15,6 @@ _ORDER = (
 
 
 def document(result: Result, source: str) -> str:
-    """Return the whole file."""
     head = f"# made from {_safe(source)} by pyworker import; pyworker check looks at it, pyworker start runs it\n"
     text = "\n".join([head, *(_app(app, alone=len(result.apps) == 1) for app in result.apps)])
     return text.encode(errors="replace").decode()  # halves of characters, which \\ud800 makes in any of these languages
@@ -45,7 +44,6 @@ def _safe(text: str) -> str:
 
 
 def report(result: Result) -> dict[str, Any]:
-    """Return the report as `import --json` has it."""
     return {
         "kind": result.kind,
         "apps": [

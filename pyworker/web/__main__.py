@@ -28,7 +28,6 @@ HALF_REQUEST = 50  # ticks of the server, ten a second, between looks for those 
 
 
 def main() -> int:
-    """Serve the dashboard."""
     # blocked by who typed it: a Ctrl-C among imports is a traceback
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parser = argparse.ArgumentParser(prog="pyworker web")

@@ -52,7 +52,6 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(hub: Hub, guard: Guard) -> Starlette:
-    """Return the ASGI app."""
     api = functools.partial(_guarded, guard)
     routes = [
         *(Route(path, functools.partial(_file, path)) for path in _FILES),

@@ -83,7 +83,6 @@ class Ring:
         return found[-KEPT:]
 
     def add(self, point: Point, all_points: deque[Point]) -> None:
-        """Put a point down."""
         with contextlib.suppress(OSError):
             if self._lines >= 2 * KEPT:
                 self._rewrite(all_points)

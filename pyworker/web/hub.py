@@ -45,7 +45,6 @@ class Hub:
         self._next_point = 0.0
 
     async def run(self) -> None:
-        """Ask until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._poll())
             group.create_task(self._follow())
@@ -61,7 +60,6 @@ class Hub:
         return {"v": 1, "document": self.document, "away": self.away, "events": list(self.events)}
 
     def refresh(self) -> None:
-        """Look now."""
         self._wake.set()
 
     async def stream(self) -> AsyncIterator[Message]:

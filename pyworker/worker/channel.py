@@ -42,7 +42,6 @@ class Channel:
         self._sending = _thread.allocate_lock()  # a script says things from its own thread and from ours
 
     def fileno(self) -> int:
-        """Return the fd to wait on."""
         return self.sock.fileno()
 
     def send(self, message: FromWorker) -> None:
@@ -99,7 +98,6 @@ class Channel:
             poll.poll(1000 if self._pending else None)
 
     def close(self) -> None:
-        """Close the socket."""
         self.sock.close()
 
 

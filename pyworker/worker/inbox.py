@@ -46,7 +46,6 @@ class InboxLoop:
         self._stopped = False
 
     async def start(self) -> None:
-        """Begin to take connections."""
         if self._stopped:
             return
         self.accepting = True

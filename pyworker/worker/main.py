@@ -96,7 +96,6 @@ def new_server(
 
 
 def new_runner(kind: str) -> asyncio.Runner:
-    """Return a runner of this kind of loop."""
     return asyncio.Runner(loop_factory=lambda: new_loop(kind))
 
 

@@ -25,7 +25,6 @@ class Row:
 
     @classmethod
     def private(cls) -> Row:
-        """Return a row that nobody else sees."""
         return cls(memoryview(bytearray(FIELD * FIELDS)).cast("q"))
 
     def __getitem__(self, field: int) -> int:

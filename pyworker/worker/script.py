@@ -56,12 +56,10 @@ class Runtime(Binding):
         api.set_ready(lambda: self._say_ready(serving=True))
 
     def fail(self, failure: Failed) -> None:
-        """Say why the script ended before it served."""
         self._channel.send(failure)
 
     # ---- called by the script ------------------------------------------------------------------------
     def ask(self, address: Address) -> Grant | None:
-        """Ask the daemon."""
         with self._lock:
             self._start_reader()
             self._asks = True

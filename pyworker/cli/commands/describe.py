@@ -54,7 +54,6 @@ def cmd(settings: Settings, names: tuple[str, ...], reveal: bool) -> int:
 
 
 def card(app: dict[str, Any], how: Look, everything: bool) -> list[str]:
-    """Return the lines of an app's card."""
     workers = app.get("workers") or {}
     state = render.state(app["state"], how)
     name = paint(line(app["name"]), "bold", how)
@@ -270,7 +269,6 @@ def _events(app: dict[str, Any], how: Look) -> list[str]:
 
 
 def _told(events: list[Event], how: Look) -> list[str]:
-    """Return events as lines: when, who, what."""
     rows = [(ago(e.time), line(e.who), words(e)) for e in events]
     when, whose = max(render.width(r[0]) for r in rows), max(render.width(r[1]) for r in rows)
     texts = [f"  {render.pad(r[0], when)}   {render.pad(r[1], whose)}  {r[2]}" for r in rows]

@@ -176,7 +176,6 @@ def _keep_private(source: int) -> None:
 
 
 def _value(file: str, text: str, execute: bool, passed: list[Computed]) -> Any:
-    """Return what a pm2 file holds."""
     from pyworker.importers.jsliteral import parse
     from pyworker.importers.result import CannotImport
 

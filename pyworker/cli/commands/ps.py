@@ -166,7 +166,6 @@ def worker_rows(app: dict[str, Any], how: Look) -> list[list[Cell]]:
 
 
 def _last_exit(last: dict[str, Any] | None) -> str:
-    """A worker's last exit as words."""
     if not last:
         return ""
     how = f"code {last['code']}" if last["signal"] is None else f"signal {last['signal']}"

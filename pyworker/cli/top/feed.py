@@ -46,17 +46,14 @@ class Feed:
         self._ended = False
 
     def start(self, since_seq: int) -> None:
-        """Begin to ask."""
         for target, args in ((self._poll, ()), (self._follow, (since_seq,))):
             threading.Thread(target=target, args=args, daemon=True).start()
 
     def end(self) -> None:
-        """Ask no more."""
         self._ended = True
         self._now.set()
 
     def take(self) -> list[News]:
-        """Return what has come in, oldest first."""
         found = []
         while True:
             try:

@@ -134,26 +134,21 @@ class Model:
         return self.away_since
 
     def say(self, text: str, now: float, style: str = "") -> None:
-        """Show a message for a while."""
         self.message, self.message_style, self.message_until = text, style, now + _SETTLE
 
     # ---- what is shown -----------------------------------------------------------------------------
     def apps(self) -> list[dict[str, Any]]:
-        """Return the apps that pass the filter."""
         found = self.document.get("apps") or []
         return [app for app in found if self.filter in app["name"]]
 
     def current(self) -> dict[str, Any] | None:
-        """Return the selected app."""
         return next((app for app in self.apps() if app["name"] == self.app), None)
 
     def points(self, app: str) -> list[Point]:
-        """Return an app's history, oldest first."""
         past = self._apps.get(app)
         return list(past.points) if past else []
 
     def cpu_of(self, app: str, slot: int) -> list[float | None]:
-        """Return the CPU history of a slot."""
         return list(self._workers.get((app, slot), ()))
 
     def pool(self, app: dict[str, Any]) -> list[dict[str, Any]]:

@@ -118,7 +118,6 @@ class Screen:
         return how
 
     def rows(self) -> int:
-        """Return how many lines it has."""
         try:
             return max(3, os.get_terminal_size(sys.stdout.fileno()).lines or 24)
         except (OSError, ValueError):

@@ -121,7 +121,6 @@ class Exchange:
         """The client will send nothing more, but may still read."""
 
     def on_lost(self) -> None:
-        """The connection is gone."""
         self.gone = True
 
     def on_writable(self) -> None:
@@ -269,7 +268,6 @@ class Exchange:
         end_forked(self._where(), error)
 
     def complain(self, text: str) -> None:
-        """Print one line about what the app did wrong."""
         say.write(f"{self._where()}: {text}\n")
 
     def _where(self) -> str:

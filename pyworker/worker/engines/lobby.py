@@ -47,7 +47,6 @@ class Lobby:
         return [each for _, each in late]
 
     def close(self) -> list[Waiting]:
-        """Take out all, and let in no more."""
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
         left = list(self._waiting.values())

@@ -42,11 +42,9 @@ class ThreadPool:
 
     @property
     def is_full(self) -> bool:
-        """Whether every thread is busy."""
         return self.pending >= self.size
 
     def submit(self, exchange: ThreadExchange) -> None:
-        """Run the exchange in the next free thread."""
         exchange.room = None
         exchange.written = exchange.taken = 0
         self.pending += 1

@@ -354,7 +354,6 @@ class Server:
         say.write("error in the HTTP server:\n" + "".join(traceback.format_exception(error)))
 
     def lost(self, connection: Connection) -> None:
-        """A connection is gone."""
         if connection in self._connections:
             self._connections.discard(connection)
             if not connection.check:
@@ -362,7 +361,6 @@ class Server:
             self.check_empty()
 
     def upgraded(self, connection: Connection, head: bytes, rest: bytes) -> None:
-        """A connection becomes a websocket."""
         self._connections.discard(connection)
         if connection.check:
             self._cells[_OPEN] += 1

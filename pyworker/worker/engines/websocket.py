@@ -194,7 +194,6 @@ class WebSocket(WebSocketsSansIOProtocol):
         self.on_ended()
 
     def abort(self) -> None:
-        """Cut the connection."""
         self.transport.abort()
 
     def look(self, now: float) -> None:
@@ -224,8 +223,6 @@ def closed_at_once(count: int, timeout: float) -> int:
 
 
 class WebSockets:
-    """All websockets of one worker."""
-
     def __init__(self, server: Server, application: Any, max_size: int) -> None:
         self._server = server
         self._application = application
