@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,6 +18,7 @@ _TURN = 256 * 1024  # bytes at a time, and of the past
 _BEHIND = 4 * _TURN  # more than a browser can show
 _POLL = 0.25
 _LONGEST = 1024 * 1024
+_COLORS = re.compile("\x1b\\[[0-9;]*m")  # a browser shows them as characters
 
 
 def path_of(home: str, app: str) -> str | None:
@@ -91,7 +93,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
         return None
     return {
         "ts": found.ts, "worker": found.worker, "pid": found.pid, "stream": found.stream, "partial": found.partial,
-        "msg": found.msg.decode("utf-8", "backslashreplace"),
+        "msg": _COLORS.sub("", found.msg.decode("utf-8", "backslashreplace")),
     }  # fmt: skip
 
 

@@ -72,3 +72,13 @@ async def piped(path: Path) -> None:
         path.unlink()
         path.write_bytes(lines(0, 1))
         assert [r["msg"] for r in await anext(batches)] == ["line 000000"]
+
+
+def test_colors_are_no_characters_of_a_line(tmp_path: Path) -> None:
+    asyncio.run(colored(tmp_path / "api.log"))
+
+
+async def colored(path: Path) -> None:
+    path.write_bytes(b"2026-11-23T14:02:31.104Z api.1 41210 out| \x1b[1;32mINFO\x1b[0m ready\n")
+    async with contextlib.aclosing(logtail.follow(str(path), 300)) as batches:  # type: ignore[type-var]
+        assert [r["msg"] for r in await anext(batches)] == ["INFO ready"]
