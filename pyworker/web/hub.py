@@ -57,7 +57,10 @@ class Hub:
 
     def state(self) -> dict[str, Any]:
         """Return what a page starts with."""
-        return {"v": 1, "document": self.document, "away": self.away, "events": list(self.events)}
+        return {**self._seen(), "events": list(self.events)}
+
+    def _seen(self) -> dict[str, Any]:
+        return {"v": 1, "now": time.time(), "document": self.document, "away": self.away}
 
     def refresh(self) -> None:
         self._wake.set()
@@ -97,7 +100,7 @@ class Hub:
                 point = self.history.feed(self.document, time.time(), time.monotonic())
                 self._ring.add(point, self.history.points)
                 self._tell("point", point)
-            self._tell("look", {"v": 1, "document": self.document, "away": self.away})
+            self._tell("look", self._seen())
             pause = began + (LOOK if self._lookers else STEP) - time.monotonic()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), max(0.05, pause))

@@ -6,6 +6,7 @@ PICTURES=folder keeps screenshots there.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -328,3 +329,55 @@ def test_a_wrong_token_asks_for_the_right_one(page: Page) -> None:
     assert window.text("#banner") == ""
     window.type("#token", page.board.token + "\ue007")  # Enter
     window.wait("document.querySelectorAll('#apps li').length === 5")
+
+
+def test_the_printed_address_is_taken_where_the_page_is_open_already(page: Page) -> None:
+    window = page.window
+    window.open("about:blank")
+    window.open(page.board.url.partition("#")[0] + "#token=wrong")
+    window.wait("!document.getElementById('ask-token').hidden")
+    window.open(page.board.url)  # only what is behind # differs: nothing is loaded anew
+    window.wait("document.querySelectorAll('#apps li').length === 5")
+    assert "token" not in window.script("return location.href")
+
+
+def test_a_server_that_hangs_is_not_shown_as_one_that_has_no_news(page: Page) -> None:
+    window = page.open()
+    page.board.process.send_signal(signal.SIGSTOP)
+    try:
+        window.script("const now = Date.now; Date.now = () => now() + 3600e3")  # a machine that has slept
+        window.wait("!document.getElementById('banner').hidden")
+        assert "does not answer" in window.text("#banner")
+    finally:
+        page.board.process.send_signal(signal.SIGCONT)
+    window.wait("document.getElementById('banner').hidden")
+
+
+def test_the_charts_go_by_the_clock_of_the_server(page: Page) -> None:
+    window = page.open()
+    window.script("const now = Date.now; Date.now = () => now() - 3600e3")
+    window.wait("state.ahead < -3000")
+    window.wait("document.querySelectorAll('#charts path.line')[0].getAttribute('d')", "a curve")
+    box, curve = window.script("""draw();
+      return [document.querySelector("#charts svg"), document.querySelector("#charts path.line")].map((n) => n.getBoundingClientRect().right)""")
+    assert curve <= box + 1
+
+
+def test_what_is_marked_in_the_log_stays_to_be_copied(page: Page) -> None:
+    window = page.open()
+    window.wait("document.querySelectorAll('#log div').length === 54")
+    window.script("""
+      getSelection().selectAllChildren(document.querySelector("#log div:last-child"));
+      addLines([{ts: '', worker: 1, pid: 1, stream: 'out', msg: 'one more'}]);
+      window.late = false; setTimeout(() => { window.late = true; }, 2 * DRAW_LOG)""")
+    window.wait("window.late")
+    assert "Declined" in window.script("return getSelection().toString()")
+    window.script("getSelection().removeAllRanges(); addLines([])")
+    window.wait("document.getElementById('log').innerText.includes('one more')")
+
+
+def test_keys_work_after_a_checkbox_was_clicked(page: Page) -> None:
+    window = page.open()
+    window.click("#errors")
+    window.press("j")
+    window.wait("document.getElementById('name').textContent.includes('admin')")

@@ -1,7 +1,7 @@
 "use strict";
 // The dashboard's page: no framework, no build. What the server says is put into the page as text, never as HTML.
 const $ = (id) => document.getElementById(id);
-const HOUR = 3600, KEPT_LINES = 2000, KEPT_POINTS = 720, FEW_APPS = 8, DRAW_LOG = 250, LONGEST_LINE = 256 * 1024;
+const HOUR = 3600, KEPT_LINES = 2000, KEPT_POINTS = 720, FEW_APPS = 8, DRAW_LOG = 250, LONGEST_LINE = 256 * 1024, SILENT = 20;
 const GLYPHS = {running: "●", ready: "●", starting: "◐", reloading: "◐", stopping: "◐", draining: "◐", killed: "◐",
                 held: "◐", opening: "◐", degraded: "▲", unhealthy: "▲", failed: "✖", stopped: "○"};
 const CHARTS = [
@@ -12,7 +12,7 @@ const CHARTS = [
   {key: "restarts", title: "Restarts", lines: [["restarts", "restarts"]], least: 1, show: (v) => v === null ? "–" : String(v), sum: true},
 ];
 const FIELDS = ["t", "cpu", "memory", "rate", "p50", "p99", "errors", "restarts", "ready"];
-const state = {token: "", doc: null, away: "", app: "", points: [], events: [], lines: [], unfinished: new Map(), logAbort: null, busy: new Set(), failures: 0};
+const state = {token: "", doc: null, away: "", ahead: 0, app: "", points: [], events: [], lines: [], unfinished: new Map(), logAbort: null, busy: new Set(), failures: 0};
 
 // ---- words -----------------------------------------------------------------------------------------
 function known(v) { return v !== null && v !== undefined; }
@@ -216,7 +216,7 @@ function makeChart(chart) {
   return figure;
 }
 function fillChart(figure, chart) {
-  const end = Date.now() / 1000, points = state.points;
+  const end = Date.now() / 1000 - state.ahead, points = state.points;
   const first = points.length ? points[0][0] : end, from = Math.max(end - HOUR, Math.min(first, end - 300));
   const columns = chart.lines.map(([field]) => FIELDS.indexOf(field));
   let top = chart.least;
@@ -299,7 +299,8 @@ function addLines(batch) {
   addLines.timer ??= setTimeout(() => { addLines.timer = undefined; if (follows()) drawLog(); }, DRAW_LOG);
 }
 // what is being read stays where it is; an empty box is not being read
-function follows() { return $("follow").checked || !$("log").querySelector("div"); }
+function follows() { return !$("log").querySelector("div") || ($("follow").checked && !marked()); }
+function marked() { const found = getSelection(); return !found.isCollapsed && found.containsNode($("log"), true); }
 function drawLog() {
   const filter = wanted(), box = $("log"), lines = shown(state.lines, filter);
   box.replaceChildren(...lines.slice(-800).map((line) => lineNode(line, filter.regex)));
@@ -341,22 +342,31 @@ async function call(path, options = {}) {
 }
 // EventSource cannot send a header, and a token has no place in an address: so the stream is read by hand
 async function listen(path, handlers, abort) {
-  const answer = await call(path, {signal: abort.signal});
-  if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const {value, done} = await reader.read();
-    if (done) return;
-    const parts = (rest + value).split("\n\n");
-    rest = parts.pop();
-    for (const part of parts) {
-      const kind = part.match(/^event: (.*)$/m), data = part.match(/^data: (.*)$/m);
-      if (kind && data && handlers[kind[1]]) handlers[kind[1]](JSON.parse(data[1]));
+  // a connection that a sleep or a tunnel has taken does not end; the server says something every 15 s
+  const cut = new AbortController();
+  let heard = Date.now();
+  const watch = setInterval(() => { if (Date.now() - heard > SILENT * 1000) { state.failures ||= 1; cut.abort(); } }, 1000);
+  try {
+    const answer = await call(path, {signal: AbortSignal.any([abort.signal, cut.signal])});
+    if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    for (;;) {
+      const {value, done} = await reader.read();
+      if (done) return;
+      heard = Date.now();
+      const parts = (rest + value).split("\n\n");
+      rest = parts.pop();
+      for (const part of parts) {
+        const kind = part.match(/^event: (.*)$/m), data = part.match(/^data: (.*)$/m);
+        if (kind && data && handlers[kind[1]]) handlers[kind[1]](JSON.parse(data[1]));
+      }
     }
-  }
+  } finally { clearInterval(watch); }
 }
 async function follow() {
+  if (follow.runs) return;  // one that waits to try again takes the new token
+  follow.runs = true;
   for (;;) {
     try {
       await listen("/api/stream", {
@@ -369,7 +379,7 @@ async function follow() {
           if (mine) { state.points.push([p.t, ...mine]); if (state.points.length > KEPT_POINTS) state.points.shift(); draw(); }
         },
       }, new AbortController());
-    } catch (error) { if (!$("ask-token").hidden) return; }
+    } catch { if (!$("ask-token").hidden) { follow.runs = false; return; } }
     state.away = state.failures++ ? "the dashboard's server does not answer" : state.away;
     draw();
     await new Promise((done) => setTimeout(done, Math.min(10000, 500 * 2 ** state.failures)));
@@ -378,6 +388,7 @@ async function follow() {
 function look(v) {
   if (v.document) state.doc = v.document;
   state.away = v.away || "";
+  state.ahead = Date.now() / 1000 - v.now;  // of the server's clock, which the points have
   $("main").hidden = !state.doc;
   if (!state.doc) { set($("daemon"), ""); set($("uptime"), ""); }
   draw();
@@ -422,6 +433,7 @@ function choose(name) {
   document.querySelector('#apps button[aria-current="true"]')?.scrollIntoView({block: "nearest", inline: "nearest"});
 }
 function askToken(wrong) {
+  if (!$("ask-token").hidden) return;  // somebody types
   set($("token-wrong"), wrong ? "This token is not the right one (any more)." : "");
   $("token").value = "";
   $("ask-token").hidden = false;
@@ -493,7 +505,7 @@ function move(by) {
 }
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-  if (event.target.matches("input")) { if (event.key === "Escape") { event.target.blur(); } return; }
+  if (event.target.matches("input:not([type=checkbox])")) { if (event.key === "Escape") { event.target.blur(); } return; }
   const keys = {j: () => move(1), k: () => move(-1), r: () => ask("reload"), "+": () => ask("scale", 1), "-": () => ask("scale", -1),
     "/": () => $("filter").focus(), f: () => { $("follow").click(); }, "?": () => $("keys").showModal()};
   if (keys[event.key] && !$("main").hidden) { event.preventDefault(); keys[event.key](); }
@@ -519,18 +531,27 @@ $("theme").addEventListener("click", () => {
 });
 $("ask-token").addEventListener("submit", (event) => {
   event.preventDefault();
-  state.token = $("token").value.trim();
-  try { sessionStorage.setItem("token", state.token); } catch { /* only for this page then */ }
+  take($("token").value.trim());
+});
+try { const kept = localStorage.getItem("theme"); theme(kept in THEMES ? kept : ""); } catch { theme(""); }
+function take(token) {
+  state.token = token;
+  try { sessionStorage.setItem("token", token); } catch { /* only for this page then */ }
   $("ask-token").hidden = true;
   follow();
   if (state.app) followLog(state.app);
-});
-try { const kept = localStorage.getItem("theme"); theme(kept in THEMES ? kept : ""); } catch { theme(""); }
-const given = location.hash.match(/^#token=([\w-]+)$/);
-try {
-  if (given) sessionStorage.setItem("token", given[1]);
-  state.token = given ? given[1] : sessionStorage.getItem("token") || "";
-} catch { state.token = given ? given[1] : ""; }
-if (given) history.replaceState(null, "", location.pathname);  // not left in the address bar, the history, a screenshot
+}
+// the printed address, also one that is put where this page is open already
+function arrive() {
+  const given = location.hash.match(/^#token=([\w-]+)$/);
+  if (!given) return false;
+  history.replaceState(null, "", location.pathname);  // not left in the address bar, the history, a screenshot
+  take(given[1]);
+  return true;
+}
+addEventListener("hashchange", arrive);
 setInterval(draw, 5000);
-follow();
+if (!arrive()) {
+  try { state.token = sessionStorage.getItem("token") || ""; } catch { /* it is asked for */ }
+  follow();
+}
