@@ -19,7 +19,7 @@ from pyworker.config.option import Option, option_of
 from pyworker.config.report import Report, dotted, shown
 from pyworker.config.schema import INHERIT, KINDS, AppConfig, HealthConfig
 from pyworker.config.spans import Path
-from pyworker.config.suggest import nearest
+from pyworker.config.suggest import elsewhere, nearest
 from pyworker.record import MISSING, fields, is_record
 
 Partial = dict[str, Any]
@@ -175,6 +175,8 @@ def _table(cls: type, name: str, value: Any, path: Path, report: Report, result:
         if name in SHORT_FORMS:
             form += f', or {name} = "{SHORT_WORDS.get(name, ("…",))[0]}" for its {SHORT_FORMS[name]}'
         hint = 'did you mean "never"?' if name == "restart" and value is False else f"write {form}"
+        if name == "reload" and value is True:  # uvicorn's
+            hint = "for a reload when files change: watch = true"
         if name == "logs" and isinstance(value, str):
             hint = f'a file: logs.file = {shown(value)}; the stdout of `pyworker run`: logs = "{INHERIT}"'
             if value == "journald":
@@ -189,23 +191,29 @@ def _unknown(cls: type, name: str, value: Any, path: Path, report: Report) -> No
     if cls is AppConfig and path[-1:] == ("app",) and isinstance(value, dict) and not value.keys().isdisjoint(KINDS):
         report.attempted |= {(*path, key) for key in KINDS}
         hint = f"several apps are [apps.NAME]: write [{dotted((*path[:-1], 'apps', name))}]"
+    elif cls is AppConfig and (found := _in_a_table(name, 1.0)):
+        hint = f"did you mean `{found}`?"
     elif (meant := nearest(name, names)) is not None:
         report.attempted.add((*path, meant))
         hint = f"did you mean `{meant}`?"
-    elif cls is AppConfig and (found := _elsewhere(name)):
+        if meant == "bind" and name == "port" and str(value).isdecimal():
+            hint = f'did you mean bind = "127.0.0.1:{value}"?'
+    elif cls is AppConfig and (found := _in_a_table(name, 0.8)):
         hint = f"did you mean `{found}`?"
     else:
         hint = "known keys: " + ", ".join(names)
     report.add(here, f"unknown key `{dotted((name,))}` in [{dotted(path)}]", hint, at="key", code="unknown_key")
 
 
-def _elsewhere(name: str) -> str:
+def _in_a_table(name: str, alike: float) -> str:
     """Return the full key of an option that stands in one of the app's tables: drain_timeout -> stop.drain_timeout."""
+    if key := elsewhere(name):
+        return key if "." in key else ""
     inner: dict[str, str] = {}
     for field, hint in hints_of(AppConfig).items():
         if (nested := table_class(hint)) is not None:
             inner |= {f.name: f"{field}.{f.name}" for f in fields(nested)}
-    return inner.get(nearest(name, inner) or "", "")
+    return inner.get(nearest(name, inner, alike) or "", "")
 
 
 def _value(name: str, hint: Any, option: Option, value: Any) -> Any:
@@ -296,6 +304,8 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
         return words
     if not isinstance(value, list):
         hint = f'text needs quotes: "{shown(value)}"' if _is_plain(value) else ""
+        if name == "bind" and isinstance(value, int):
+            hint = f'did you mean ":{value}"?'
         if name == "inherit_env" and value is True:
             hint = 'everything: inherit_env = ["*"]'
         raise _Wrong(f"must be text or a list of texts, not {shown(value)}", hint)
