@@ -13,7 +13,7 @@ import time
 from typing import Any, Literal, Union
 
 from pyworker import failpoint
-from pyworker.errors import WANTING
+from pyworker.errors import BROKEN_DISK, WANTING
 from pyworker.protocol.inherited import APP_NAME
 from pyworker.protocol.names import APPS_FILE, BAD_APPS
 from pyworker.protocol.wire import WireError, from_json, parse_json, to_json
@@ -76,10 +76,11 @@ def without_env_values(table: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
     return {key: value for key, value in table.items() if key != "env"}, values
 
 
-def load(home_fd: int) -> tuple[Desired, str]:
+def load(home_fd: int, *, something_runs: bool = False) -> tuple[Desired, str]:
     """Return what is wanted, and a note for the operator ("" = none). Nothing wrong with the file raises.
 
-    OSError: it is the machine that lacks something; the next daemon may have it, and reads the file.
+    OSError: it is the machine that lacks something, or its disk is broken; the next daemon may read the file. With
+    `something_runs` a broken disk is no reason to wait: what runs would have no daemon.
     """
     try:
         fd = os.open(APPS_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=home_fd)
@@ -89,7 +90,7 @@ def load(home_fd: int) -> tuple[Desired, str]:
     except FileNotFoundError:
         return Desired(), ""
     except OSError as error:
-        if error.errno in WANTING:
+        if error.errno in WANTING or (error.errno in BROKEN_DISK and not something_runs):
             raise
         why = error.strerror or str(error)
     except WireError as error:

@@ -36,7 +36,7 @@ from pyworker.daemon.schedule import Schedule
 from pyworker.daemon.spawn import Spawner
 from pyworker.daemon.systemd import ServiceManager
 from pyworker.daemon.watch import Watch
-from pyworker.protocol.inherited import CONTROL, EVENT
+from pyworker.protocol.inherited import CONTROL, EVENT, app_of
 from pyworker.protocol.names import APPS_FILE, ENV_TICK, HOME_UNUSABLE, NOTIFY_SOCKET
 from pyworker.protocol.store import CHANNEL_FD, TICK
 from pyworker.unix import fds as unix_fds
@@ -81,7 +81,16 @@ def main(argv: list[str]) -> int:
     running = foreground.Run(desk, spec, store) if spec is not None else None
     if running is not None:
         signals.catch(loop, foreground.SIGNALS, running.on_signal)
-    wanted, note = (foreground.wanted(store), "") if running is not None else desired.load(home_fd)
+    something_runs = any(app_of(name) is not None for name in store.fds)
+    try:
+        wanted, note = (
+            (foreground.wanted(store), "")
+            if running is not None
+            else desired.load(home_fd, something_runs=something_runs)
+        )
+    except OSError as error:
+        stderr.write(f"{HOME_UNUSABLE}: {os.path.join(home, APPS_FILE)}: {error.strerror}\n")
+        return 1
     if note:
         stderr.write(note + "\n")
 

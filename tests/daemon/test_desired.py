@@ -7,6 +7,7 @@ import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from pyworker.daemon.desired import (
     save,
     without_env_values,
 )
+from pyworker.errors import BROKEN_DISK
 
 
 @pytest.fixture
@@ -113,6 +115,26 @@ def test_file_that_cannot_be_opened_for_want_of_a_descriptor_stays_for_the_next_
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert caught.value.errno == errno.EMFILE
     assert load(home) == (Desired({"api": API}), "")
+
+
+@pytest.mark.parametrize("number", BROKEN_DISK)
+def test_file_that_a_broken_disk_does_not_give_stays_for_the_next_daemon_unless_something_runs(
+    home: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    save(home, Desired({"api": API}))
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "open", refuse)
+        with pytest.raises(OSError) as caught:
+            load(home)
+        assert caught.value.errno == number
+    assert load(home) == (Desired({"api": API}), "")
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "open", refuse)
+        assert "apps.json.bad-" in load(home, something_runs=True)[1]
 
 
 def test_failed_save_leaves_the_old_file(home: int, tmp_path: Path) -> None:
