@@ -44,7 +44,7 @@ class FdStore:
         self.reason = "boot"
         self.logger_pid = 0
         self.on_exited: Callable[[store.Exited], None] = lambda message: None
-        self.on_relay: Callable[[str], None] = lambda text: None
+        self.on_log_stats: Callable[[store.LogStats], None] = lambda stats: None
         self.on_lost: Callable[[], None] = lambda: None
         self.on_leave: Callable[[], None] = lambda: None
         self.on_upgrade_failed: Callable[[str], None] = lambda why: None
@@ -272,15 +272,13 @@ class FdStore:
                 self._send(store.Pong(number))
             case store.Pong():
                 self.unanswered = 0
-            case store.Relay(text=text):
-                self.on_relay(text)
+            case store.LogStats():
+                self.on_log_stats(message)
             case store.Closed(names=names):
                 # the word may be about pipes that had these names before: those here now are asked
                 self.forget(*[n for n in names if n in self.fds and unix_fds.at_end(self.fds[n])])
             case store.LoggerState():
-                self.logger_pid, self.logger_version = message.pid, ""
-            case store.LoggerVersion(version=version):
-                self.logger_version = version
+                self.logger_pid, self.logger_version = message.pid, message.version
             case store.Leave():
                 self.on_leave()
             case store.Missing(names=names):

@@ -6,7 +6,6 @@ Boot: fds from the guardian -> what is wanted from apps.json -> adopt what lives
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -38,7 +37,7 @@ from pyworker.daemon.systemd import ServiceManager
 from pyworker.daemon.watch import Watch
 from pyworker.protocol.inherited import CONTROL, EVENT, app_of
 from pyworker.protocol.names import APPS_FILE, ENV_TICK, HOME_UNUSABLE, NOTIFY_SOCKET
-from pyworker.protocol.store import CHANNEL_FD, TICK
+from pyworker.protocol.store import CHANNEL_FD, TICK, LogStats
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process, stderr
 from pyworker.unix.files import UnsafeDirectory, is_missing
@@ -130,7 +129,7 @@ def main(argv: list[str]) -> int:
     notify.Notify(loop, store, home_fd, brain).listen()
     Pulse(loop, brain, store, float(os.environ.get(ENV_TICK) or TICK))
     limits.watch(loop, brain, sampler)
-    store.on_relay = lambda text: _log_stats(brain, text)
+    store.on_log_stats = lambda stats: _note_drops(brain, stats)
     manager = _take_orders(desk, hooks, events, home_fd, foreground=running is not None)
     _watch_guardian(loop, store, home, manager)
     store.hello(__version__)  # from here on the guardian passes signals on
@@ -246,12 +245,10 @@ def _make_room(loop: Loop, brain: Brain, desk: Desk, home: str) -> None:
     loop.stop()
 
 
-def _log_stats(brain: Brain, text: str) -> None:
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        stats = json.loads(text)
-        app = brain.apps.get(stats["app"])
-        if app is not None:
-            app.drops.note(brain.loop.clock(), brain.store.logger_pid, int(stats["dropped"]), str(stats["error"])[:200])
+def _note_drops(brain: Brain, stats: LogStats) -> None:
+    app = brain.apps.get(stats.app)
+    if app is not None:
+        app.drops.note(brain.loop.clock(), brain.store.logger_pid, stats.dropped, stats.error[:200])
 
 
 def _when_all_closed(loop: Loop, brain: Brain, then: Callable[[], None]) -> None:

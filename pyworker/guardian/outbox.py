@@ -15,7 +15,6 @@ from typing import Any, Literal
 from pyworker.guardian.store import FdStore
 from pyworker.protocol import store as protocol
 from pyworker.protocol import wire
-from pyworker.record import replace
 from pyworker.unix import fds
 
 MAX_WAITING = 10_000  # messages; more than this and the least important ones are dropped
@@ -28,13 +27,12 @@ class Outbox:
     def __init__(self, store: FdStore) -> None:
         self._store = store
         self._queue: deque[Any] = deque()  # a message, or a list of names
-        self.restored = 0
 
     def __len__(self) -> int:
         return len(self._queue)
 
     def say(self, message: Any, *, droppable: bool = False) -> None:
-        """Queue a message. RestoreDone gets its count when it is sent."""
+        """Queue a message."""
         if not droppable or len(self._queue) < MAX_WAITING:
             self._queue.append(message)
 
@@ -48,22 +46,16 @@ class Outbox:
     def clear(self) -> None:
         """Forget everything: the peer is another process from here."""
         self._queue.clear()
-        self.restored = 0
 
     def flush(self, channel: socket.socket) -> Flushed:
         """Send what can be sent. "full": wait until writable; "later": too many fds in flight, try again in a moment."""
         while self._queue:
-            item = self._queue[0]
+            message = self._queue[0]
             numbers: list[int] = []
-            if isinstance(item, list):
-                found = self._store.held(item)
-                numbers = list(found.values())
-                message: Any = protocol.Restore(tuple(found))
-            elif isinstance(item, protocol.RestoreDone):
-                message = replace(item, count=self.restored)
-            else:
-                message = item
-            if numbers or not isinstance(item, list):
+            if isinstance(message, list):
+                found = self._store.held(message)
+                numbers, message = list(found.values()), protocol.Restore(tuple(found)) if found else None
+            if message is not None:
                 try:
                     if not fds.send_packet(channel, wire.encode(message), numbers):
                         return "full"
@@ -72,6 +64,5 @@ class Outbox:
                         return "later"
                     self._queue.clear()
                     return "gone"
-                self.restored += len(numbers)
             self._queue.popleft()
         return "done"

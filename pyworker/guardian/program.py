@@ -19,7 +19,6 @@ from pyworker.unix import fds, process
 from pyworker.unix.process import ExitStatus
 
 HUNG = "hung"  # why one was killed that gave no sign of life
-SETTLED = 3.0  # seconds
 STARTING = 20.0  # seconds until one that has not said Hello is asked for a sign of life
 
 
@@ -147,8 +146,8 @@ class Program:
             os.set_inheritable(self.channel.fileno(), False)
 
     def is_settled(self, now: float) -> bool:
-        """True when it runs and has said so, or is of a version that does not and has had the time."""
-        return bool(self.pid) and not self.leaving and (self.version != "" or now >= self._started_at + SETTLED)
+        """True when it runs and has said so."""
+        return bool(self.pid) and not self.leaving and self.version != ""
 
     def _schedule(self, now: float, *, early: bool) -> None:
         self._early_deaths = self._early_deaths + 1 if early else 0

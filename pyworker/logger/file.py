@@ -26,7 +26,6 @@ class LogFile:
         self.spec = spec
         self.app = app  # the one that is told of losses
         self.lost = 0  # lines, since the logger started
-        self.written = 0  # bytes
         self.error = ""  # why lines are lost now; "" while all is well
         self.unsaid = 0  # lost lines that the file does not mention yet
         self._why = ""
@@ -109,10 +108,8 @@ class LogFile:
                 except OSError:  # nothing is cut off a file with chattr +a, or a named pipe
                     self._torn = True
             self._size += whole
-            self.written += whole
             return False
         self._size += done
-        self.written += done
         self._torn = False
         self.error = ""
         return True

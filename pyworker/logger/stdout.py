@@ -24,7 +24,6 @@ class Stdout:
         self.app = app
         self._wait = wait
         self.lost = 0  # lines, since the logger started
-        self.written = 0  # bytes
         self.error = ""  # why lines are lost now
         self._torn = False  # the disk was full in the middle of a record
 
@@ -51,7 +50,6 @@ class Stdout:
             self.lost += records.count(b"\n", done)
             self._torn = self._torn or (done > 0 and records[done - 1] != ord("\n"))
             return
-        self.written += len(records)
         self.error = ""
 
     def missed(self, count: int, why: str) -> None:

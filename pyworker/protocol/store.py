@@ -2,7 +2,7 @@
 
 fds ride in SCM_RIGHTS beside the message that names them, in the order named, at most BATCH in one packet.
 The daemon's end and the logger's end are fd CHANNEL_FD of the new process. First the guardian sends
-`Restore` packets and `RestoreDone(count)`; nothing else is acted on before that.
+`Restore` packets and `RestoreDone`; nothing else is acted on before that.
 
 Two versions of pyworker may meet here for a moment (an upgrade, or files that were replaced under a running daemon). A
 message that the other side does not know is ignored, so what is new is a new message, never a new field of an old one.
@@ -31,7 +31,6 @@ class Restore:
 
 @record
 class RestoreDone:
-    count: int  # of fds sent since the start of the process
     reason: str  # why this process was started: "boot", "exited with code 1", "killed by KILL", "hung", "upgrade"
     guardian_pid: int
     guardian_version: str
@@ -67,25 +66,10 @@ class Pong:
 
 
 @record
-class Relay:
-    """To the daemon: what the logger said (LogStats as JSON text)."""
-
-    text: str
-
-
-@record
 class LoggerState:
-    """To the daemon: the logger's pid, and how often it had to be started again."""
+    """To the daemon: the logger's pid, and its version once it has said Hello."""
 
     pid: int
-    restarts: int
-    reason: str
-
-
-@record
-class LoggerVersion:
-    """To the daemon: the version that the running logger is."""
-
     version: str
 
 
@@ -165,11 +149,10 @@ class StandsBy:
 # ---- logger -> guardian ----------------------------------------------------------------------------
 @record
 class LogStats:
-    """Lines of an app that could not be written (disk full), and bytes written, since the logger started."""
+    """Lines of an app that could not be written (disk full), since the logger started. The guardian passes it on to the daemon."""
 
     app: str
     dropped: int
-    written: int
     error: str  # "" or why lines are dropped, e.g. "No space left on device"
 
 
@@ -180,9 +163,7 @@ class Closed:
     names: tuple[str, ...]
 
 
-ToDaemon = Union[
-    Restore, RestoreDone, Exited, Ping, Pong, Relay, Closed, LoggerState, LoggerVersion, Leave, UpgradeFailed, Missing
-]
+ToDaemon = Union[Restore, RestoreDone, Exited, Ping, Pong, LogStats, Closed, LoggerState, Leave, UpgradeFailed, Missing]
 FromDaemon = Union[Store, Remove, Collected, Stopping, Ping, Pong, Hello, Upgrade, StandsBy, Fate]
 ToLogger = Union[Restore, RestoreDone, Forget, Ping, Stopping, Leave]
 FromLogger = Union[LogStats, Closed, Pong, Hello]

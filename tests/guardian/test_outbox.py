@@ -22,7 +22,7 @@ def outbox() -> Iterator[Outbox]:
     store = FdStore({"board.api": os.open(os.devnull, os.O_RDONLY)})
     made = Outbox(store)
     made.restore(["board.api"])
-    made.say(protocol.RestoreDone(0, "boot", 1, "1"))
+    made.say(protocol.RestoreDone("boot", 1, "1"))
     yield made
     store.remove("board.api")
 
@@ -47,7 +47,7 @@ def test_what_there_is_no_room_for_waits_in_its_order(
     assert first is not None
     assert second is not None
     assert wire.decode(protocol.ToDaemon, first.data) == protocol.Restore(("board.api",))
-    assert wire.decode(protocol.ToDaemon, second.data) == protocol.RestoreDone(1, "boot", 1, "1")
+    assert wire.decode(protocol.ToDaemon, second.data) == protocol.RestoreDone("boot", 1, "1")
     assert len(first.fds) == 1
     fds.close_all(first.fds)
 
@@ -82,19 +82,3 @@ def test_however_much_waits_only_what_is_said_again_is_dropped(outbox: Outbox) -
     assert len(outbox) == MAX_WAITING
     outbox.say(protocol.Exited(4711, 1, None, False))  # said once: nobody would be told of that death
     assert len(outbox) == MAX_WAITING + 1
-
-
-def test_each_peer_is_told_how_many_descriptors_it_was_given_itself(
-    outbox: Outbox, ends: tuple[socket.socket, socket.socket]
-) -> None:
-    counts = []
-    for _ in range(2):
-        assert outbox.flush(ends[0]) == "done"
-        while (packet := fds.recv_packet(ends[1], wire.MAX_MESSAGE, protocol.BATCH)) is not None:
-            fds.close_all(packet.fds)
-            message = wire.decode(protocol.ToDaemon, packet.data)
-            counts += [message.count] if isinstance(message, protocol.RestoreDone) else []
-        outbox.clear()
-        outbox.restore(["board.api"])
-        outbox.say(protocol.RestoreDone(0, "killed by KILL", 1, "1"))
-    assert counts == [1, 1]
