@@ -104,6 +104,15 @@ def launch(daemon: Any, folder: Path, text: str, count: int = 1) -> tuple[FakeDa
     return d, workers
 
 
+def serving(daemon: Any, folder: Path, text: str) -> tuple[FakeDaemon, Peer]:
+    """Launch one worker that is given the listener and accepts on it."""
+    d, [worker] = launch(daemon, folder, text)
+    d.answer_bind(worker)
+    worker.expect(Ready)
+    worker.expect(Accepting)
+    return d, worker
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_unmodified_server_shares_the_port_and_drains(daemon: Any, folder: Path, name: str) -> None:
     d, workers = launch(daemon, folder, SCRIPTS[name], 2)
@@ -192,10 +201,7 @@ while True:
 
 
 def test_what_a_script_has_forked_to_accept_stops_with_it(daemon: Any, folder: Path) -> None:
-    d, [worker] = launch(daemon, folder, PREFORKING)
-    d.answer_bind(worker)
-    worker.expect(Ready)
-    worker.expect(Accepting)
+    d, worker = serving(daemon, folder, PREFORKING)
     listener = d.listeners[0]
     child = int(get(listener.getsockname()))
     wait_until(lambda: sleeps(child), what="its wait")
@@ -213,10 +219,7 @@ def test_what_a_script_has_forked_to_accept_does_not_fail_over_a_listener_that_i
     daemon: Any, folder: Path
 ) -> None:
     waits = "    import select; select.select([server], [], [])\n    client, _"
-    d, [worker] = launch(daemon, folder, PREFORKING.replace("    client, _", waits))
-    d.answer_bind(worker)
-    worker.expect(Ready)
-    worker.expect(Accepting)
+    d, worker = serving(daemon, folder, PREFORKING.replace("    client, _", waits))
     listener = d.listeners[0]
     child = int(get(listener.getsockname()))
     listener.shutdown(socket.SHUT_RD)  # as at the end of the app
@@ -307,10 +310,7 @@ first.listen()
 first.accept()
 second.bind(("127.0.0.1", 1))
 """
-    d, [worker] = launch(daemon, folder, text)
-    d.answer_bind(worker)
-    worker.expect(Ready)
-    worker.expect(Accepting)
+    d, worker = serving(daemon, folder, text)
     worker.send(Bound(0), d.listeners[0].fileno())
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -361,10 +361,7 @@ print("fine")
 
 
 def test_blocking_script_never_makes_the_shared_listener_block(daemon: Any, folder: Path) -> None:
-    d, [worker] = launch(daemon, folder, SCRIPTS["blocking accept"])
-    d.answer_bind(worker)
-    worker.expect(Ready)
-    worker.expect(Accepting)
+    d, _ = serving(daemon, folder, SCRIPTS["blocking accept"])
     get(d.listeners[0].getsockname())
     assert not os.get_blocking(d.listeners[0].fileno())
 
@@ -382,10 +379,7 @@ while True: threading.Thread(target=serve, args=(server.accept()[0],)).start()
 
 
 def test_script_that_waits_in_accept_with_a_time_out_takes_none_while_it_drains(daemon: Any, folder: Path) -> None:
-    d, [worker] = launch(daemon, folder, THREADS)
-    d.answer_bind(worker)
-    worker.expect(Ready)
-    worker.expect(Accepting)
+    d, worker = serving(daemon, folder, THREADS)
     with socket.create_connection(d.listeners[0].getsockname(), timeout=30) as early:
         request(early)
         worker.send(Drain(10.0, to_empty=False))
@@ -399,10 +393,7 @@ def test_script_that_waits_in_accept_with_a_time_out_takes_none_while_it_drains(
 
 
 def test_script_ends_whatever_its_stop_callback_does(daemon: Any, folder: Path) -> None:
-    d, [worker] = launch(daemon, folder, "import pyworker, sys\npyworker.on_stop(sys.exit)\n" + SCRIPTS["http.server"])
-    d.answer_bind(worker)
-    worker.expect(Ready)
-    worker.expect(Accepting)
+    d, worker = serving(daemon, folder, "import pyworker, sys\npyworker.on_stop(sys.exit)\n" + SCRIPTS["http.server"])
     worker.send(Drain(10.0, to_empty=False))
     assert worker.expect(Drained) == Drained(0, 0)
     assert d.reap(worker.pid) == -signal.SIGTERM
@@ -435,10 +426,7 @@ server.serve_forever()
 
 
 def test_script_that_wraps_its_listener_in_tls_drains_as_others_do(daemon: Any, folder: Path) -> None:
-    d, [worker] = launch(daemon, folder, WRAPPED)
-    d.answer_bind(worker)
-    worker.expect(Ready)
-    worker.expect(Accepting)
+    d, worker = serving(daemon, folder, WRAPPED)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_ciphers(ANONYMOUS)
@@ -452,10 +440,7 @@ def test_script_that_wraps_its_listener_in_tls_drains_as_others_do(daemon: Any, 
 
 
 def test_drain_waits_for_open_connections_until_its_time_out(daemon: Any, folder: Path) -> None:
-    d, [worker] = launch(daemon, folder, SCRIPTS["socketserver with threads"])
-    d.answer_bind(worker)
-    worker.expect(Ready)
-    worker.expect(Accepting)
+    d, worker = serving(daemon, folder, SCRIPTS["socketserver with threads"])
     with socket.create_connection(d.listeners[0].getsockname(), timeout=30) as client:
         request(client)
         assert d.row(1)[F.OPEN] == 1
@@ -465,10 +450,7 @@ def test_drain_waits_for_open_connections_until_its_time_out(daemon: Any, folder
 
 
 def test_closed_channel_ends_the_script(daemon: Any, folder: Path) -> None:
-    d, [worker] = launch(daemon, folder, SCRIPTS["asyncio"])
-    d.answer_bind(worker)
-    worker.expect(Ready)
-    worker.expect(Accepting)
+    d, worker = serving(daemon, folder, SCRIPTS["asyncio"])
     worker.sock.shutdown(socket.SHUT_RDWR)
     assert d.reap(worker.pid) == -signal.SIGTERM
 
