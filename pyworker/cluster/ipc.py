@@ -99,6 +99,7 @@ class _Channel:
         self.files = files
         self.link = node.Link()
         self.connected = True  # sending is allowed
+        self._write_wanted = False  # something waits for room in the socket
         self._closed = False
         self._lock = threading.RLock()
         self._reading = False  # what has come is being told
@@ -346,7 +347,6 @@ class LoopChannel(_Channel):
     def __init__(self, sock: socket.socket, receiver: Receiver, *, files: bool = True) -> None:
         super().__init__(sock, receiver, files=files)
         self._loop = asyncio.get_running_loop()
-        self._writing = False
         self._loop.add_reader(sock.fileno(), self._on_readable)
 
     def read_now(self) -> bool:
@@ -360,26 +360,21 @@ class LoopChannel(_Channel):
             if not self._read():
                 return
 
-    @property
-    def wants_write(self) -> bool:
-        """True while something waits for room in the socket."""
-        return self._writing
-
     def _tells_end(self) -> bool:
         return True
 
     def _on_writable(self) -> None:
         if self._closed:
             return
-        if self._flush() == 0 and self.wants_write:
+        if self._flush() == 0 and self._write_wanted:
             # writable, and yet nothing goes: too many descriptors are under way
             self._want_write(False)
             self._loop.call_later(_RETRY, self._on_writable)
         self._tell_all()
 
     def _want_write(self, wanted: bool) -> None:
-        if wanted != self._writing:
-            self._writing = wanted
+        if wanted != self._write_wanted:
+            self._write_wanted = wanted
             if wanted:
                 self._loop.add_writer(self.sock.fileno(), self._on_writable)
             else:
@@ -397,7 +392,6 @@ class ThreadChannel(_Channel):
     def __init__(self, sock: socket.socket, receiver: Receiver, *, files: bool = True) -> None:
         super().__init__(sock, receiver, files=files)
         self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._write_wanted = False
         self._thread = threading.Thread(target=self._run, name="pyworker channel", daemon=True)
 
     def start(self) -> None:
@@ -412,11 +406,6 @@ class ThreadChannel(_Channel):
     def is_here(self) -> bool:
         """True in the thread that reads: it must not wait for what it is to read."""
         return threading.current_thread() is self._thread
-
-    @property
-    def wants_write(self) -> bool:
-        """True while something waits for room in the socket."""
-        return self._write_wanted
 
     def wait_sent(self, patience: float, limit: float) -> None:
         """Wait until all has gone, at most until the other end has taken nothing for `patience` seconds."""

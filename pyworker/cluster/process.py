@@ -322,19 +322,8 @@ async def drain() -> None:
     await calm.wait()
 
 
-def on(event: str, callback: Any = None) -> Any:
-    """Call `callback` at "message" (message, handle), "disconnect" () or "error" (exception). Also a decorator."""
-    return _process.on(event, callback)
-
-
-def once(event: str, callback: Any = None) -> Any:
-    """Like `on`, for the next one only."""
-    return _process.once(event, callback)
-
-
-def off(event: str, callback: Callable[..., Any]) -> None:
-    """Forget a callback."""
-    _process.off(event, callback)
+# what a callback is given: "message" (message, handle), "disconnect" (), "error" (exception)
+on, once, off = _process.on, _process.once, _process.off
 
 
 def messages() -> AsyncIterator[Any]:
