@@ -58,14 +58,8 @@ def fits(engine: Engine) -> bool:
     return bool(engine.path) and engine.abi == sysconfig.get_config_var("SOABI") and os.path.isdir(engine.path)
 
 
-def version(name: str, path: str | None = None) -> Version | None:
-    """Return the version of a distribution in the app's environment (or in one folder), None when it is not there."""
-    text = version_text(name, path)
-    return None if text is None else tuple(int(n) for n in re.findall(r"\d+", text)[:3])
-
-
-def version_text(name: str, path: str | None = None) -> str | None:
-    """Return the version as it is written.
+def version(name: str, path: str | None = None) -> str | None:
+    """Return the version of a distribution in the app's environment (or in one folder), None when it is not there.
 
     Read off the name of its .dist-info folder, as it is for every wheel; importlib.metadata, which would cost each
     start as much as asyncio, is asked about older kinds only.
@@ -100,7 +94,7 @@ def requirement(name: str) -> str:
     return f"{name}>={begin},<{end}"
 
 
-def tested(name: str, found: Version) -> bool:
+def tested(name: str, version: str) -> bool:
     """True when the engine is known to work with this version."""
-    bounds = TESTED.get(name)
-    return bounds is None or bounds[0] <= found < bounds[1]
+    begin, end = TESTED[name]
+    return begin <= tuple(int(n) for n in re.findall(r"\d+", version)[:3]) < end

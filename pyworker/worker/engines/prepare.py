@@ -96,19 +96,19 @@ def websockets() -> Any:
 
 def _source(name: str, engine: Engine) -> tuple[str, bool] | None:
     """Return version and whether the app's environment has it; None when nobody has a usable one."""
-    text, found = finder.version_text(name), finder.version(name)
-    if text is not None and found is not None and finder.tested(name, found):
-        return text, True
-    if not finder.fits(engine) or (text is not None and name not in finder.REPLACED):
+    theirs = finder.version(name)
+    if theirs is not None and finder.tested(name, theirs):
+        return theirs, True
+    if not finder.fits(engine) or (theirs is not None and name not in finder.REPLACED):
         return None
-    own, found = finder.version_text(name, engine.path), finder.version(name, engine.path)
-    return (own, False) if own is not None and found is not None and finder.tested(name, found) else None
+    own = finder.version(name, engine.path)
+    return (own, False) if own is not None and finder.tested(name, own) else None
 
 
 def _missing(names: list[str], engine: Engine, why: str) -> EngineMissing:
     have = []
     for name in names:
-        text = finder.version_text(name)
+        text = finder.version(name)
         have.append(f"{name} {text} is not in the tested range" if text else f"{name} is not installed")
     if why:
         have = [f"{names[0]} cannot be imported{why}"]
