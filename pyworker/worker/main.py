@@ -48,21 +48,18 @@ def run(birth: Birth) -> int:
     if birth.ipc_fd >= 0:
         given.give(birth.ipc_fd)
     server = birth.server
-    if server is None:
-        try:
+    try:
+        if server is None:
             target = load(birth.app)
-        except TargetError as error:
-            birth.channel.send(w.Failed("import", error.message, clip(error.traceback), error.hint))
-            say(error.traceback or error.message)
-            return Exit.FAILED
-        server = new_server(birth.app, target.application, target.interface, birth.ssl_context)
-    if birth.app.hooks.post_fork is not None:
-        try:
+            server = new_server(birth.app, target.application, target.interface, birth.ssl_context)
+        if birth.app.hooks.post_fork is not None:
             call_hook(birth.app.hooks.post_fork)
-        except TargetError as error:
-            birth.channel.send(w.Failed("other", error.message, clip(error.traceback), error.hint))
-            say(error.traceback or error.message)
-            return Exit.FAILED
+    except TargetError as error:
+        birth.channel.send(
+            w.Failed("import" if server is None else "other", error.message, clip(error.traceback), error.hint)
+        )
+        say(error.traceback or error.message)
+        return Exit.FAILED
     kind, runner = birth.loop, birth.runner
     while True:
         worker = _Worker(birth, server, kind)
