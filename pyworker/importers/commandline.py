@@ -300,11 +300,7 @@ def _options(
 def _target(app: Imported, alone: list[str], default: str, source: str) -> bool:
     if not alone or not _TARGET.match(alone[0]):
         return False
-    module, colon, attribute = alone[0].partition(":")
-    if attribute.endswith("()"):
-        app.set("factory", True, source)
-        attribute = attribute[:-2]
-    app.set("target", f"{module}:{attribute if colon else default}", source)
+    servers.target(app, alone[0], default, source)
     for word in alone[1:]:
         app.drop(word, "a second argument, which the server ignored")
     return True

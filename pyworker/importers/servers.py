@@ -226,12 +226,12 @@ def _name(app: Imported, value: Any, source: str) -> None:
     app.done(source)
 
 
-def _wsgi_app(app: Imported, value: Any, source: str) -> None:
-    module, colon, attribute = str(value).partition(":")
+def target(app: Imported, text: str, default: str, source: str) -> None:
+    """Write what is served, `default` being the name of the app in a module; one that is called is a factory."""
+    module, _, attribute = text.partition(":")
+    app.set("target", f"{module}:{attribute.removesuffix('()') or default}", source)
     if attribute.endswith("()"):
         app.set("factory", True, source)
-        attribute = attribute[:-2]
-    app.set("target", f"{module}:{attribute if colon else 'application'}", source)
 
 
 _UNMATCHED = (
@@ -270,7 +270,7 @@ GUNICORN: dict[str, Apply] = {
     **dict.fromkeys(_SAME_OF_GUNICORN, _same),
     "reload": _reload,
     "accesslog": _access_log,
-    "wsgi_app": _wsgi_app,
+    "wsgi_app": lambda app, v, s: target(app, str(v), "application", s),
     "backlog": count("backlog"),
     "certfile": to("tls.cert"),
     "keyfile": to("tls.key"),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pyworker.config.check import clean_name
 from pyworker.importers.result import ENVIRONMENT, CannotImport, Imported, Result, whole
-from pyworker.importers.servers import addresses, count, time, to, workers
+from pyworker.importers.servers import addresses, count, target, time, to, workers
 
 _LINE = re.compile(r"([\w.-]+)\s*(?:=\s*(.*))?\Z")
 _VARIABLE = re.compile(r"%(?:\(([\w.-]+)\)|([A-Za-z%]))")
@@ -141,23 +141,18 @@ def _target(app: Imported, settings: dict[str, str]) -> None:
     module = settings.get("module") or settings.get("wsgi")
     path = settings.get("wsgi-file") or settings.get("file")
     if module:
-        name, colon, inside = module.partition(":")
-        attribute = inside if colon else attribute
-        app.set("target", f"{name}:{attribute}", "module")
+        target(app, module if ":" in module else f"{module}:{attribute}", "application", "module")
     elif path:
         if path.startswith("/") and "chdir" in settings:
             path = path.removeprefix(settings["chdir"].rstrip("/") + "/")
         if path.startswith("/"):
             app.look("wsgi-file", "an absolute path: make it a module, seen from cwd")
         name = path.removesuffix(".py").removeprefix("./").strip("/").replace("/", ".")
-        app.set("target", f"{name}:{attribute}", "wsgi-file")
+        target(app, f"{name}:{attribute}", "application", "wsgi-file")
     else:
         app.set("target", f"CHANGE.ME:{attribute}", "target")
         app.translated.remove("target")
         app.look("target", "neither module nor wsgi-file is set: write module:attribute")
-    if attribute.endswith("()"):
-        app.set("target", app.table["target"].removesuffix("()"), "module" if module else "wsgi-file")
-        app.set("factory", True, "module" if module else "wsgi-file")
     if "callable" in settings:
         app.done("callable")
 
