@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 import textwrap
+import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,11 +16,16 @@ import click
 from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, Commands, _group, command_of
 from pyworker.cli.manpage import page as manual
 from pyworker.cli.options import SHARED, options
-from pyworker.config.reference import page as configuration
+from pyworker.config.convert import expected, hints_of, literals, table_class
+from pyworker.config.option import Option, option_of
+from pyworker.config.report import shown
+from pyworker.config.schema import AppConfig, RunConfig
+from pyworker.config.units import duration_text, size_text
 from pyworker.errors import MEANING as MEANING_OF_EXIT
 from pyworker.errors import Exit
 from pyworker.policy.lifecycle import TABLE, Happening, State
 from pyworker.protocol.events import TYPES, WHEN
+from pyworker.record import MISSING, Field, fields
 
 HERE = pathlib.Path(__file__).parent
 SCHEMAS = HERE.parent / "pyworker" / "protocol" / "schemas"
@@ -44,6 +50,79 @@ ENDS = {
     Happening.KILL: {State.STOPPING},
     Happening.EXIT: {State.DRAINING, State.STOPPING, State.KILLED},
 }
+
+
+def tables_of_options() -> str:
+    """Return the options that a config file takes, table by table."""
+    tables = [options_of(AppConfig, "## [app], [apps.NAME], [defaults]")]
+    for field in fields(AppConfig):
+        nested = table_class(hints_of(AppConfig)[field.name])
+        if nested is not None:
+            tables.append(options_of(nested, f"## [app.{field.name}]", option_of(field).help))
+    tables.append(options_of(RunConfig, "## [run]", "for `pyworker run`, of the whole file"))
+    return "\n".join(tables)
+
+
+def options_of(cls: Any, title: str, lead: str = "") -> str:
+    lines = [title, ""]
+    if lead:
+        lines += [f"{lead[0].upper()}{lead[1:]}.", ""]
+    lines += ["| option | value | default | takes effect | |", "|---|---|---|---|---|"]
+    for field in fields(cls):
+        hint = hints_of(cls)[field.name]
+        if table_class(hint) is not None:
+            continue
+        option = option_of(field)
+        cells = (f"`{field.name}`", kind_of(hint, option), default_of(field, option), option.apply, help_of(option))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def kind_of(hint: Any, option: Option) -> str:
+    if option.unit:
+        text = "time span" if option.unit == "duration" else "size"
+        text += "".join(f' or `"{word}"`' for word in literals(hint))
+    elif (words := typing.get_args(hint)) and all(isinstance(word, str) for word in words):
+        text = " ".join(f"`{shown(word)}`" for word in words)
+    elif "tuple" in str(hint):
+        text = "text or list"
+    elif "dict" in str(hint):
+        text = "table of texts"
+    else:
+        text = expected(hint, option)
+    number = in_units(option)
+    if option.minimum is not None and option.maximum is not None:
+        return f"{text}, {number(option.minimum)} to {number(option.maximum)}"
+    if option.minimum:
+        return f"{text}, at least {number(option.minimum)}"
+    return text
+
+
+def default_of(field: Field[Any], option: Option) -> str:
+    value = field.default
+    if field.name in ("bind", "name"):
+        return "see above" if field.name == "bind" else "the folder's name"
+    if value is MISSING or value is None or value in ("", ()):
+        required = value is MISSING and field.default_factory is MISSING
+        return "required" if required else ""
+    if isinstance(value, tuple):
+        return "`[" + ", ".join(shown(v) for v in value) + "]`"
+    return f"`{in_units(option)(value) if option.unit else shown(value)}`"
+
+
+def in_units(option: Option) -> Any:
+    match option.unit:
+        case "duration":
+            return lambda n: f'"{duration_text(n)}"'
+        case "size":
+            return lambda n: f'"{size_text(int(n))}"'
+        case "":
+            return lambda n: f"{n:g}"
+
+
+def help_of(option: Option) -> str:
+    example = f"; for example `{option.example}`" if option.example else ""
+    return option.help.replace("<", "&lt;") + example
 
 
 def lifecycle() -> str:
@@ -225,6 +304,7 @@ WORDS = {"string": "text", "integer": "whole number", "boolean": "true or false"
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "json.md": {"events": events, "shapes": shapes},
     "exit-codes.md": {"exit codes": exit_codes},
+    "configuration.md": {"options": tables_of_options},
 }
 
 
@@ -242,7 +322,6 @@ def with_parts(name: str) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "lifecycle.md": lifecycle,
     "commands.md": commands,
-    "configuration.md": configuration,
     "pyworker.1": manual,
     **{name: functools.partial(with_parts, name) for name in PARTS},
 }
