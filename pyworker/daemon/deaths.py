@@ -200,11 +200,11 @@ class Deaths:
         pidfd = self._brain.store.get(worker_fd("pid", handle.id))
         if pidfd is not None:
             self._brain.loop.remove(pidfd)
-        self._brain.store.remove(worker_fd("ctl", handle.id))
         # the logger still wants the pidfd and the pipes until it has read them to their end
         self._brain.store.forget(worker_fd("out", handle.id), worker_fd("err", handle.id))
-        self._brain.store.remove(worker_fd("pid", handle.id))
         self._brain.messages.forget(app, handle)
+        # at once: what a daemon that is killed in between has left, no other would miss
+        self._brain.store.remove(*(worker_fd(kind, handle.id) for kind in ("ctl", "pid", "ipc")))
         app.board.free(handle.id.serial)
         self._brain.templates.end_left_behind(app, handle.id.generation)
         if handle.pid:

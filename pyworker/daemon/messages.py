@@ -91,7 +91,6 @@ class Messages:
             for listener in unsent:
                 listener.close()
             unix_fds.hang_up(channel.sock)
-        self._brain.store.remove(worker_fd("ipc", handle.id))
 
     def send(self, app: App, handle: WorkerHandle, value: Any) -> None:
         """Put a message into the worker's channel; NotSent says why that cannot be. At most one waits here."""
