@@ -341,6 +341,7 @@ class Brain:
         self.deaths.bury_all(app)
         app.closed = True
         app.running = app.starting = False
+        app.write_memo()  # first: a daemon after this one would go on with a start that has failed, and find no listener
         for listener in list(app.listeners.values()):
             self.listening.close(app, listener)
         self.dispatchers.close(app)

@@ -145,3 +145,17 @@ def test_a_worker_that_leaves_accepts_no_more_when_the_command_returns(brain: Br
         assert goal(app, 10.5) is None
         leaves()
         assert goal(app, 10.5) == operations.Outcome(True, f"{command.removesuffix('e')}ed")
+
+
+def test_that_an_app_is_over_is_written_down_before_its_port_is_given_back(
+    brain: Brain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that is killed in between leaves a start that has failed, and not one that goes on without a port."""
+    with app_of_one_worker(State.STOPPED) as (app, _, _), socket.create_server(("127.0.0.1", 0)) as sock:
+        app.workers.clear()
+        app.running = app.starting = True
+        app.listeners[0] = Listener(0, parse_bind(":80"), sock)
+        known: list[object] = []
+        monkeypatch.setattr(brain.listening, "close", lambda *_: known.append(app.ledger.read()["running"]))
+        brain.close(app)
+        assert known == [False]
