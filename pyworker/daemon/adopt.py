@@ -125,13 +125,17 @@ def _adopt_app(brain: Brain, app: App, desired: DesiredApp, memo: dict[str, Any]
         app.recall(memo)
     app.generation = desired.generation if memo else 0  # apps.json is the commit point
     _generations(brain, app)
-    if app.generation not in app.generations and memo and int(memo["generation"]) in app.generations:
-        app.generation = int(memo["generation"])  # begun by a boot or a restart that was not written down yet
+    begun = int(memo["generation"]) if memo else 0
+    is_later = begun > app.generation != app.previous  # else it was rolled back, which the memo does not say yet
+    if begun in app.generations and (is_later or app.generation not in app.generations):
+        app.generation = begun  # by a boot or a restart that was not written down yet
     _listeners(brain, app, memo)
     brain.apps[app.name] = app
     app.closed = app.generation not in app.generations
     if app.closed:
-        if not desired.running:
+        # its memo may be of a start whose generation never came into the store
+        app.wanted, app.running, app.starting, app.restart_to = desired.running, False, False, None
+        if not desired.running or app.stays_failed:
             _close_what_was_opened(brain, app)
         return
     if app.restart_to is not None and app.restart_to not in app.generations:

@@ -157,6 +157,8 @@ def test_a_template_of_which_the_process_is_not_stored_never_came_and_that_is_no
         ({"generation": 2, "previous": 0}, 2, [2], {"generation": 2, "previous": None}),
         # begun by a boot or a restart, and not written down yet
         ({"generation": 2}, 9, [2], {"generation": 2}),
+        ({"generation": 2}, 1, [2], {"generation": 2}),
+        ({"generation": 2, "previous": 1}, 1, [2], {"generation": 1}),  # rolled back in its last moment
         ({"restart_to": 2}, 1, [2], {"generation": 1, "restart_to": 2}),
         ({"restart_to": 2}, 1, [], {"generation": 1, "restart_to": None}),
     ],
@@ -193,6 +195,24 @@ def test_the_port_of_an_app_without_a_generation_stays_open_if_it_is_to_be_start
     assert (found.names, app.closed) == (["api"], True)
     assert left.done == ([] if running else [("closed", 0)])
     assert ("env.api.3" in left.store.fds) is running
+
+
+def test_the_port_of_an_app_whose_start_has_failed_is_closed_that_was_opened_for_another_try(left: Left) -> None:
+    left.app.running, left.app.failure = False, Failure("no module")
+    left.listener()
+    left.store.remove("env.api.1")
+    _, app = left.adopt()
+    assert app.stays_failed
+    assert left.done == [("closed", 0)]
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_an_app_whose_generation_never_came_into_the_store_does_not_run_whatever_its_memo_says(left: Left, running: bool) -> None:
+    """Else a start of it waited for ever for the one that seemed to be under way."""
+    left.app.starting, left.app.restart_to = True, 2
+    left.store.remove("env.api.1")
+    _, app = left.adopt(running=running)
+    assert (app.closed, app.wanted, app.running, app.starting, app.restart_to) == (True, running, False, False, None)
 
 
 @pytest.mark.parametrize("known", [True, False])
