@@ -7,12 +7,14 @@ import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import Any, NoReturn, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyworker.daemon.brain import Brain
 from pyworker.daemon.desired import (
     Desired,
     DesiredApp,
@@ -23,6 +25,9 @@ from pyworker.daemon.desired import (
     without_env_values,
 )
 from pyworker.errors import BROKEN_DISK
+from pyworker.daemon.requests.start import restore
+from tests.support.brain import brain as brain
+from tests.support.channels import ends as ends
 
 
 @pytest.fixture
@@ -178,3 +183,15 @@ def test_no_content_of_the_file_raises(tmp_path_factory: pytest.TempPathFactory,
         load(home)
     finally:
         os.close(home)
+
+
+def test_a_stopped_app_is_wanted_after_a_boot_as_it_was_before(brain: Brain) -> None:
+    """Its generation, too: or that number would come again after the next boot."""
+    wanted = DesiredApp("api", InlineSource({"target": "a:b"}, "/"), running=False, generation=57, scale=3, scale_base=2)
+    restore(cast("Any", SimpleNamespace(brain=brain)), wanted, {})
+    app = brain.apps["api"]
+    assert app.desired() == wanted
+    app.board.close()
+    app.ledger.close()
+    for fd in brain.store.fds.values():
+        os.close(fd)

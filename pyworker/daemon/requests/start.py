@@ -191,7 +191,8 @@ def restore(
     name = wanted.name
     app = new_app(desk, name, wanted.source)
     app.listeners |= listeners or {}
-    app.last_generation, app.scale, app.scale_base = wanted.generation, wanted.scale, wanted.scale_base
+    app.generation = app.last_generation = wanted.generation
+    app.scale, app.scale_base = wanted.scale, wanted.scale_base
     app.stopped_slots = set(wanted.stopped_slots)
     app.wanted = wanted.running
     if not wanted.running:
