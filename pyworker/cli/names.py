@@ -107,6 +107,10 @@ ELSEWHERE = {
     "stats": "pyworker top --once",
     "enable": "pyworker startup",
     "disable": "pyworker startup --remove",
+    **dict.fromkeys(
+        ("python", "python3", "node", "npm", "uvicorn", "gunicorn", "celery"),
+        "a command stands behind --: pyworker start -- COMMAND; an app needs no server: pyworker start MODULE:APP",
+    ),
     "exec": "pyworker config env NAME shows an app's environment",
     "version": "pyworker --version",
     "reread": "pyworker diff, then pyworker reload NAME",
@@ -114,13 +118,14 @@ ELSEWHERE = {
     **dict.fromkeys(
         ("daemon restart", "daemon reload"), "pyworker daemon upgrade --force   starts it anew; workers stay"
     ),
+    "daemon kill": "pyworker daemon stop   the apps, too",
     "daemon logs": "pyworker doctor says what is amiss; its log is logs/pyworker.log in the home that pyworker daemon status shows",
 }
 # options of other programs; of a command that does not have ours, the next is said
 OPTIONS_ELSEWHERE = {
     name: hints
     for names, hints in (
-        (("--host", "--port", "--http", "--http-socket"), ("-b HOST:PORT", "--listen HOST:PORT")),
+        (("-p", "--host", "--port", "--http", "--http-socket"), ("-b HOST:PORT", "--listen HOST:PORT")),
         (("--uds",), ("-b unix:PATH",)),
         (("--reload",), ("--watch",)),
         (("-i", "--instances", "--processes"), ("-w N, or -w auto",)),

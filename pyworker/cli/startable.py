@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyworker.cli.files import no_file
@@ -132,6 +133,8 @@ def _names(words: Words) -> Startable:
             if at := _TARGET_IN_FOLDER.match(word):
                 hint = f"pyworker start --cwd {shlex.join((at['folder'], at['module'] + ':' + at['attribute']))}"
                 raise _usage(f"{word!r} is no target: that is a module and what is in it", hint)
+            if word != what[0] and shutil.which(what[0]):
+                raise _usage(f"{what[0]!r} is a program", _behind(what))
             if os.sep in word or os.path.exists(word):
                 raise _usage(
                     f"{word!r} is no config file and no Python script",
@@ -220,6 +223,13 @@ def split_environment(pairs: tuple[str, ...]) -> dict[str, str]:
             raise _usage(f"-e {pair}: no such variable here", "-e NAME=VALUE, or -e NAME for the value of this shell")
         found[key] = value
     return found
+
+
+def _behind(what: tuple[str, ...]) -> str:
+    app = next(
+        (f"\nan app needs no server: pyworker start {shlex.quote(word)}" for word in what if is_target(word)), ""
+    )
+    return f"a command stands behind --: pyworker start -- {shlex.join(what)}{app}"
 
 
 def _a_command(words: str) -> str:

@@ -99,6 +99,7 @@ def test_version_and_long_help(home: str) -> None:
         ("app.toml", "pyworker start app.toml"),
         ("jlist", "pyworker ps --json"),
         ("deploy", "pyworker reload NAME"),
+        ("uvicorn", "pyworker start -- COMMAND"),
         ("xyz", "pyworker -h"),
     ],
 )
@@ -114,6 +115,7 @@ def test_an_unknown_command_gets_a_suggestion(word: str, said: str, home: str) -
     [
         (("start", "shop:app", "--port", "8000"), "-b HOST:PORT"),
         (("start", "shop:app", "--reload"), "--watch"),
+        (("start", "shop:app", "-p", "8000"), "-b HOST:PORT"),
         (("start", "app.py", "-i", "max"), "-w N, or -w auto"),
         (("logs", "shop", "--lines", "5"), "-n N"),
         (("logs", "--truncate", "shop"), "pyworker flush NAME empties the log"),
@@ -129,7 +131,7 @@ def test_an_option_of_another_program_is_told_what_it_is_here(typed: tuple[str, 
     assert found.err.splitlines()[1:] == [f"  = help: {here}", f"  = help: pyworker {typed[0]} -h shows its options"]
 
 
-@pytest.mark.parametrize(("word", "here"), [("restart", "pyworker daemon upgrade --force"), ("logs", "pyworker doctor")])
+@pytest.mark.parametrize(("word", "here"), [("kill", "pyworker daemon stop"), ("restart", "pyworker daemon upgrade --force"), ("logs", "pyworker doctor")])
 def test_a_command_of_another_group_is_told_what_it_is_here(word: str, here: str, home: str) -> None:
     found = run("daemon", word, home=home)
     assert found.code == 2
@@ -349,6 +351,12 @@ def test_the_options_of_pm2s_words_reach_the_command_that_they_stand_for(home: s
         sure = run("kill", "-y", "--home", home, home=str(tmp_path / "another"))
     assert "This stops api" in asked.err
     assert (sure.code, "not now" in sure.err) == (75, True)
+
+
+def test_kill_with_a_name_is_told_how_that_app_is_stopped(home: str) -> None:
+    found = run("kill", "shop", home=home)
+    assert found.code == 2
+    assert found.err.splitlines()[1:] == ["  = help: pyworker stop shop"]
 
 
 def test_save_has_nothing_to_do_and_says_why(home: str) -> None:

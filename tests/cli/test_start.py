@@ -260,6 +260,20 @@ def test_a_program_is_told_from_a_name_and_how_it_is_started(
 
 
 @pytest.mark.parametrize(
+    ("words", "hints"),
+    [
+        (("sh", "server.py"), ["a command stands behind --: pyworker start -- sh server.py"]),
+        (("sh", "shop:app"), ["a command stands behind --: pyworker start -- sh shop:app", "an app needs no server: pyworker start shop:app"]),
+    ],
+)
+def test_a_command_without_its_dashes_is_told_where_they_stand(home: str, folder: str, words: tuple[str, ...], hints: list[str]) -> None:
+    Path(folder, "server.py").write_text("")
+    found = run("start", *words, home=home, cwd=folder)
+    assert found.code == 2
+    assert found.err.splitlines() == ["error: 'sh' is a program", *(f"  = help: {hint}" for hint in hints)]
+
+
+@pytest.mark.parametrize(
     ("name", "content", "hint"),
     [
         ("ecosystem.config.js", "module.exports = {apps: []}", "it is a file of pm2: pyworker import ecosystem.config.js"),

@@ -10,7 +10,8 @@ from pyworker.cli.asking import confirm, need_names
 from pyworker.cli.client import ask
 from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings, common, option, say
-from pyworker.cli.render import line, note
+from pyworker.cli.render import argument, line, note
+from pyworker.errors import PyworkerError
 
 _OK = {"ok": True}
 
@@ -57,11 +58,15 @@ def flush(settings: Settings, names: tuple[str, ...]) -> int:
 
 
 @click.command(hidden=True)
+@click.argument("names", nargs=-1, metavar="")
 @common
-def kill(settings: Settings) -> int:
+def kill(settings: Settings, names: tuple[str, ...]) -> int:
     """Stop every app and the daemon: pyworker daemon stop."""
     from pyworker.cli.commands.daemon import stop
 
+    if names:
+        message = "kill is for all apps and the daemon, as pm2 has it"
+        raise PyworkerError(message, hint=f"pyworker stop {' '.join(map(argument, names))}", code="usage")
     note("kill is: pyworker daemon stop")
     code: int = click.get_current_context().invoke(stop)
     return code

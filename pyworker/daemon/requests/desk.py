@@ -108,6 +108,8 @@ class Desk:
             message = f"no app matches {unknown[0]!r} in the daemon of {user} ({self.home}); its apps: {there}"
             if unknown[0].endswith(".toml"):
                 hint = "name the app, or all: only pyworker start takes its file"
+            elif unknown[0].isdecimal() and names:  # pm2's id
+                hint = f"apps go by name here, workers by name and number: {min(names)}.{unknown[0]}"
             elif meant:
                 hint = f"did you mean {meant}?"
             else:
