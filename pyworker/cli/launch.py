@@ -13,12 +13,14 @@ import json
 import os
 import re
 import select
+import site
 import sys
 import time
 from collections.abc import Callable
 from shlex import quote
 from typing import NoReturn
 
+import pyworker
 from pyworker.cli import render
 from pyworker.cli.client import DaemonAway, ask, connect
 from pyworker.cli.homes import unreadable
@@ -83,6 +85,29 @@ def check_kernel() -> None:
         )
 
 
+def check_installation() -> None:
+    """Refuse an installation that our processes, which are isolated (`python -I`), would not find.
+
+    Python is asked where it may be one: a folder of an editable installation is in no list.
+    """
+    folder = os.path.dirname(pyworker.__path__[0])
+    if folder in site.getsitepackages():
+        return
+    code = "import sys, importlib.util; sys.exit(importlib.util.find_spec('pyworker') is None and 3)"
+    try:
+        with open(os.devnull, "r+b") as null:
+            pid = spawn([sys.executable, "-I", "-c", code], dict(os.environ), dict.fromkeys(range(3), null.fileno()))
+    except OSError:  # whatever is lacking, who starts the guardian says it
+        return
+    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3:
+        raise PyworkerError(
+            f"pyworker cannot run here: its own processes would not find it in {folder}",
+            hint="they look neither in PYTHONPATH (pip install --target, --prefix), nor in ~/.local (pip install --user), nor in archives\n"
+            "in its folder, a virtual environment has it: python3 -m venv .venv && .venv/bin/pip install .",
+            code="unavailable",
+        )
+
+
 def wait_for_the_end(home: str) -> None:
     """Return once no daemon has this home. What keeps from looking is left to who becomes the daemon, and says it."""
     with contextlib.suppress(OSError), open_regular(os.path.join(home, LOCK_FILE)) as lock:
@@ -92,6 +117,7 @@ def wait_for_the_end(home: str) -> None:
 def become_daemon(home: str) -> NoReturn:
     """Replace this process by a guardian that whoever started this command looks after."""
     check_kernel()
+    check_installation()
     env = {k: v for k, v in os.environ.items() if _KEPT.match(k) or k in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
     keep_from_exec()
     os.execve(sys.executable, [sys.executable, "-I", "-m", "pyworker.guardian", "--home", home], env)
@@ -100,6 +126,7 @@ def become_daemon(home: str) -> NoReturn:
 def _start(home: str, deadline: float) -> int:
     """Start a guardian; return its pid once it answers, 0 when another holds the home."""
     check_kernel()
+    check_installation()
     reads, writes = os.pipe2(os.O_CLOEXEC)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     words = os.memfd_create("pyworker-start", os.MFD_CLOEXEC)  # what it says before it has a log of its own
@@ -166,15 +193,9 @@ def _not_started(home: str, pid: int, answer: bytes, stderr: str) -> int:
     if how == Exit.BUSY:
         return 0
     last = stderr.strip() or "it printed nothing"
-    hint = f"try it by hand: {quote(sys.executable)} -I -m pyworker.guardian --home {quote(home)}"
-    if "No module named 'pyworker'" in last:
-        hint = (
-            "it looks for pyworker neither in PYTHONPATH nor in ~/.local (pip install --user)\n"
-            "in its folder, a virtual environment has it: python3 -m venv .venv && .venv/bin/pip install ."
-        )
     raise PyworkerError(
         f"The pyworker daemon did not start: its guardian ended with {'code' if how >= 0 else 'signal'} {abs(how)}.\n{last}",
-        hint=hint,
+        hint=f"try it by hand: {quote(sys.executable)} -I -m pyworker.guardian --home {quote(home)}",
         code="daemon_not_started",
     )
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,11 +115,35 @@ def test_a_kernel_or_sandbox_in_which_nothing_can_be_watched_is_named(
     assert not os.path.exists(home)
 
 
-def test_a_pyworker_that_its_own_processes_do_not_find_is_told_where_to_be(home: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def of_pythonpath(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A pyworker that its interpreter finds by PYTHONPATH alone."""
+    python = tmp_path_factory.mktemp("bare") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", python], check=True, timeout=60)
+    path = f"PYTHONPATH={os.getcwd()}:{sysconfig.get_path('purelib')}"
+    return ["env", path, str(python / "bin/python"), "-m", "pyworker"]
+
+
+@pytest.mark.parametrize(
+    "args", [("start", "--name", "one", "--", "sleep", "9"), ("run", "--", "sleep", "9"), ("daemon", "run")]
+)
+def test_a_pyworker_that_its_own_processes_do_not_find_is_told_where_to_be(
+    args: tuple[str, ...], home: str, of_pythonpath: list[str]
+) -> None:
     """pip install --user, or PYTHONPATH: an isolated interpreter looks in neither."""
-    found = result(launch(home, tmp_path, "lost"))
-    assert "No module named 'pyworker'" in found
-    assert "python3 -m venv .venv" in found
+    env = environment(home)
+    done = subprocess.run([*of_pythonpath, *args], env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (69, "")
+    assert f"error: pyworker cannot run here: its own processes would not find it in {os.getcwd()}\n" in done.stderr
+    assert "python3 -m venv .venv" in done.stderr
+    assert not os.path.exists(home)
+
+
+def test_a_doctor_sees_that_processes_of_ours_would_not_find_pyworker(home: str, of_pythonpath: list[str]) -> None:
+    command = [*of_pythonpath, "doctor"]
+    done = subprocess.run(command, env=environment(home), capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "✗ pyworker cannot run here: its own processes would not find it" in done.stdout
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")

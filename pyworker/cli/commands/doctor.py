@@ -26,7 +26,7 @@ from pyworker.cli.commands.ps import next_step, trouble
 from pyworker.cli.commands.startup import is_outdated, is_possible
 from pyworker.cli.health import why_unwell
 from pyworker.cli.homes import lingers, typed, user_name
-from pyworker.cli.launch import check_kernel
+from pyworker.cli.launch import check_installation, check_kernel
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Look, line, look, note, out, paint, size
 from pyworker.cli.units import OPENRC_SCRIPT, starts
@@ -300,10 +300,11 @@ def _units() -> list[_Unit]:
 
 def _python(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
     yield Found("python", "ok", f"Python {platform.python_version()} ({sys.executable}), Linux {platform.release()}")
-    try:
-        check_kernel()
-    except PyworkerError as error:
-        yield Found("kernel", "fail", error.message, error.hint)
+    for name, check in (("kernel", check_kernel), ("installation", check_installation)):
+        try:
+            check()
+        except PyworkerError as error:
+            yield Found(name, "fail", error.message, error.hint)
     on_path = shutil.which("pyworker")
     ours = os.path.join(os.path.dirname(sys.executable), "pyworker")
     if on_path is not None and os.path.exists(ours) and os.path.realpath(on_path) != os.path.realpath(ours):

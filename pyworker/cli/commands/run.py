@@ -94,12 +94,13 @@ def _overrides(options: dict[str, Any], *, once: bool) -> dict[str, Any]:
 
 def _become(settings: Settings, found: Startable, config: Any) -> NoReturn:
     """Exec the guardian. Does not return."""
-    from pyworker.cli.launch import check_kernel
+    from pyworker.cli.launch import check_installation, check_kernel
     from pyworker.protocol import wire
     from pyworker.protocol.run import RunSpec
     from pyworker.unix.fds import keep_from_exec, memfd
 
     check_kernel()
+    check_installation()
     request = {**found.request, "cwd": os.getcwd(), "shell_env": shell_env()}
     request.pop("type", None)
     spec = RunSpec(request, settings.home, config.logs, config.probe or "", config.lame_duck)

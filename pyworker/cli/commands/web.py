@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from pyworker.cli.launch import check_installation
 from pyworker.cli.options import Settings, common, option
 from pyworker.errors import PyworkerError
 from pyworker.unix.venv import install_command
@@ -49,6 +50,7 @@ def cmd(settings: Settings, listen: str, allow_host: tuple[str, ...], new_token:
     if importlib.util.find_spec("starlette") is None:
         message = "the dashboard needs starlette, which is not installed"
         raise PyworkerError(message, hint=install_command(sys.executable, "starlette>=0.40"), code="missing")
+    check_installation()
     argv = [sys.executable, "-I", "-m", "pyworker.web", "--home", settings.home, "--host", host, "--port", port]
     argv += [word for name in allow_host for word in ("--allow-host", name)]
     argv += ["--json"] * settings.json + ["--new-token"] * new_token + ["--no-token"] * no_token
