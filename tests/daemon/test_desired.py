@@ -24,8 +24,8 @@ from pyworker.daemon.desired import (
     save,
     without_env_values,
 )
-from pyworker.errors import BROKEN_DISK
 from pyworker.daemon.requests.start import restore
+from pyworker.errors import BROKEN_DISK
 from tests.support.brain import brain as brain
 from tests.support.channels import ends as ends
 
