@@ -225,7 +225,13 @@ class ChildProcess(Emitter, Receiver):
             )
             self._pidfd = _watched(pid, self.args[0])
             self.pid = pid
+            self._loop.add_reader(self._pidfd, self._on_exit)
+            self._adopt_pipes(ours, standard)
+            if sock is not None:
+                self._channel = LoopChannel(sock, self, files=python)
         except Exception as error:
+            if self.pid is not None:
+                self._end_unheard(self.pid)
             for fd in ours:
                 os.close(fd)
             if sock is not None:
@@ -237,24 +243,28 @@ class ChildProcess(Emitter, Receiver):
         finally:
             for fd in theirs:
                 os.close(fd)
-        self._adopt_pipes(ours, standard)
-        if sock is not None:
-            self._channel = LoopChannel(sock, self, files=python)
-        self._loop.add_reader(self._pidfd, self._on_exit)
         self._loop.call_soon(self.emit, "spawn")
 
     def _adopt_pipes(self, ours: list[int], wanted: Sequence[Stdio]) -> None:
-        fds = iter(ours)
         if wanted[0] == "pipe":
-            self.stdin = PipeWriter(next(fds))
-        readers: list[PipeReader | None] = []
-        for stream in wanted[1:]:
-            if stream == "pipe":
-                self._open += 1
-                readers.append(PipeReader(next(fds), self._pipe_ended))
-            else:
-                readers.append(None)
-        self.stdout, self.stderr = readers
+            self.stdin = PipeWriter(ours.pop(0))
+        if wanted[1] == "pipe":
+            self.stdout = PipeReader(ours.pop(0), self._pipe_ended)
+        if wanted[2] == "pipe":
+            self.stderr = PipeReader(ours.pop(0), self._pipe_ended)
+        readers = [reader for reader in (self.stdout, self.stderr) if reader is not None]
+        self._open = len(readers)
+        for reader in readers:
+            reader.resume()
+
+    def _end_unheard(self, pid: int) -> None:
+        """End a child that the loop has no room to wait for (an epoll is out of memory, say)."""
+        self._loop.remove_reader(self._pidfd)
+        os.kill(pid, signals.SIGKILL)
+        os.waitpid(pid, 0)
+        self._close_pidfd()
+        self._close_pipes()
+        self.pid = None
 
     def _not_started(self, error: Exception) -> None:
         self._error = error

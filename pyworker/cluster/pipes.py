@@ -28,7 +28,6 @@ class PipeReader(asyncio.StreamReader):
         self._reading = False
         os.set_blocking(fd, False)
         self.set_transport(_Flow(self))
-        self.resume()
 
     def pause(self) -> None:
         if self._reading:
@@ -36,6 +35,7 @@ class PipeReader(asyncio.StreamReader):
             self._running.remove_reader(self._fd)
 
     def resume(self) -> None:
+        """Begin or go on reading. Raises OSError."""
         if not self._reading and self._fd >= 0:
             self._reading = True
             self._running.add_reader(self._fd, self._on_readable)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -124,6 +125,27 @@ async def test_a_child_that_is_collected_before_it_can_be_watched_is_an_error_th
     finally:
         signal.signal(signal.SIGCHLD, before)
     with pytest.raises(SpawnError, match=r"cannot watch true: .* this program ignores SIGCHLD"):
+        await child.wait()
+
+
+@pytest.mark.parametrize("room", range(4))  # of its end, its two pipes and its channel
+@asynchronous
+async def test_a_child_that_the_loop_has_no_room_to_wait_for_is_ended_and_an_error(room: int) -> None:
+    loop = asyncio.get_running_loop()
+    add, left = loop.add_reader, room
+
+    def refuse(fd: int, *rest: Any) -> None:
+        nonlocal left
+        if not left:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        left -= 1
+        add(fd, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "add_reader", refuse)
+        child = child_process.fork("no-such-script.py", stdin="pipe", stdout="pipe", stderr="pipe")
+    assert (child.pid, child.is_running, child.connected) == (None, False, False)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         await child.wait()
 
 
