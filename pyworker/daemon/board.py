@@ -13,9 +13,9 @@ from collections.abc import Iterable
 
 from pyworker.protocol.figures import Totals
 from pyworker.protocol.inherited import WorkerId
-from pyworker.protocol.scoreboard import FIELDS, LATENCY_BUCKETS, ROWS, SIZE, AppF, F, row_slice
+from pyworker.protocol.scoreboard import FIELDS, LATENCY_BUCKETS, ROW_SIZE, ROWS, SIZE, AppF, F, row_slice
 from pyworker.record import record
-from pyworker.unix.fds import memfd_fixed
+from pyworker.unix.fds import allocate, memfd_fixed
 
 _SANE = 2**53  # what a JSON reader in any language keeps exact
 _STATUS = range(F.STATUS_1XX, F.STATUS_5XX + 1)
@@ -56,6 +56,7 @@ class Board:
         """Make an empty board."""
         fd = memfd_fixed(f"pyworker-board-{app}", SIZE)
         try:
+            allocate(fd, 0, ROW_SIZE)
             return cls(fd)
         except OSError:
             os.close(fd)
@@ -89,10 +90,11 @@ class Board:
 
     # ---- rows --------------------------------------------------------------------------------------
     def allocate(self, worker: WorkerId) -> int:
-        """Give the worker a zeroed row and return its number."""
+        """Give the worker a zeroed row and return its number. OSError: there is no memory for it."""
         if self._free:
             row = self._free.pop()
         elif self._fresh < ROWS:
+            allocate(self.fd, self._fresh * ROW_SIZE, ROW_SIZE)
             row = self._fresh
             self._fresh += 1
         else:

@@ -8,14 +8,13 @@ the half before intact. Monotonic instants stay true, the machine has not booted
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import struct
 import zlib
 from typing import Any
 
 from pyworker import failpoint
-from pyworker.unix.fds import memfd_fixed
+from pyworker.unix.fds import allocate, memfd_fixed
 
 # A reload of 1,000 workers, of whom each has ended once with much to say, takes 3 MB; what is not touched is no memory.
 HALF = 4 * 1024 * 1024
@@ -23,20 +22,23 @@ _HEAD = struct.Struct("<QII")  # number, length, crc of the content
 
 
 class Ledger:
-    """A JSON value that survives its writer. Owns the mapping, not the fd."""
+    """A JSON value that survives its writer. Has a descriptor of its own, and no mapping: one that the kernel has no memory
+    for (vm.overcommit_memory = 2) would be a SIGBUS.
+    """
+
+    _fd = -1
 
     def __init__(self, fd: int) -> None:
-        size = os.fstat(fd).st_size  # a daemon of another version may have made it
-        self._map = mmap.mmap(fd, size)
-        self._half = size // 2
+        self._half = os.fstat(fd).st_size // 2  # a daemon of another version may have made it
         self._number = 0
         self._last = b""
         for offset in (0, self._half):
-            number, length, crc = _HEAD.unpack_from(self._map, offset)
+            number, length, crc = _HEAD.unpack(os.pread(fd, _HEAD.size, offset))
             if number > self._number and length <= self._half - _HEAD.size:
-                content = self._map[offset + _HEAD.size : offset + _HEAD.size + length]
+                content = os.pread(fd, length, offset + _HEAD.size)
                 if zlib.crc32(content) == crc:
                     self._number, self._last = number, content
+        self._fd = os.dup(fd)
 
     @staticmethod
     def create(app: str) -> int:
@@ -52,20 +54,27 @@ class Ledger:
         return value if isinstance(value, dict) else {}
 
     def write(self, value: dict[str, Any]) -> None:
-        """Write a value; one equal to the last costs no write. A value too large for a half is an OSError."""
+        """Write a value; one equal to the last costs no write. OSError: it is too large for a half, or there is no memory."""
         content = json.dumps(value, separators=(",", ":")).encode()
         if content == self._last:
             return
         if len(content) > self._half - _HEAD.size:
             raise OSError(f"ledger of {len(content)} bytes")
-        self._number += 1
-        offset = self._half * (self._number % 2)
+        number = self._number + 1
+        offset = self._half * (number % 2)
         # the number goes in last: until then this half is older than the other
-        _HEAD.pack_into(self._map, offset, 0, len(content), zlib.crc32(content))
-        self._map[offset + _HEAD.size : offset + _HEAD.size + len(content)] = content
+        data = _HEAD.pack(0, len(content), zlib.crc32(content)) + content
+        allocate(self._fd, offset, len(data))
+        os.pwrite(self._fd, data, offset)
         failpoint.hit("ledger.half")
-        struct.pack_into("<Q", self._map, offset, self._number)
-        self._last = content
+        os.pwrite(self._fd, struct.pack("<Q", number), offset)
+        self._number, self._last = number, content
 
     def close(self) -> None:
-        self._map.close()
+        """Close its descriptor; the one that it was given stays."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()

@@ -44,7 +44,8 @@ class Schedule:
 
     def _write_down(self) -> None:
         if (fd := self._desk.brain.store.get(MINUTES)) is not None:
-            os.pwrite(fd, _MINUTES.pack(self._last, self._looked_at), 0)
+            with contextlib.suppress(OSError):  # no memory is left (vm.overcommit_memory = 2)
+                os.pwrite(fd, _MINUTES.pack(self._last, self._looked_at), 0)
 
     def _wake(self) -> None:
         self._desk.brain.loop.call_later(60.05 - time.time() % 60, self._tick)

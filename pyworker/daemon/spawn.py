@@ -147,12 +147,10 @@ class Spawner:
 
     # ---- workers -------------------------------------------------------------------------------------
     def prepare_worker(self, app: App, slot: int, generation: int, *, held: bool, now: float) -> WorkerHandle:
-        """Return the handle of a worker that is about to be made, its serial and row given out."""
+        """Return the handle of a worker that is about to be made, its serial given out."""
         app.last_serial += 1
         identity = WorkerId(app.name, generation, slot, app.last_serial)
-        handle = WorkerHandle(identity, held, now, time.time(), since=now)
-        handle.row = app.board.allocate(identity)
-        return handle
+        return WorkerHandle(identity, held, now, time.time(), since=now)
 
     def worker(self, app: App, generation: Generation, handle: WorkerHandle, failed: Failed, started: Started) -> None:
         """Ask the template to fork the worker, or the launcher to start it; `failed` is called when that one cannot.

@@ -47,14 +47,10 @@ class Workers:
         self._brain = brain
 
     def spawn(self, app: App, slot: int, number: int, held: bool, now: float) -> None:
-        try:
-            handle = self._brain.spawner.prepare_worker(app, slot, number, held=held, now=now)
-        except BoardFull as error:
-            self._brain.note(app, str(error))
-            app.record = restart.after_unstable_death(app.record, now, app.restart_config, jitter=random.random())
-            return
+        handle = self._brain.spawner.prepare_worker(app, slot, number, held=held, now=now)
         app.workers[handle.id.serial] = handle
         try:
+            handle.row = app.board.allocate(handle.id)
             self._brain.spawner.worker(
                 app,
                 app.generations[number],
@@ -62,6 +58,11 @@ class Workers:
                 lambda number: self._brain.direct.failed(app, handle, number),
                 lambda pid: self._brain.direct.started(app, handle, pid),
             )
+        except BoardFull as error:
+            del app.workers[handle.id.serial]
+            self._brain.note(app, str(error))
+            app.record = restart.after_unstable_death(app.record, now, app.restart_config, jitter=random.random())
+            return
         except Exception as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             handle.failure = w.Failed("other", f"cannot start a process: {why}", "", step_to_start(error))

@@ -228,15 +228,21 @@ def memfd(name: str, content: bytes | bytearray, *, seal: bool = True) -> int:
             )
     except OSError as error:
         os.close(fd)
-        # no disk: it is what the kernel says of memory under vm.overcommit_memory = 2
-        if error.errno == errno.ENOSPC:
-            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
-        raise
+        raise as_of_memory(error) from None
     return fd
 
 
+def as_of_memory(error: OSError) -> OSError:
+    """Return an error of a memfd. "No space left" is no disk's: the kernel says so of memory under vm.overcommit_memory = 2."""
+    return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) if error.errno == errno.ENOSPC else error
+
+
 def memfd_fixed(name: str, size: int) -> int:
-    """Return a zeroed memfd whose size can never change: no reader of a mapping can be killed by SIGBUS."""
+    """Return a zeroed memfd whose size can never change: no mapping of it has a page beyond its end, which is a SIGBUS.
+
+    It has no memory yet. Where the kernel may have none to give (vm.overcommit_memory = 2), a page that nobody has
+    allocated (`allocate`) is a SIGBUS, too.
+    """
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)
@@ -245,6 +251,14 @@ def memfd_fixed(name: str, size: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def allocate(memfd: int, offset: int, size: int) -> None:
+    """Have a part of a memfd in memory before a mapping of it is touched there; raises OSError."""
+    try:
+        os.posix_fallocate(memfd, offset, size)
+    except OSError as error:
+        raise as_of_memory(error) from None
 
 
 def read_whole(fd: int) -> bytes:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -80,6 +82,21 @@ def test_full_board_says_so_and_works_on(board: Board) -> None:
         board.allocate(worker(ROWS))
     board.free(5)
     board.allocate(worker(ROWS))
+
+
+def test_row_that_the_kernel_has_no_memory_for_is_not_touched_and_given_out_later(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "as under vm.overcommit_memory = 2, where a touch is a SIGBUS")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "posix_fallocate", refuse)
+        with pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
+            board.allocate(worker(1))
+        with pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
+            Board.create("other")
+    assert board.allocate(worker(2)) == 1
 
 
 def test_new_daemon_finds_the_rows_again_and_clears_the_others(board: Board) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -68,6 +70,26 @@ def test_too_large_a_value_is_refused_and_the_old_one_stays(fd: int) -> None:
         ledger.write({"a": "x" * HALF})
     ledger.close()
     assert read(fd) == {"a": 1}
+
+
+def test_a_value_that_the_kernel_has_no_memory_for_is_refused_and_the_old_ones_stay(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "as under vm.overcommit_memory = 2, where a touch of a mapping is a SIGBUS")
+
+    ledger = Ledger(fd)
+    ledger.write({"a": 1})
+    before = os.pread(fd, 2 * HALF, 0)
+    with monkeypatch.context() as full:
+        full.setattr(os, "posix_fallocate", refuse)
+        for _ in range(2):  # of both halves
+            with pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
+                ledger.write({"a": 2})
+    assert os.pread(fd, 2 * HALF, 0) == before
+    ledger.write({"a": 2})
+    ledger.close()
+    assert read(fd) == {"a": 2}
 
 
 def test_a_ledger_of_another_size_is_gone_on_with() -> None:
