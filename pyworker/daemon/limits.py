@@ -26,7 +26,6 @@ NOTHING_TO_SAMPLE = LAZY  # seconds until it is looked again whether there is
 REQUESTS_EVERY = 0.5
 _RAISE = "raise it"
 _RAISE_SHARE = "it is each one's share of the limit of the cgroup: raise that, or have fewer workers"
-_NOT_HELD = "limits.memory does not hold for worker "
 
 
 def watch(loop: Loop, brain: Brain, sampler: Sampler) -> None:
@@ -45,7 +44,6 @@ def watch(loop: Loop, brain: Brain, sampler: Sampler) -> None:
         everyone = sum(len(app.slots()) for app in brain.apps.values() if app.running)
         for app in brain.apps.values():
             config = app.config
-            _forget_notes(brain, app)
             if config is None or not app.running or (config.limits.memory is None and not config.limits.max_age):
                 continue
             if app.target is not None:
@@ -95,9 +93,6 @@ def _check_app(brain: Brain, sampler: Sampler, app: App, memory: int | None, max
                 brain.note(app, TOO_LOW + (_RAISE_SHARE if is_share else _RAISE))
             brain.workers.recycle(app, w, f"memory {used // 2**20} MB > {memory // 2**20} MB")
             return
-        if memory is not None:
-            say = brain.note if sampler.is_too_much(w.pid) else brain.note_is_over
-            say(app, _not_held(w.id.slot))
         if max_age and now - w.ready_at > max_age:
             brain.workers.recycle(app, w, f"age {now - w.ready_at:.0f} s > {max_age:g} s", can_wait=True)
             return
@@ -107,19 +102,6 @@ def _check_app(brain: Brain, sampler: Sampler, app: App, memory: int | None, max
     ):
         for note in notes:
             brain.note_is_over(app, note)
-
-
-def _not_held(slot: int) -> str:
-    return f"{_NOT_HELD}{slot}: it has more processes than can be looked at"
-
-
-def _forget_notes(brain: Brain, app: App) -> None:
-    """Of workers that are not there any more, or have no limit, there is nothing to say."""
-    said = [note for note in app.notes if note.startswith(_NOT_HELD)]
-    limited = app.config is not None and app.config.limits.memory is not None
-    true = {_not_held(w.id.slot) for w in app.workers.values()} if said and limited else set()
-    for note in set(said) - true:
-        brain.note_is_over(app, note)
 
 
 def _check_requests(brain: Brain, app: App, limit: float, now: float, own_time: OwnTime) -> None:

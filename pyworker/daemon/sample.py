@@ -20,7 +20,7 @@ from pyworker.unix.process import stat_fields
 FRESH = 0.5  # seconds in which the same answer is given again
 PSS_FRESH = 5.0  # the same for what takes longer to find out
 _PSS_TIME = 0.02  # seconds that one request may spend on that
-_FAMILY_TIME = 0.5  # ... of our processor time, on one worker and all that it has started
+_MOST_LOOKED_AT = 500  # processes of one worker: of more the first count
 _KEEP = 60.0  # seconds after which an earlier reading is too old to be compared with
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -73,7 +73,6 @@ class Sampler:
         self._readings: dict[int, _Reading] = {}
         self._apps: dict[str, _AppReading] = {}
         self._shares: dict[int, tuple[float, int | None]] = {}  # pid -> when, PSS
-        self._too_many: dict[int, float] = {}  # pid of one that took too long -> when it may be tried again
         self._sessions: dict[int, list[int]] = {}
         self._scanned_at = -1e9
 
@@ -116,26 +115,15 @@ class Sampler:
         return served
 
     def pss(self, pid: int) -> int | None:
-        """Return the memory of a worker and what it started, each shared page counted in equal parts; None when gone, not
-        permitted, or too much to look at.
+        """Return the memory of a worker and what it started, each shared page counted in equal parts; None when gone or not
+        permitted.
 
         Some 300 us a process, more for a big one: who starts a thousand must not keep the daemon from everybody else.
         """
-        if self.is_too_much(pid):
-            return None
-        until = time.thread_time() + _FAMILY_TIME
         total = _pss(pid)
-        for other in self._members(pid) if total is not None else ():
-            if time.thread_time() > until:
-                self._too_many = {p: at for p, at in self._too_many.items() if self.is_too_much(p)}
-                self._too_many[pid] = self._clock() + _KEEP
-                return None
-            total = (total or 0) + (_pss(other) or 0)
-        return total
-
-    def is_too_much(self, pid: int) -> bool:
-        """Whether `pss` has given up on one that runs."""
-        return self._clock() < self._too_many.get(pid, 0.0)
+        if total is None:
+            return None
+        return total + sum(_pss(other) or 0 for other in self._members(pid)[: _MOST_LOOKED_AT - 1])
 
     def pss_lately(self, pids: list[int], now: float) -> dict[int, int | None]:
         """The same of many, for those who ask again and again: some seconds old; a pid that there was no time for is missing.

@@ -91,30 +91,6 @@ def test_a_worker_is_replaced_when_it_is_too_old_and_never_without_a_limit(max_a
     assert recycled == said
 
 
-def test_a_limit_that_cannot_be_looked_after_is_a_note_as_long_as_that_is_so() -> None:
-    worker = SimpleNamespace(recycle="", state=State.READY, ready_at=1.0, born_at=1.0, pid=4242, id=SimpleNamespace(slot=2))
-    app: Any = SimpleNamespace(workers={1: worker}, notes=[])
-    brain: Any = SimpleNamespace(
-        note=lambda app, text: app.notes.append(text), note_is_over=lambda app, text: app.notes.remove(text)
-    )
-    said = "limits.memory does not hold for worker 2: it has more processes than can be looked at"
-    for is_too_much, notes in ((True, [said]), (False, [])):
-        sampler: Any = SimpleNamespace(pss=lambda pid: None, is_too_much=lambda pid, answer=is_too_much: answer)
-        limits._check_app(brain, sampler, app, 1000, 0.0, 100.0)
-        assert app.notes == notes
-
-
-@pytest.mark.parametrize(("slot", "memory", "stays"), [(2, 1000, True), (1, 1000, False), (2, None, False)])
-def test_nothing_is_said_of_a_limit_that_is_gone_or_of_a_worker_that_is(slot: int, memory: int | None, stays: bool) -> None:
-    note = "limits.memory does not hold for worker 2: it has more processes than can be looked at"
-    workers = {1: SimpleNamespace(id=SimpleNamespace(slot=slot))}
-    config = SimpleNamespace(limits=LimitsConfig(memory=memory))
-    app: Any = SimpleNamespace(workers=workers, notes=[note, "another"], config=config)
-    brain: Any = SimpleNamespace(note_is_over=lambda app, text: app.notes.remove(text))
-    limits._forget_notes(brain, app)
-    assert app.notes == ([note, "another"] if stays else ["another"])
-
-
 @pytest.mark.parametrize(
     ("memory", "step"),
     [(1000, "raise it"), ("auto", "it is each one's share of the limit of the cgroup: raise that, or have fewer workers")],
@@ -132,6 +108,6 @@ def test_a_limit_below_what_a_worker_takes_at_once_is_a_note_until_workers_live_
         workers=SimpleNamespace(recycle=lambda app, worker, reason: None),
     )
     for used, now, notes in ((3000, 100.0, [note]), (500, 101.0, [note]), (500, 107.0, [])):
-        sampler: Any = SimpleNamespace(pss=lambda pid, answer=used: answer, is_too_much=lambda pid: False)
+        sampler: Any = SimpleNamespace(pss=lambda pid, answer=used: answer)
         limits._check_app(brain, sampler, app, 1000, 0.0, now)
         assert app.notes == notes
