@@ -182,7 +182,6 @@ class Dispatchers:
                     self._brain.emit(app, "dispatcher_ready", None, pid=handle.pid)
                 elif handle.state == "ready":  # it could not take what it was told, for want of descriptors
                     handle.told.clear()
-                    handle.begun = handle.finished = False
             case d.Empty(serial=serial):
                 worker = app.workers.get(serial)
                 via = _via(app, worker) if worker is not None else None
@@ -266,8 +265,8 @@ class Dispatchers:
         listens: set[int] = set()
         if current is not None and app.listening and dispatches(current) and not is_node(current.config):
             listens = set(current.listeners)  # Node workers ask for theirs
-        if not handle.begun:
-            yield d.Begin(), (), None
+        if "begun" not in told:
+            yield d.Begin(), (), "begun"
         for index in sorted(i for i in listens if ("listen", i) not in told and i in app.listeners):
             yield d.Listen(index), (app.listeners[index].sock.fileno(),), ("listen", index)
         yield from self._new_inboxes(app, told)
@@ -346,10 +345,6 @@ class Dispatchers:
             case d.CloseInbox(slot=slot):
                 handle.told.discard(what)
                 self._brain.store.remove(fd_name("feed", app.name, slot), fd_name("inbox", app.name, slot))
-            case d.Begin():
-                handle.begun = True
-            case d.Finish():
-                handle.finished = True
             case _:
                 if what is not None:
                     handle.told.add(what)

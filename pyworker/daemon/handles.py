@@ -164,14 +164,17 @@ class DispatcherHandle:
     pid: int = 0
     channel: socket.socket | None = None
     ready_at: float | None = None
-    told: set[object] = field(default_factory=set)  # "settled", ("listen", i), ("inbox", slot), ("open", serial)…
-    begun: bool = False  # Begin has been said by this daemon
-    finished: bool = False
+    # by this daemon: "begun", "settled", "finished", ("listen", i), ("inbox", slot), ("open", serial)…
+    told: set[object] = field(default_factory=set)
     killed_because: str = ""
     step: str = ""  # what to do about that
     ended: bool = False
     unanswered: int = 0  # pings
     troubles: list[str] = field(default_factory=list)  # what it has said of itself and not taken back
+
+    @property
+    def finished(self) -> bool:
+        return "finished" in self.told
 
     def view(self) -> DispatcherView:
         return DispatcherView(self.state, self.since, self.finished)

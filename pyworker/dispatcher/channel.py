@@ -10,7 +10,6 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from pyworker import __version__
 from pyworker.dispatcher.loop import IN, Loop
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.wire import WireError, decode, encode
@@ -90,7 +89,7 @@ class Channel:
 
     def _ask_again(self) -> None:
         self._asks_later = False
-        self.say(d.Up(__version__))
+        self.say(d.Up())
 
     def _end(self) -> None:
         self._loop.remove(self._sock.fileno())

@@ -10,7 +10,7 @@ import struct
 import termios
 
 from pyworker.protocol.dispatcher import HAND_OVER, LAST
-from pyworker.unix.fds import close_all, recv_packet
+from pyworker.unix.fds import recv_packet
 
 _INT = struct.Struct("i")
 _FULL = (errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
@@ -23,6 +23,8 @@ class Inbox:
 
     def __init__(self, slot: int, writer: socket.socket, reader: socket.socket) -> None:
         self.slot = slot
+        writer.setblocking(False)
+        reader.setblocking(False)
         self._writer = writer
         self._reader = reader
         self._sendmsg = writer.sendmsg
@@ -65,26 +67,3 @@ class Inbox:
     def close(self) -> None:
         self._writer.close()
         self._reader.close()
-
-
-def open_inbox(slot: int, fds: list[int]) -> Inbox | None:
-    """Return the inbox of two received fds, which are owned from here on; None (fds closed) when they are none."""
-    try:
-        if len(fds) != 2 or not all(_is_seqpacket(fd) for fd in fds):
-            close_all(fds)
-            return None
-    except OSError:
-        close_all(fds)
-        return None
-    writer, reader = (socket.socket(fileno=fd) for fd in fds)
-    writer.setblocking(False)
-    reader.setblocking(False)
-    return Inbox(slot, writer, reader)
-
-
-def _is_seqpacket(fd: int) -> bool:
-    sock = socket.socket(fileno=fd)
-    try:
-        return sock.family == socket.AF_UNIX and sock.type == socket.SOCK_SEQPACKET
-    finally:
-        sock.detach()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import assert_never
 
 from pyworker.dispatcher.channel import Channel
-from pyworker.dispatcher.inbox import Inbox, open_inbox
+from pyworker.dispatcher.inbox import Inbox
 from pyworker.dispatcher.loop import IN, Loop
 from pyworker.dispatcher.node import NodeCluster
 from pyworker.dispatcher.relay import Pipes
@@ -31,7 +31,9 @@ from pyworker.unix.fds import close_all
 ACCEPTS_A_TURN = 64
 RETRY = 0.01  # seconds until a connection that fits nowhere is tried again
 PAUSE = 0.1  # ... until accepting is tried again when the machine is out of files
-CALM = 3.0  # ... without such a failure until that is over: at the limit one can be accepted whenever another ends
+CALM = (
+    3.0  # ... without a want of something until that is over: at a limit there is room whenever another connection ends
+)
 REST = 0.2  # ... for which a worker whose port cannot be reached gets nothing
 LOOK = 0.1  # how often a worker that has not taken its connections is looked at; twice without progress: stuck
 FINISH_PATIENCE = 30.0  # how long relays may last when daemon and guardian are both gone
@@ -40,6 +42,30 @@ _NO_PORT = (
     "no local port is left from which a worker could be connected to: connections wait until one ends. "
     "Widen the range (sysctl net.ipv4.ip_local_port_range), or have more workers: each has as many"
 )
+
+
+class _Lasting:
+    """A trouble that comes and goes: said once, and when it has not been met for a while."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._text = ""  # of the one that goes on
+        self._again = False
+
+    def met(self, text: str) -> None:
+        self._again = True
+        if not self._text:
+            self._text = text
+            self._dispatcher.say(d.Trouble(text))
+            self._look()
+
+    def _look(self) -> None:
+        if self._again:
+            self._again = False
+            self._dispatcher.loop.later(CALM, self._look)
+        else:
+            self._dispatcher.say(d.Over(self._text))
+            self._text = ""
 
 
 class Dispatcher:
@@ -51,12 +77,9 @@ class Dispatcher:
         self.relays = 0
         # two ends each; the rest is for listeners, and for pipes of those whose receiver pauses
         self.most_relays = max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES) // 2)
-        self._told_too_many = ""
-        self._told_no_files = ""
-        self._failed_again = False  # since one was accepted
-        self._calms_down = False
-        self._told_no_port = False
-        self._no_port_again = False
+        self._too_many = _Lasting(self)
+        self._no_files = _Lasting(self)
+        self._no_port = _Lasting(self)
         self._board = board
         self._listeners: dict[int, socket.socket] = {}
         self._inboxes: dict[int, Inbox] = {}
@@ -90,8 +113,6 @@ class Dispatcher:
                     if error.errno in WANTING:
                         self.out_of_files(error)
                     return  # also ECONNABORTED and its like: this client has left, the next one may not
-                if self._told_no_files:
-                    self.files_again()
                 self._deal(connection)
                 if not self._accepting:
                     return
@@ -172,59 +193,23 @@ class Dispatcher:
 
     def out_of_files(self, error: OSError) -> None:
         """Accepting failed, or waiting for what comes: rest for a moment, or it would be tried without end."""
-        self._failed_again = True
+        self._no_files.met(f"the dispatcher cannot accept connections: {lacking_in_words(error)}; it goes on trying")
         if not self._paused:
             self._paused = True
             self._node.pause()
-            if not self._told_no_files:
-                why = lacking_in_words(error)
-                self._told_no_files = f"the dispatcher cannot accept connections: {why}; it goes on trying"
-                self.say(d.Trouble(self._told_no_files))
             self.loop.later(PAUSE, self._resume)
             self._set_accepting()
 
-    def files_again(self) -> None:
-        """A connection was accepted: it can be again, if that lasts."""
-        if self._told_no_files and not self._calms_down:
-            self._calms_down, self._failed_again = True, False
-            self.loop.later(CALM, self._calmed_down)
-
-    def _calmed_down(self) -> None:
-        self._calms_down = False
-        if not self._failed_again:
-            self.say(d.Over(self._told_no_files))
-            self._told_no_files = ""
-
     def too_many_relays(self) -> None:
-        """No more can be relayed: what comes waits in the listener's queue. Said once, until there is room again."""
-        if not self._told_too_many:
-            self._told_too_many = (
-                f"{self.most_relays} connections are relayed, the most that the limit of open files allows: more wait "
-                "until one ends. Raise the hard limit (ulimit -Hn, LimitNOFILE of the service) and start the daemon again"
-            )
-            self.say(d.Trouble(self._told_too_many))
-
-    def one_relay_less(self) -> None:
-        self.relays -= 1
-        if self._told_too_many and self.relays <= self.most_relays * 0.9:
-            self.say(d.Over(self._told_too_many))
-            self._told_too_many = ""
+        """No more can be relayed: what comes waits in the listener's queue."""
+        self._too_many.met(
+            f"{self.most_relays} connections are relayed, the most that the limit of open files allows: more wait "
+            "until one ends. Raise the hard limit (ulimit -Hn, LimitNOFILE of the service) and start the daemon again"
+        )
 
     def no_port_left(self) -> None:
-        """A worker could not be connected to for want of a port of ours: said once, until that is over for a while."""
-        self._no_port_again = True
-        if not self._told_no_port:
-            self._told_no_port = True
-            self.say(d.Trouble(_NO_PORT))
-            self._look_for_ports()
-
-    def _look_for_ports(self) -> None:
-        if self._no_port_again:
-            self._no_port_again = False
-            self.loop.later(CALM, self._look_for_ports)
-        else:
-            self._told_no_port = False
-            self.say(d.Over(_NO_PORT))
+        """A worker could not be connected to for want of a port of ours."""
+        self._no_port.met(_NO_PORT)
 
     def _resume(self) -> None:
         self._paused = False
@@ -348,12 +333,10 @@ class Dispatcher:
 
     def _take_inbox(self, slot: int, fds: list[int]) -> None:
         self._again(("inbox", slot))
-        if slot in self._inboxes:  # a copy of the one that is here
+        if len(fds) != 2 or slot in self._inboxes:  # a copy of the one that is here
             close_all(fds)
             return
-        inbox = open_inbox(slot, fds)
-        if inbox is not None:
-            self._inboxes[slot] = inbox
+        self._inboxes[slot] = Inbox(slot, *(socket.socket(fileno=fd) for fd in fds))
 
     def _close_inbox(self, slot: int) -> None:
         inbox = self._inboxes.pop(slot, None)

@@ -42,9 +42,6 @@ class Owner(Protocol):
     def out_of_files(self, error: OSError) -> None:
         """Accepting failed for want of files: rest for a moment, then call `resume`."""
 
-    def files_again(self) -> None:
-        """A connection was accepted."""
-
 
 @mutable
 class Member:
@@ -262,7 +259,6 @@ class NodeCluster:
                 if error.errno in WANTING:
                     self._owner.out_of_files(error)
                 return
-            self._owner.files_again()
             self._perform(self._dealer, self._dealer.accepted(key, connection))
 
     def _say(self, serial: Any, message: dict[str, Any], connection: Any) -> None:

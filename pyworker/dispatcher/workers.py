@@ -111,7 +111,7 @@ class PortWorker:
     def lost(self, relay: Relay) -> None:
         """A relay is over."""
         self._relays.discard(relay)
-        self._owner.one_relay_less()
+        self._owner.relays -= 1
         self._cells[_OPEN] = len(self._relays)
         if self._told_to_shut and not self._relays:
             self._owner.say(d.Empty(self.serial))

@@ -143,8 +143,6 @@ class Leave:
 class Up:
     """The first message: it runs, with its rights dropped. Later: it could not take something, all is to be said again."""
 
-    version: str
-
 
 @record
 class Empty:

@@ -59,8 +59,8 @@ def test_a_worker_that_has_gone_is_said_to_be_so_once_whatever_was_told_of_it(
 ) -> None:
     store: Any = SimpleNamespace(names=lambda kind, app: [])
     brain: Any = SimpleNamespace(store=store)
-    handle = DispatcherHandle(0.0, state="ready", channel=ends[0], begun=True)
-    handle.told = {"settled", ("shut", 7), ("open", 8), ("attach", 8), ("open", 9)}  # 7: told to leave while it started
+    handle = DispatcherHandle(0.0, state="ready", channel=ends[0])
+    handle.told = {"begun", "settled", ("shut", 7), ("open", 8), ("attach", 8), ("open", 9)}  # 7: told to leave while it started
     app: Any = SimpleNamespace(name="api", dispatcher=handle, is_stopping=False, current=None, generations={})
     app.workers = {9: SimpleNamespace(id=SimpleNamespace(serial=9, generation=1))}
     Dispatchers(brain).sync(app)
@@ -68,7 +68,7 @@ def test_a_worker_that_has_gone_is_said_to_be_so_once_whatever_was_told_of_it(
     while (packet := fds.recv_packet(ends[1], 4096, 0)) is not None:
         said.append(decode(d.ToDispatcher, packet.data))
     assert said == [d.Gone(7), d.Gone(8)]
-    assert handle.told == {"settled", ("open", 9)}
+    assert handle.told == {"begun", "settled", ("open", 9)}
 
 
 class Handed:
@@ -144,7 +144,7 @@ def test_one_that_could_not_take_what_it_was_told_is_told_all_of_it_again(ends: 
     first = handed.said()
     assert first[-1] == d.Finish()
     handed.dispatchers._brain.loop = SimpleNamespace(clock=lambda: 1.0)  # type: ignore[assignment]
-    handed.dispatchers._take(handed.app, handed.app.dispatcher, d.Up("0.1.0"))
+    handed.dispatchers._take(handed.app, handed.app.dispatcher, d.Up())
     assert handed.said() == first
 
 
@@ -276,7 +276,7 @@ def test_a_node_worker_is_asked_to_leave_by_one_dispatcher(ends: tuple[socket.so
         return said
 
     def new(pid: int) -> DispatcherHandle:
-        return DispatcherHandle(0.0, state="ready", pid=pid, channel=ends[0], begun=True, told={"settled"})
+        return DispatcherHandle(0.0, state="ready", pid=pid, channel=ends[0], told={"begun", "settled"})
 
     first = new(41)
     assert told(first) == told(new(42)) == [d.Attach(7, ()), d.Shut(7)]

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from pyworker.dispatcher.inbox import open_inbox
+from pyworker.dispatcher.inbox import Inbox
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import F
 from pyworker.unix.fds import recv_packet
@@ -352,8 +352,6 @@ def test_words_that_are_no_message_are_ignored(one: Rig) -> None:
     (slot,) = one.add_slots(1)
     one.channel.send(b'{"type":"nonsense"}')
     one.channel.send(b"\xff\xfe")
-    one.tell(d.Inbox(7), one.listener.fileno(), one.listener.fileno())
-    one.tell(d.Open(70, 7, 70, "inbox"))
     one.listen()
     one.connect(1)
     assert taken([slot], 1) == [1]
@@ -364,17 +362,6 @@ def test_an_inbox_is_taken_also_when_it_has_taken_the_last_descriptors(monkeypat
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(os, "dup", no_number)
-    inbox = open_inbox(1, [end.detach() for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)])
-    assert inbox is not None
+    inbox = Inbox(1, *socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
     assert (inbox.put(0), inbox.queued()) == (True, 1)
     inbox.close()
-
-
-def test_what_is_no_inbox_is_closed() -> None:
-    ends = [end.detach() for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)]
-    pipe = list(os.pipe())
-    for fds in (ends, pipe):
-        assert open_inbox(1, fds) is None
-        for fd in fds:
-            with pytest.raises(OSError, match="Bad file descriptor"):
-                os.fstat(fd)

@@ -40,12 +40,9 @@ def test_a_want_of_descriptors_that_comes_and_goes_is_one_trouble(monkeypatch: p
         for _ in range(2):
             dispatcher.out_of_files(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
             dispatcher._resume()
-            dispatcher.files_again()
-            dispatcher.files_again()
         assert (said(), len(waits)) == ([d.Trouble], 1)
         waits.pop()()  # it has failed again meanwhile
         assert said() == []
-        dispatcher.files_again()
         waits.pop()()
         assert said() == [d.Over]
         assert waits == []

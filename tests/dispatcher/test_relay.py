@@ -454,9 +454,13 @@ def test_that_no_port_is_left_to_reach_a_worker_from_is_said_once_and_when_it_is
     cells.release()
 
 
-def test_where_one_relay_has_ended_there_is_room_for_another_and_that_is_said(worker: Worker, one: Rig) -> None:
+def test_where_one_relay_has_ended_there_is_room_for_another_and_that_is_said(
+    worker: Worker, one: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours, theirs = unix_fds.socketpair()
     dispatcher = Dispatcher(theirs, one.board)
+    waits: list[Callable[[], None]] = []
+    monkeypatch.setattr(dispatcher.loop, "later", lambda delay, then: waits.append(then) if delay == CALM else None)
     dispatcher.most_relays = 1
     cells = one.board[row_slice(2)]
     port = PortWorker(2, 2, worker.port, False, cells, dispatcher)
@@ -469,6 +473,8 @@ def test_where_one_relay_has_ended_there_is_room_for_another_and_that_is_said(wo
         next(iter(port._relays)).close()
         assert port.take(pairs[2][0].detach())
         next(iter(port._relays)).close()
+        while waits:
+            waits.pop()()
         said = []
         while (packet := unix_fds.recv_packet(ours, MAX_MESSAGE, 0)) is not None:
             said.append(type(decode(d.FromDispatcher, packet.data)))
