@@ -75,8 +75,8 @@ class Pulse:
             store.ping(self._asked)
 
     def _ask_template(self, app: App, template: TemplateHandle) -> None:
-        if template.state != "ready" or template.loaded is None or not template.loaded.version:
-            return  # it imports; or it is of a version that knows no Ping
+        if template.state != "ready":
+            return
         if template.unanswered >= MISSED:
             _say(f"the template of {app.name} (pid {template.pid}) does not answer: killed, to be started again")
             self._brain.templates.stop(app, template, "it did not answer", self._loop.clock())
