@@ -36,10 +36,10 @@ def _bring_back(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
     failures: list[str] = []
     restored: list[str] = []
     unsaved = False  # what the daemon before this one had decided when it was killed
-    for name in sorted(set(found.let_go) - set(wanted.apps) - set(found.wanted)):
+    for name in sorted(set(found.let_go) - set(wanted) - set(found.wanted)):
         # nobody knows what it is: its fds stay where they are, and its workers serve on
         stderr.write(f"{name}: left as it runs, nothing says where it is from ({found.let_go[name]})\n")
-    for name, app in {**found.wanted, **wanted.apps}.items():
+    for name, app in {**found.wanted, **wanted}.items():
         desk.brain.store.alive()
         there = desk.brain.apps.get(name)
         if name in found.names and there is not None and (not there.closed or not app.running or there.stays_failed):

@@ -62,11 +62,7 @@ class DesiredApp:
     scale_base: int | str | None = None  # `workers` of the source when it was scaled; another value ends the override
 
 
-@record
-class Desired:
-    """All that is wanted, by name."""
-
-    apps: dict[str, DesiredApp] = field(default_factory=dict)
+Desired = dict[str, DesiredApp]  # all that is wanted, by name
 
 
 def without_env_values(table: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -86,7 +82,7 @@ def load(home_fd: int, *, something_runs: bool = False) -> tuple[Desired, str]:
         fd = os.open(APPS_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=home_fd)
         with open(fd, "rb") as file:
             data = file.read(_MAX_FILE + 1)
-        return _decode(data), ""
+        return parse(data), ""
     except FileNotFoundError:
         return Desired(), ""
     except OSError as error:
@@ -100,7 +96,7 @@ def load(home_fd: int, *, something_runs: bool = False) -> tuple[Desired, str]:
 
 def save(home_fd: int, desired: Desired) -> None:
     """Write what is wanted; an OSError (full disk) leaves the old file as it was."""
-    apps = [to_json(app) for app in desired.apps.values()]
+    apps = [to_json(app) for app in desired.values()]
     data = json.dumps({"v": VERSION, "apps": apps}, indent=1).encode() + b"\n"
     with replacing(home_fd, APPS_FILE) as file:
         file.write(data)
@@ -111,23 +107,19 @@ def save(home_fd: int, desired: Desired) -> None:
         os.fsync(home_fd)
 
 
-def check_apps_file(data: bytes) -> None:
-    """Raise WireError when the content of apps.json is nothing that this version understands."""
-    _decode(data)
-
-
-def _decode(data: bytes) -> Desired:
+def parse(data: bytes) -> Desired:
+    """Return what is wanted by the content of apps.json. WireError: it is nothing that this version understands."""
     raw = parse_json(data, limit=_MAX_FILE)
     if not isinstance(raw, dict) or raw.get("v") != VERSION or not isinstance(raw.get("apps"), list):
         raise WireError(f"not a list of apps of version {VERSION}")
-    apps: dict[str, DesiredApp] = {}
+    apps = Desired()
     for number, value in enumerate(raw["apps"]):
         where = f"apps[{number}]"
         app: DesiredApp = from_json(DesiredApp, value, where)
         if not APP_NAME.match(app.name) or app.name in apps:
             raise WireError(f"{where}.name: {app.name!r:.80} is no name, or there twice")
         apps[app.name] = app
-    return Desired(apps)
+    return apps
 
 
 def _put_aside(home_fd: int, why: str) -> str:

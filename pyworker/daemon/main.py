@@ -97,13 +97,13 @@ def main(argv: list[str]) -> int:
         for name in set(desk.waiting) & set(brain.apps):  # somebody has started it anew
             del desk.waiting[name]
         waiting = {name: app for name, (app, _) in desk.waiting.items()}
-        desired.save(home_fd, desired.Desired(waiting | {a.name: a.desired() for a in brain.apps.values()}))
+        desired.save(home_fd, waiting | {a.name: a.desired() for a in brain.apps.values()})
 
     if running is None:
         brain.save = save
     events.emit("daemon_started", pid=os.getpid(), reason=store.reason)
     lost = running is None and is_missing(home_fd, APPS_FILE)
-    found = adopt(brain, wanted.apps, complete=not note and not lost)
+    found = adopt(brain, wanted, complete=not note and not lost)
     if lost and found.wanted:
         stderr.write("apps.json is gone: what runs goes on, and is written down again\n")
     failpoint.hit("daemon.adopted")

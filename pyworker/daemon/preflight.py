@@ -16,9 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 from pyworker.config.address import Address
+from pyworker.daemon import desired
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.brain import Brain
-from pyworker.daemon.desired import check_apps_file
 from pyworker.daemon.handles import DispatcherHandle, TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import READ, Loop
 from pyworker.daemon.shortage import step_for
@@ -132,7 +132,7 @@ def why_not(content: bytes) -> str:
             check_memo(where, memo)
         if given.get("apps_file"):
             where = "apps.json"
-            check_apps_file(given["apps_file"].encode())
+            desired.parse(given["apps_file"].encode())
     except (WireError, ValueError, KeyError, TypeError, AttributeError) as error:
         words = f"no {error}" if isinstance(error, KeyError) else str(error)
         return f"{where}: {words}"

@@ -62,10 +62,10 @@ def wanted(store: FdStore) -> desired.Desired:
     """Return what the daemon before this one wanted."""
     fd = store.get(WANTED)
     if fd is None:
-        return desired.Desired()
+        return {}
     raw = wire.parse_json(unix_fds.read_whole(fd), limit=_MAX)
     apps = [wire.from_json(desired.DesiredApp, value, "wanted") for value in raw]
-    return desired.Desired({app.name: app for app in apps})
+    return {app.name: app for app in apps}
 
 
 class Run:

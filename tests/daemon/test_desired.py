@@ -59,7 +59,7 @@ def test_what_was_saved_is_loaded(home: int, tmp_path: Path) -> None:
     assert (tmp_path / "apps.json").stat().st_mode & 0o777 == 0o600
     assert os.listdir(tmp_path) == ["apps.json"]
     save(home, Desired({"mail": MAIL}))
-    assert list(load(home)[0].apps) == ["mail"]
+    assert list(load(home)[0]) == ["mail"]
 
 
 def test_values_of_the_environment_are_split_off() -> None:
@@ -161,7 +161,7 @@ def test_a_file_that_is_in_place_is_saved_whatever_the_folder_says_of_it(
 
     monkeypatch.setattr(os, "fsync", refuse)
     save(home, Desired({"api": API}))
-    assert load(home)[0].apps == {"api": API}
+    assert load(home)[0] == {"api": API}
 
 
 def test_a_save_that_cannot_be_put_in_place_raises_and_leaves_nothing_beside(home: int, tmp_path: Path) -> None:
