@@ -59,11 +59,6 @@ def tcp_at(loop: Loop, address: Address, config: HealthConfig, done: Done) -> Ch
     return _Exchange(loop, _socket_for(address), address, b"", config, done)
 
 
-def execute(loop: Loop, resolved: ResolvedApp, config: HealthConfig, done: Done) -> Check:
-    """Run config.command as the app's user, in its folder and environment; exit code 0 is healthy."""
-    return Command(loop, resolved, config, done)
-
-
 # ---- http and tcp ----------------------------------------------------------------------------------
 class _Exchange:
     """Connect (if need be), send, read the answer to its end."""
@@ -210,7 +205,10 @@ def _not_connected(failure: int) -> str:
 
 # ---- exec ------------------------------------------------------------------------------------------
 class Command:
-    """A process of its own session; its end is seen by pidfd, its output kept as far as a reason can show."""
+    """Runs config.command as the app's user, in its folder and environment; exit code 0 is healthy.
+
+    A process of its own session; its end is seen by pidfd, its output kept as far as a reason can show.
+    """
 
     def __init__(
         self,

@@ -78,7 +78,7 @@ def check_of(
 
     def begin_check(done: Done) -> Check:
         if config.type == "exec":
-            return check.execute(loop, resolved, config, done)
+            return check.Command(loop, resolved, config, done)
         if resolved.config.target is not None:
             return _privately(loop, config, hand_over, done)
         assert where is not None  # config/check.py: there is a port to ask

@@ -292,7 +292,7 @@ def resolved(tmp_path: Path, *, uid: int | None = None) -> ResolvedApp:
 
 def execute(loop: Loop, outcome: Outcome, app: ResolvedApp, *command: str, timeout: float = 15.0) -> tuple[bool | None, str]:
     before, descriptors = children(), {*os.listdir("/proc/self/fd")}
-    check.execute(loop, app, HealthConfig(type="exec", command=command, timeout=timeout), outcome)
+    check.Command(loop, app, HealthConfig(type="exec", command=command, timeout=timeout), outcome)
     result = turn_until(loop, outcome)
     end = time.monotonic() + 10
     while loop._registrations:  # a killed command is reaped by and by
@@ -335,7 +335,7 @@ def test_command_that_fails_says_why_in_its_own_words(loop: Loop, outcome: Outco
 def test_last_words_of_a_command_that_says_much_at_once_are_not_lost(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
     script = "yes | head -c 60000; echo the cause; exit 3"
     config = HealthConfig(type="exec", command=("sh", "-c", script), timeout=15.0)
-    running = check.execute(loop, resolved(tmp_path), config, outcome)
+    running = check.Command(loop, resolved(tmp_path), config, outcome)
     assert isinstance(running, check.Command)
     select.select([running.pidfd], [], [], 10)  # all of it is in the pipe before anybody looks
     ok, reason = turn_until(loop, outcome)
@@ -368,7 +368,7 @@ def test_command_that_leaves_a_child_with_its_output_does_not_hold_the_check(
 def test_cancelled_command_is_killed_and_reaped(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
     config = HealthConfig(type="exec", command=("sleep", "100"), timeout=60)
     before, descriptors = children(), {*os.listdir("/proc/self/fd")}
-    running = check.execute(loop, resolved(tmp_path), config, outcome)
+    running = check.Command(loop, resolved(tmp_path), config, outcome)
     running.cancel()
     running.cancel()
     end = time.monotonic() + 10
