@@ -36,27 +36,22 @@ def prepare(home: str, resolved: ResolvedApp) -> str:
     foreign = resolved.uid not in (None, os.geteuid())
     mode = 0o711 if foreign else 0o700  # others pass through, and list nothing
     try:
-        home_fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with contextlib.ExitStack() as at_end:
+            home_fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            at_end.callback(os.close, home_fd)
             states = make_directory(home_fd, STATE_DIR, mode)
-            try:
-                if foreign:
-                    os.fchmod(home_fd, mode)
-                    os.fchmod(states, mode)
-                folder = make_directory(states, resolved.config.name)
-                try:
-                    before = os.fstat(folder).st_uid
-                    if foreign or (os.geteuid() == 0 and before != 0):  # it had a `user` before
-                        uid, gid = resolved.uid or 0, -1 if resolved.gid is None else resolved.gid
-                        os.fchown(folder, uid, gid)
-                        if before != uid:
-                            _hand_over(folder, before, uid, gid)
-                finally:
-                    os.close(folder)
-            finally:
-                os.close(states)
-        finally:
-            os.close(home_fd)
+            at_end.callback(os.close, states)
+            if foreign:
+                os.fchmod(home_fd, mode)
+                os.fchmod(states, mode)
+            folder = make_directory(states, resolved.config.name)
+            at_end.callback(os.close, folder)
+            before = os.fstat(folder).st_uid
+            if foreign or (os.geteuid() == 0 and before != 0):  # it had a `user` before
+                uid, gid = resolved.uid or 0, -1 if resolved.gid is None else resolved.gid
+                os.fchown(folder, uid, gid)
+                if before != uid:
+                    _hand_over(folder, before, uid, gid)
     except OSError as error:
         return f"the shared state cannot be kept in {_folder(home, resolved)}: {error.strerror}"
     if foreign and (closed := _closed_to(resolved, home)):
