@@ -26,7 +26,7 @@ from pyworker.protocol import store
 from pyworker.protocol.inherited import STANDBY, FdName, parse_fd_name
 from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
 from pyworker.unix import fds as unix_fds
-from pyworker.unix.process import umask_of_imports
+from pyworker.unix.process import exec_with
 
 RETRY = 0.05  # seconds until a send that the kernel has no room for is tried again
 ALIVE_EVERY = 1.0  # seconds between two signs of life while all that is wanted is restored
@@ -307,18 +307,14 @@ def become_guardian(home: str, fds: dict[str, int], *, standby: bool = False) ->
     `standby`: by one that waits on our channel until it is needed, or not.
     """
     memo = unix_fds.memfd("pyworker-adopt", json.dumps({"names": fds}).encode())
-    passed = [memo, *fds.values(), *([store.CHANNEL_FD] if standby else [])]
+    argv = [sys.executable, "-I", "-m", "pyworker.guardian", "--home", home, "--adopt", str(memo)]
+    passed = [memo, *fds.values()]
+    if standby:
+        argv += ["--standby", str(store.CHANNEL_FD)]
+        passed.append(store.CHANNEL_FD)
     try:
-        for fd in passed:
-            os.set_inheritable(fd, True)
-        argv = [sys.executable, "-I", "-m", "pyworker.guardian", "--home", home, "--adopt", str(memo)]
-        if standby:
-            argv += ["--standby", str(store.CHANNEL_FD)]
-        else:
+        if not standby:
             failpoint.hit("daemon.become_guardian")
-        with umask_of_imports():
-            os.execv(argv[0], argv)
+        exec_with(argv, passed)
     finally:
-        for fd in passed:
-            os.set_inheritable(fd, False)
         os.close(memo)

@@ -201,14 +201,9 @@ def become(argv: list[str], store: FdStore, programs: dict[str, Program]) -> NoR
     memo = fds.memfd("pyworker-adopt", json.dumps(state).encode())
     passed = [memo, *names.values(), *(fd for program in running.values() for fd in program.fds())]
     try:
-        for fd in passed:
-            os.set_inheritable(fd, True)
         failpoint.hit("guardian.exec")
-        with process.umask_of_imports():
-            os.execv(argv[0], [*argv, "--adopt", str(memo)])
-    finally:  # the exec failed
-        for fd in passed:
-            os.set_inheritable(fd, False)
+        process.exec_with([*argv, "--adopt", str(memo)], passed)
+    finally:
         os.close(memo)
 
 

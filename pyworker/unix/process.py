@@ -12,7 +12,7 @@ import select
 import signal
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from pyworker.errors import WANTING
 from pyworker.unix import procfs
@@ -110,6 +110,18 @@ def umask_of_imports() -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+def exec_with(argv: list[str], fds: list[int]) -> NoReturn:
+    """Become a program of ours that has these fds. OSError: nothing has changed."""
+    try:
+        for fd in fds:
+            os.set_inheritable(fd, True)
+        with umask_of_imports():
+            os.execv(argv[0], argv)
+    finally:
+        for fd in fds:
+            os.set_inheritable(fd, False)
+
 
 
 def spawn_watched(argv: list[str], env: dict[str, str], fds: dict[int, int]) -> tuple[int, int]:
