@@ -223,7 +223,6 @@ class App:
         return self.scale if scaled else generation.resolved.workers
 
     def view(self) -> AppView:
-        """Return the app as policy sees it."""
         config = self.config
         assert config is not None
         target, previous = self._config_of(self.target), self._config_of(self.previous)
@@ -368,7 +367,6 @@ class App:
 
     # ---- what survives ---------------------------------------------------------------------------------
     def desired(self) -> DesiredApp:
-        """What apps.json says of it."""
         return DesiredApp(
             self.name,
             self.source,

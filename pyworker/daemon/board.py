@@ -53,7 +53,6 @@ class Board:
 
     @classmethod
     def create(cls, app: str) -> Board:
-        """Make an empty board."""
         fd = memfd_fixed(f"pyworker-board-{app}", SIZE)
         try:
             allocate(fd, 0, ROW_SIZE)
@@ -115,7 +114,6 @@ class Board:
             self._free.append(row)
 
     def row_of(self, serial: int) -> int:
-        """Return the row of a worker, 0 when it has none."""
         return self._rows.get(serial, 0)
 
     def stats(self, serial: int) -> WorkerStats:
@@ -139,15 +137,12 @@ class Board:
 
     # ---- the app's own row -------------------------------------------------------------------------
     def app(self, field: AppF) -> int:
-        """Return one of the app's numbers."""
         return min(self._cells[field], _SANE)
 
     def set_app(self, field: AppF, value: int) -> None:
-        """Write one of the app's numbers."""
         self._cells[field] = value
 
     def add_app(self, field: AppF, count: int = 1) -> None:
-        """Count up one of the app's numbers."""
         self.set_app(field, min(self.app(field) + count, _SANE))
 
     def requests(self) -> int:

@@ -231,7 +231,6 @@ class Dispatchers:
         return self._say(app, handle, d.Tell(serial, text))
 
     def ping(self, app: App, handle: DispatcherHandle, number: int) -> None:
-        """Ask for a sign of life."""
         handle.unanswered += 1
         self._say(app, handle, d.Ping(number))
 

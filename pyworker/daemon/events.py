@@ -112,7 +112,6 @@ class EventLog:
         return unsubscribe
 
     def close(self) -> None:
-        """Close the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

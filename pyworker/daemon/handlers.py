@@ -58,7 +58,6 @@ class Handlers:
         desk.brain.on_closed = lambda app: app_closed(desk, app)
 
     def handle(self, client: Client, request: k.Request) -> None:
-        """Answer a request, now or later."""
         desk = self._desk
         if desk.shutting_down and isinstance(request, BRINGS_UP):
             client.refuse(k.refusal("busy", "the daemon is stopping", _STOPPING))

@@ -184,7 +184,6 @@ class DispatcherHandle:
         return {**known, "troubles": self.troubles}
 
     def recall(self, memo: dict[str, Any]) -> None:
-        """Take over a memo."""
         self.since, self.state = float(memo["since"]), memo["state"]
         self.pid, self.ready_at = int(memo["pid"]), memo["ready_at"]
         self.troubles = list(memo.get("troubles", ()))

@@ -34,7 +34,6 @@ Started = Callable[[int], None]  # is given the pid, which also the Hello says o
 
 
 def environ() -> dict[str, str]:
-    """Return the environment of launchers."""
     found = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
     return found | {name: os.environ[name] for name in (ENV_SOFT_NOFILE, ENV_FAILPOINTS) if name in os.environ}
 
@@ -62,7 +61,6 @@ class Launcher:
 
     @property
     def waiting(self) -> int:
-        """How many have not been handed to the process yet."""
         return len(self._due)
 
     @property

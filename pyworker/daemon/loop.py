@@ -136,7 +136,6 @@ class Loop:
                 self._replace_epoll()
 
     def watches(self, fd: int) -> bool:
-        """True when the fd is registered."""
         return fd in self._registrations
 
     # ---- time --------------------------------------------------------------------------------------
@@ -151,7 +150,6 @@ class Loop:
         return timer
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
-        """Call back after `delay` seconds."""
         return self.call_at(self.clock() + delay, callback)
 
     def call_once(self, key: Hashable, delay: float, callback: Callable[[], object]) -> None:
@@ -177,7 +175,6 @@ class Loop:
 
     # ---- running -----------------------------------------------------------------------------------
     def run(self) -> None:
-        """Turn until `stop` is called."""
         self._running = True
         while self._running:
             self.turn(None)

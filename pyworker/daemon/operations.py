@@ -136,7 +136,6 @@ class _Operation:
 
 
 def result(app: App, outcome: Outcome, took: float) -> dict[str, Any]:
-    """Return one app's part of the answer."""
     failure = outcome.failure or Failure("")
     current = app.current
     secure = current is not None and current.config.tls is not None

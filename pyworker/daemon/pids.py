@@ -74,7 +74,6 @@ class Pids:
         return True
 
     def watch(self, app: App, handle: WorkerHandle, pidfd: int) -> None:
-        """Wait for the end of a worker."""
 
         def ended(_: int) -> None:
             self._brain.loop.remove(pidfd)

@@ -73,7 +73,6 @@ class Probe:
         self._loop.modify(self._listener.fileno(), READ)
 
     def answer(self, method: str, path: str) -> tuple[int, str, str]:
-        """Return status, content type and body."""
         if method not in ("GET", "HEAD"):
             return 405, "text/plain", "GET or HEAD\n"
         path = path.partition("?")[0]
@@ -149,7 +148,6 @@ class _Connection:
             self.close()
 
     def close(self) -> None:
-        """Let it go, answered or not."""
         if self._sock.fileno() < 0:
             return
         self._timer.cancel()

@@ -62,7 +62,6 @@ class ServiceManager:
             self._sock.sendto("\n".join(lines).encode(), self._address)
 
     def on_hangup(self) -> None:
-        """Reload everything that runs."""
         with self.reloading():
             for app in [app for app in self._desk.brain.apps.values() if app.running]:
                 reload_by_itself(self._desk, app, "the service manager asked for it (SIGHUP)")

@@ -65,7 +65,6 @@ class Templates:
         self.watch_pid(app, handle, pidfd)
 
     def watch_pid(self, app: App, handle: TemplateHandle, pidfd: int) -> None:
-        """Wait for the end of a template."""
         self._brain.loop.add(pidfd, READ, lambda _: self._ended(app, handle, pidfd))
 
     def stop(self, app: App, handle: TemplateHandle, reason: str, now: float) -> None:
@@ -83,7 +82,6 @@ class Templates:
                 unix_fds.send_packet(handle.channel, encode(t.Retire()))
 
     def ping(self, handle: TemplateHandle, number: int) -> None:
-        """Ask for a sign of life."""
         with contextlib.suppress(OSError):
             if handle.channel is not None:
                 unix_fds.send_packet(handle.channel, encode(t.Ping(number)))
@@ -115,7 +113,6 @@ class Templates:
         return signals.send(self._brain, app, pidfd, number, whose=whose, pid=handle.pid)
 
     def watch(self, app: App, handle: TemplateHandle) -> None:
-        """Listen to a template's channel."""
         assert handle.channel is not None
         self._brain.loop.add(handle.channel.fileno(), READ, lambda _: self._on_message(app, handle))
 

@@ -226,7 +226,6 @@ class Workers:
         self._brain.poke(app)
 
     def watch(self, app: App, handle: WorkerHandle) -> None:
-        """Listen to a worker's channel."""
         assert handle.ctl is not None
         self._brain.messages.watch(app, handle)
         self._brain.loop.add(handle.ctl.fileno(), READ, lambda _: self.on_message(app, handle))

@@ -54,7 +54,6 @@ class Loop:
         heapq.heappush(self._timers, (time.monotonic() + delay, next(self._order), callback))
 
     def run(self) -> None:
-        """Turn until `running` is False."""
         handlers, fresh, poll = self._handlers, self._fresh, self._epoll.poll
         while self.running:
             timeout = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None

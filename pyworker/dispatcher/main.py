@@ -100,7 +100,6 @@ class Dispatcher:
 
     # ---- connections -------------------------------------------------------------------------------------
     def _acceptor(self, listener: socket.socket) -> Callable[[int], None]:
-        """Return the handler of one listener."""
         accept_one = listener._accept  # type: ignore[attr-defined]  # what socket.accept is made of
 
         def accept(_: int) -> None:
@@ -454,5 +453,4 @@ class Dispatcher:
         self.loop.running = False
 
     def say(self, message: d.FromDispatcher) -> None:
-        """Tell the daemon."""
         self._daemon.say(message)

@@ -142,7 +142,6 @@ class NodeCluster:
         return member is not None
 
     def gone(self, serial: int) -> None:
-        """A worker has ended."""
         member = self._members.pop(serial, None)
         if member is None:
             return
@@ -166,13 +165,11 @@ class NodeCluster:
         return list(self._members)
 
     def resume(self) -> None:
-        """Accept again after a pause."""
         self._paused = False
         for key in self._watched:
             self._watch(key)
 
     def pause(self) -> None:
-        """Accept nothing for now."""
         self._paused = True
         for key in self._watched:
             if key in self._listeners:

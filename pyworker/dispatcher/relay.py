@@ -39,14 +39,12 @@ class Pipes:
         return self._spare.pop() if self._spare else os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def give_back(self, pipe: Pipe) -> None:
-        """Take an empty pipe back."""
         if len(self._spare) < _SPARE_PIPES:
             self._spare.append(pipe)
         else:
             self.destroy(pipe)
 
     def destroy(self, pipe: Pipe) -> None:
-        """Close a pipe, whatever is in it."""
         os.close(pipe[0])
         os.close(pipe[1])
 
@@ -68,7 +66,6 @@ class Side:
         self.eof = False  # it sends nothing more
 
     def ready(self, events: int) -> None:
-        """Move what can be moved."""
         if events & OUT and self.held:
             self._write()
         if events & IN and self.mask & IN:
@@ -254,7 +251,6 @@ class Relay:
             self.close()
 
     def close(self) -> None:
-        """Give everything back."""
         if self._over:
             return
         self._over = True

@@ -109,7 +109,6 @@ class PortWorker:
         return True
 
     def lost(self, relay: Relay) -> None:
-        """A relay is over."""
         self._relays.discard(relay)
         self._owner.relays -= 1
         self._cells[_OPEN] = len(self._relays)
@@ -117,7 +116,6 @@ class PortWorker:
             self._owner.say(d.Empty(self.serial))
 
     def no_port_left(self) -> None:
-        """None to connect from, of this machine's."""
         self._owner.no_port_left()
 
     def shut(self) -> bool:

@@ -38,7 +38,6 @@ class Children:
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
 
     def close(self) -> None:
-        """Look no more."""
         if self._listing >= 0:
             os.close(self._listing)
 

@@ -32,7 +32,6 @@ class Outbox:
         return len(self._queue)
 
     def say(self, message: Any, *, droppable: bool = False) -> None:
-        """Queue a message."""
         if not droppable or len(self._queue) < MAX_WAITING:
             self._queue.append(message)
 

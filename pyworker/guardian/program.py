@@ -76,7 +76,6 @@ class Program:
             self.outbox.say(message, droppable=droppable)
 
     def restore(self, names: Iterable[str]) -> None:
-        """Queue the fds of these names, if it runs."""
         if self.pid:
             self.outbox.restore(names)
 
@@ -146,7 +145,6 @@ class Program:
             os.set_inheritable(self.channel.fileno(), False)
 
     def is_settled(self, now: float) -> bool:
-        """True when it runs and has said so."""
         return bool(self.pid) and not self.leaving and self.version != ""
 
     def _schedule(self, now: float, *, early: bool) -> None:
@@ -160,7 +158,6 @@ class Program:
             self.channel = None
 
     def signal(self, signum: int) -> None:
-        """Signal it, if it runs."""
         if self.pid:
             process.send_signal(self._pidfd, signum)
 

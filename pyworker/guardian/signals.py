@@ -26,7 +26,6 @@ class Signals:
         self._came: list[int] = []  # not what the wake-up says: it has no room when hundreds of children end at once
 
     def fileno(self) -> int:
-        """Return what becomes readable."""
         return self._wake.fileno()
 
     def catch(self) -> None:

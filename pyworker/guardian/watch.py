@@ -21,7 +21,6 @@ class Watch:
         self._handlers[fd] = (select.EPOLLIN, handler)
 
     def remove(self, fd: int) -> None:
-        """Forget an fd."""
         del self._handlers[fd]
         self._epoll.unregister(fd)
 

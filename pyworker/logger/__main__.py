@@ -23,7 +23,6 @@ PREDECESSOR = 2.0  # seconds
 
 
 def main(argv: list[str]) -> int:
-    """Run the logger and return its exit code."""
     if argv == ["--check"]:
         print(json.dumps({"version": __version__}))  # noqa: T201  the answer to the daemon that asks
         return 0

@@ -78,7 +78,6 @@ class LogFile:
         self._why = why
 
     def close(self) -> None:
-        """Close the file."""
         if self._fd >= 0:
             with contextlib.suppress(OSError):  # a network's disk says here what it could not keep
                 os.close(self._fd)

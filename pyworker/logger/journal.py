@@ -49,7 +49,6 @@ class Journal:
             self._missed = 0
 
     def close(self) -> None:
-        """Close the socket."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -53,7 +53,6 @@ class Output:
         return CHUNK - self._in_hand
 
     def has_taken(self, app: str, chunk: bytes | None) -> None:
-        """Note what the chunk was."""
         self._hands.hold(app, (chunk.count(b"\n") if chunk else 0) - UNCOUNTED)
         self._in_hand += len(chunk or b"")
 
@@ -70,7 +69,6 @@ class Output:
         return self._in_hand >= CHUNK
 
     def write(self) -> None:
-        """Write what was put."""
         self._in_hand = 0
         if self._batch:
             failpoint.hit("logger.write")
@@ -84,7 +82,6 @@ class Output:
 
     # ---- where it goes -------------------------------------------------------------------------------
     def format(self, app: str) -> Format:
-        """Return how its records are written."""
         return self._spec(app).format
 
     def configure(self, app: str, spec: LogsSpec, printing: Iterable[str]) -> None:
@@ -105,7 +102,6 @@ class Output:
             self._drop_unused_files(printing)
 
     def forget(self, app: str, printing: Iterable[str]) -> None:
-        """The app is over."""
         self.write()
         self.specs.pop(app, None)
         self._drop_unused_files(printing)
@@ -134,7 +130,6 @@ class Output:
 
     # ---- what it has cost ----------------------------------------------------------------------------
     def has_news(self) -> bool:
-        """Whether `news` has anything to tell."""
         return bool(self._unreported())
 
     def news(self) -> list[LogStats]:

@@ -13,7 +13,6 @@ class Stamp:
         self._text = ""
 
     def now(self) -> str:
-        """Return the time now."""
         moment = time.time_ns() // 1_000_000
         second, milliseconds = divmod(moment, 1000)
         if second != self._second:

@@ -34,7 +34,6 @@ class Sweep:
         self.next_at = now + LOOK_EVERY
 
     def turn(self, now: float, lives: Lives, specs: Mapping[str, LogsSpec]) -> None:
-        """Do what is due."""
         self.next_at = now + LOOK_EVERY
         waited = now - self._began
         left = _left(lives)
@@ -56,7 +55,6 @@ class Sweep:
             life.signal(number, group=has_ended)
 
     def all_gone(self, lives: Lives) -> bool:
-        """True when no process is left."""
         return not _left(lives)
 
     def is_over(self, now: float) -> bool:

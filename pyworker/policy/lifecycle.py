@@ -63,5 +63,4 @@ LEAVING = frozenset({S.DRAINING, S.STOPPING, S.KILLED})
 
 
 def advance(state: State, happening: Happening) -> State:
-    """Return the state that follows."""
     return TABLE[state][happening]

@@ -22,5 +22,4 @@ class Allowance:
         return self.left >= 1.0
 
     def spend(self, count: float = 1.0) -> None:
-        """One was said."""
         self.left -= count

@@ -11,7 +11,6 @@ import sys
 
 
 def enter(fd: int) -> None:
-    """Become the app's interpreter."""
     with open(fd, "rb") as file:
         file.seek(0)  # who wrote it has the same place in it
         folder, umask, nofile, spec_fd, count, *rest = file.read().split(b"\0")[:-1]

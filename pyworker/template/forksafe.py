@@ -33,7 +33,6 @@ _new_poll = select.poll  # the import of an app may take it away
 
 
 def open_fds() -> set[int]:
-    """Return the fds of this process."""
     listed = os.listdir("/proc/self/fd")  # with the one of the listing itself, whose number the next open gets
     return {int(name) for name in listed if os.path.lexists(f"/proc/self/fd/{name}")}
 

@@ -89,7 +89,6 @@ def lock_directory(fd: int) -> bool:
 
 
 def is_locked(path: str) -> bool:
-    """Whether somebody has locked this directory."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:

@@ -56,7 +56,6 @@ def given(argv: list[str], *names: str) -> dict[str, str]:
 
 
 def prctl(option: int, argument: int) -> None:
-    """prctl(2) with one number."""
     if _libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0) != 0:
         errno = ctypes.get_errno()
         raise OSError(errno, os.strerror(errno))
@@ -111,6 +110,7 @@ def umask_of_imports() -> Iterator[None]:
     finally:
         os.umask(before)
 
+
 def exec_with(argv: list[str], fds: list[int]) -> NoReturn:
     """Become a program of ours that has these fds. OSError: nothing has changed."""
     try:
@@ -121,7 +121,6 @@ def exec_with(argv: list[str], fds: list[int]) -> NoReturn:
     finally:
         for fd in fds:
             os.set_inheritable(fd, False)
-
 
 
 def spawn_watched(argv: list[str], env: dict[str, str], fds: dict[int, int]) -> tuple[int, int]:
@@ -324,7 +323,6 @@ def kill_group_of(pidfd: int, number: int = signal.SIGKILL) -> bool:
 
 
 def status_of(found: os.waitid_result) -> ExitStatus:
-    """Return the exit status out of waitid's result."""
     if found.si_code == os.CLD_EXITED:
         return ExitStatus(found.si_status, None)
     return ExitStatus(None, found.si_status, found.si_code == os.CLD_DUMPED)

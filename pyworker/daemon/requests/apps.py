@@ -83,7 +83,6 @@ def lost_venv(before: Generation | None, after: Generation) -> str:
 
 
 def forget(desk: Desk, app: App) -> None:
-    """Drop the app and its memfds."""
     desk.brain.apps.pop(app.name, None)
     app.ledger.close()
     app.board.close()

@@ -19,7 +19,6 @@ from pyworker.protocol.names import ROTATED
 
 
 def delete(desk: Desk, client: Client, request: k.Delete) -> None:
-    """Stop what runs, forget it when it is closed."""
     goals: dict[str, ops.Goal] = {}
     decided: dict[str, ops.Outcome] = {}
     for app in desk.apps(request.selectors) if request.selectors else ():

@@ -18,7 +18,6 @@ from pyworker.protocol.wire import to_json
 
 
 def ps(desk: Desk, client: Client, request: k.Ps) -> None:
-    """The document of `ps --json`."""
     slots = desk.narrowed(request.selectors, whole=request.whole)
     apps = [app for app, _ in slots]
     sampler = desk.sampling() if request.sample else None
@@ -31,7 +30,6 @@ def ps(desk: Desk, client: Client, request: k.Ps) -> None:
 
 
 def describe(desk: Desk, client: Client, request: k.Describe) -> None:
-    """All that is known of some apps."""
     apps = desk.narrowed(request.selectors, whole=request.whole)
     sampler = desk.sampling()
     found = [report.describe(desk.brain, sampler, app, slots, reveal=request.reveal) for app, slots in apps]
@@ -54,12 +52,10 @@ def follow(desk: Desk, client: Client, request: k.Follow) -> None:
 
 
 def status(desk: Desk, client: Client, request: k.Status) -> None:
-    """The daemon itself."""
     client.reply(True, status_document(desk))
 
 
 def status_document(desk: Desk) -> dict[str, Any]:
-    """The daemon itself."""
     store = desk.brain.store
     now = desk.brain.loop.clock()
     return {

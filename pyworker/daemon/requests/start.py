@@ -28,7 +28,6 @@ from pyworker.protocol import control as k
 
 
 def start(desk: Desk, client: Client, request: k.Start) -> None:
-    """Start; see protocol/control.py: Start."""
     with desk.brain.store.together():
         goals, decided, still = _begin(desk, request)
     desk.save()
