@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 
-from pyworker.protocol.scoreboard import FIELD, FIELDS, SIZE, row_slice
+from pyworker.protocol.scoreboard import SIZE, row_slice
 
 
 class Row:
@@ -23,16 +23,8 @@ class Row:
         board = memoryview(mmap.mmap(board_fd, SIZE)).cast("q")
         return cls(board[row_slice(row)])
 
-    @classmethod
-    def private(cls) -> Row:
-        return cls(memoryview(bytearray(FIELD * FIELDS)).cast("q"))
-
     def __getitem__(self, field: int) -> int:
         return self.cells[field]
 
     def __setitem__(self, field: int, value: int) -> None:
         self.cells[field] = value
-
-    def add(self, field: int, n: int = 1) -> None:
-        """Add to a field (n may be negative; a field never goes below zero)."""
-        self.cells[field] = max(0, self.cells[field] + n)

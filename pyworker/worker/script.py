@@ -77,7 +77,7 @@ class Runtime(Binding):
 
     def on_accepted(self) -> None:
         """Count it."""
-        self._row.add(F.ACCEPTED)
+        self._row[F.ACCEPTED] += 1
         self._row[F.OPEN] = self.count_open()
 
     # ---- inside --------------------------------------------------------------------------------------

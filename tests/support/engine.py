@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pyworker.config.schema import AppConfig
+from pyworker.protocol.scoreboard import FIELD, FIELDS
 from pyworker.worker.engines.server import DrainReport, Server
 from pyworker.worker.row import Row
 
@@ -26,7 +27,7 @@ class Running:
     def __init__(
         self, app: AppConfig, application: Any, interface: Any, loop: str, context: ssl.SSLContext | None
     ) -> None:
-        self.row = Row.private()
+        self.row = Row(memoryview(bytearray(FIELD * FIELDS)).cast("q"))  # that nobody else sees
         self.recycled: list[str] = []
         self.report: DrainReport | None = None
         self.error: BaseException | None = None

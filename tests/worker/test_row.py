@@ -14,11 +14,5 @@ def test_two_maps_of_one_row_see_each_other_and_no_other_row() -> None:
     one, same, other = Row.mapped(board, 3), Row.mapped(board, 3), Row.mapped(board, 4)
     os.close(board)
     one[F.OPEN] += 2
-    one.add(F.REQUESTS, 5)
+    one[F.REQUESTS] = 5
     assert (same[F.OPEN], same[F.REQUESTS], other[F.OPEN]) == (2, 5, 0)
-
-
-def test_count_never_falls_below_zero() -> None:
-    row = Row.private()
-    row.add(F.OPEN, -1)
-    assert row[F.OPEN] == 0
