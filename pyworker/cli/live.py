@@ -6,12 +6,11 @@ even the cursor hidden: so there is nothing to give back, whatever ends the prog
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TextIO
 
 from pyworker.cli.progress import Board
-from pyworker.cli.render import ANSI, Look, cut, look, plain, width, write
+from pyworker.cli.render import ANSI, Look, cut, look, plain, rows_of, width, write
 
 _CLEAR_DOWN = "\x1b[J"
 
@@ -28,7 +27,7 @@ class Live:
     def draw(self) -> None:
         """Draw the rows as they are now over those drawn before."""
         how = look(self._stream, self._how.color)  # the window may have another size by now
-        rows = self._board.lines(time.monotonic(), how, max(3, _height(self._stream) - 4))
+        rows = self._board.lines(time.monotonic(), how, max(3, rows_of(self._stream) - 4))
         lines = [fit(plain(row, how), how.width - 1, how.mark) for row in rows]
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
         write(self._stream, f"{up}\r{_CLEAR_DOWN}" + "".join(row + "\n" for row in lines), how)
@@ -52,10 +51,3 @@ def fit(text: str, columns: int, mark: str = "…") -> str:
     if width(text[:styled]) < columns:
         return text[:styled] + cut(text[styled:], columns - width(text[:styled]), mark=mark)
     return cut(ANSI.sub("", text), columns, mark=mark)
-
-
-def _height(stream: TextIO) -> int:
-    try:
-        return os.get_terminal_size(stream.fileno()).lines or 24
-    except (OSError, ValueError):
-        return 24

@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)\Z")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+from pyworker.cli.options import SECONDS, SPAN
 
 
 class Moment(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
@@ -18,10 +17,10 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # generic only since c
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         now = datetime.now().astimezone()
-        span = _SPAN.match(value)
+        span = SPAN.match(value)
         try:
-            if span:
-                when = now - timedelta(seconds=float(span[1]) * _UNITS[span[2]])
+            if span and span[2]:
+                when = now - timedelta(seconds=float(span[1]) * SECONDS[span[2]])
             elif re.match(r"\d{1,2}:\d\d(:\d\d)?\Z", value):
                 clock = datetime.strptime(value, "%H:%M:%S" if value.count(":") == 2 else "%H:%M").time()  # noqa: DTZ007
                 when = datetime.combine(now.date(), clock).astimezone()

@@ -21,8 +21,8 @@ from pyworker.errors import PyworkerError
 from pyworker.protocol.names import ENV_HOME
 
 _LONGEST_HOME = 4096 - 300  # bytes: PATH_MAX, with room for what is in it
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
+SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 # seconds, 23 days: poll(2) takes no more milliseconds than an int has, and a socket none of the year 3000
 _LONGEST = 2e6
 
@@ -47,10 +47,10 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only since
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
             return value
-        match = _DURATION.match(str(value).strip())
+        match = SPAN.match(str(value).strip())
         if match is None:
             self.fail(f'{value!r} is not a time span: write "10s", "500ms" or "2m"', param, ctx)
-        return min(float(match[1]) * _SECONDS[match[2] or "s"], _LONGEST)
+        return min(float(match[1]) * SECONDS[match[2] or "s"], _LONGEST)
 
 
 class Option(click.Option):

@@ -91,6 +91,14 @@ def _columns(stream: TextIO) -> int:
         return 80
 
 
+def rows_of(stream: TextIO) -> int:
+    """Return how many lines a terminal has."""
+    try:
+        return os.get_terminal_size(stream.fileno()).lines or 24
+    except (OSError, ValueError):
+        return 24
+
+
 def plain(text: str, how: Look) -> str:
     """Return text as it will be written: → is wider without glyphs, and what is to fit has to be measured so."""
     return text.translate(_ASCII) if how.ascii else text

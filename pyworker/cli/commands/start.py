@@ -149,11 +149,8 @@ def _launch(settings: Settings) -> None:
 
 def _dry_run(settings: Settings, found: Startable) -> int:
     if not found.apps:
-        message, hint = (
-            "-n looks at a file, MODULE:APP, script or command",
-            "what a reload would change: pyworker diff NAME",
-        )
-        raise PyworkerError(f"{message}; names are the daemon's", hint=hint, code="usage")
+        message = "-n looks at a file, MODULE:APP, script or command; names are the daemon's"
+        raise PyworkerError(message, hint="what a reload would change: pyworker diff NAME", code="usage")
     from pyworker.cli.commands.check import refused_here
 
     running = _running(settings)

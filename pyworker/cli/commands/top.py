@@ -107,7 +107,7 @@ def _live(settings: Settings, names: tuple[str, ...], interval: float, sort: str
         feed.start(max((event.seq for event in model.events), default=0))
         try:
             while gone is None:
-                screen.draw(frame(model, _surroundings(), screen.look(), screen.rows()))
+                screen.draw(frame(model, _surroundings(), screen.look(), max(3, render.rows_of(sys.stdout))))
                 keys = screen.wait(1.0)
                 now = time.monotonic()
                 for key in keys:

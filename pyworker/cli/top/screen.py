@@ -117,12 +117,6 @@ class Screen:
             return how._replace(width=os.get_terminal_size(sys.stdout.fileno()).columns or 80)
         return how
 
-    def rows(self) -> int:
-        try:
-            return max(3, os.get_terminal_size(sys.stdout.fileno()).lines or 24)
-        except (OSError, ValueError):
-            return 24
-
     def draw(self, lines: list[str]) -> None:
         """Draw a whole frame over the one before: each line is cleared behind its end, so nothing flickers.
 
