@@ -132,13 +132,7 @@ def _profile(raw: dict[str, Any], at: Path, report: Report, wanted: str) -> _Ove
         for key in table:
             if key not in ("app", "apps", "defaults"):
                 hint = _below(key, (*path, "app")) if "app" in raw else f"[{dotted((*path, 'apps', 'NAME'))}]"
-                report.add(
-                    (*path, key),
-                    f"unknown key `{dotted((key,))}` in [{dotted(path)}]",
-                    hint,
-                    at="key",
-                    code="unknown_key",
-                )
+                _unknown(key, path, hint, report)
         parts: dict[str, Partial] = {}
         for key in ("app", "defaults"):
             inner = _table(table, key, path, report) or {}
@@ -147,12 +141,8 @@ def _profile(raw: dict[str, Any], at: Path, report: Report, wanted: str) -> _Ove
             parts[key] = partial(AppConfig, {k: v for k, v in inner.items() if k != "name"}, (*path, key), report)
         if "app" in table and "app" not in raw:
             hint = f"write [{dotted((*path, 'apps', 'NAME'))}], or [{dotted((*path, 'defaults'))}] for all of them"
-            report.add(
-                (*path, "app"),
-                f"[{dotted((*path, 'app'))}] changes an [app] that this file does not have",
-                hint,
-                at="key",
-            )
+            message = f"[{dotted((*path, 'app'))}] changes an [app] that this file does not have"
+            report.add((*path, "app"), message, hint, at="key")
         apps: dict[str, Partial] = {}
         for app, inner in (_table(table, "apps", path, report) or {}).items():
             here = (*path, "apps", app)
@@ -191,6 +181,10 @@ def _unknown_table(name: str, at: Path, report: Report) -> None:
         hint = _below(name, (*at, "app"))
     elif meant := nearest(name, ("app", "apps", "defaults", "profiles", "run")):
         hint = f"did you mean [{dotted((*at, meant))}]?"
+    _unknown(name, at, hint, report)
+
+
+def _unknown(name: str, at: Path, hint: str, report: Report) -> None:
     where = f"in [{dotted(at)}]" if at else "at the top of the file"
     report.add((*at, name), f"unknown key `{dotted((name,))}` {where}", hint, at="key", code="unknown_key")
 
@@ -280,17 +274,11 @@ def _from_environment(values: Partial, path: Path, report: Report, environ: Mapp
     if "bind" not in values and (*path, "bind") not in report.attempted:
         port = environ.get("PORT", "")
         if port and not (port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536):
-            report.add(
-                (*path, "bind"),
-                f"the environment's PORT must be a port number, not {shown(port)}",
-                "unset PORT, or set bind",
-            )
+            message = f"the environment's PORT must be a port number, not {shown(port)}"
+            report.add((*path, "bind"), message, "unset PORT, or set bind")
         values["bind"] = (f"0.0.0.0:{port}",) if port else (DEFAULT_BIND,)
-    if (
-        "workers" not in values
-        and (*path, "workers") not in report.attempted
-        and (count := environ.get("WEB_CONCURRENCY"))
-    ):
+    count = environ.get("WEB_CONCURRENCY")
+    if count and "workers" not in values and (*path, "workers") not in report.attempted:
         if not (count.isascii() and count.isdecimal() and 0 < int(count[:6]) <= 1000):
             message = f"the environment's WEB_CONCURRENCY must be a number from 1 to 1000, not {shown(count)}"
             report.add((*path, "workers"), message, "unset WEB_CONCURRENCY, or set workers")
