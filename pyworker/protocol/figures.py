@@ -28,6 +28,11 @@ class Totals(NamedTuple):
             _difference(self.latency, before.latency),
         )
 
+    def over(self, seconds: float) -> tuple[float, float | None, float | None, float | None]:
+        """Return what these make of so much time: requests/s, p50 and p99 in seconds, the share of errors."""
+        p50, p99 = quantile(self.latency, 0.5), quantile(self.latency, 0.99)
+        return self.requests / seconds, p50, p99, error_share(self.status)
+
 
 def _difference(now: Sequence[int], before: Sequence[int]) -> tuple[int, ...]:
     return tuple(max(0, a - b) for a, b in zip(now, before, strict=True))

@@ -12,7 +12,7 @@ import os
 from collections import deque
 from typing import Any
 
-from pyworker.protocol.figures import Totals, error_share, memory_of, quantile, totals_of
+from pyworker.protocol.figures import Totals, memory_of, totals_of
 
 STEP = 5.0  # seconds between two points
 KEPT = 720  # points: an hour
@@ -42,10 +42,7 @@ class History:
                 totals[name] = found
                 before = self._totals.get(name)
                 if before is not None and now > self._at:
-                    lately = found.since(before)
-                    rate = lately.requests / (now - self._at)
-                    p50, p99 = quantile(lately.latency, 0.5), quantile(lately.latency, 0.99)
-                    errors = error_share(lately.status)
+                    rate, p50, p99, errors = found.since(before).over(now - self._at)
             restarts[name] = int((app.get("restarts") or {}).get("total") or 0)
             died = max(0, restarts[name] - self._restarts.get(name, restarts[name]))
             ready = (app.get("workers") or {}).get("ready")

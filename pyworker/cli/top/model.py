@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from pyworker.protocol.events import Event, workers_in_words
-from pyworker.protocol.figures import Totals, error_share, memory_of, quantile, totals_of
+from pyworker.protocol.figures import Totals, memory_of, totals_of
 from pyworker.record import field, mutable
 
 KEPT = 240  # points of history
@@ -112,10 +112,7 @@ class Model:
             http = app["http"]
             p50, p99, errors = http.get("p50_s"), http.get("p99_s"), http.get("error_share")
             if past.totals is not None and now > past.at:
-                lately = totals.since(past.totals)
-                rate = lately.requests / (now - past.at)
-                p50, p99 = quantile(lately.latency, 0.5), quantile(lately.latency, 0.99)
-                errors = error_share(lately.status)
+                rate, p50, p99, errors = totals.since(past.totals).over(now - past.at)
         past.points.append(Point(app.get("cpu_percent"), memory_of(app), rate, p50, p99, errors))
         past.totals, past.at = totals, now
 
