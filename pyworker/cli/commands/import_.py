@@ -238,15 +238,8 @@ def _by_node(file: str) -> Any:
     with tempfile.TemporaryFile() as errors, open(reader, encoding="utf-8") as answer:
         os.set_inheritable(writer, True)
         try:
-            words = [
-                "sh",
-                "-c",
-                'exec node -e "$1" "$2" 3>&"$3" >/dev/null',
-                "sh",
-                _SCRIPT,
-                os.path.abspath(file),
-                str(writer),
-            ]
+            script = 'exec node -e "$1" "$2" 3>&"$3" >/dev/null'
+            words = ["sh", "-c", script, "sh", _SCRIPT, os.path.abspath(file), str(writer)]
             child = subprocess.Popen(words, pass_fds=[writer], stdin=subprocess.DEVNULL, stderr=errors)
         finally:
             os.close(writer)
