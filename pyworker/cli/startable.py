@@ -42,6 +42,7 @@ class Words(NamedTuple):
     name: str | None
     overrides: dict[str, Any]
     profile: str = ""
+    verb: str = "start"
 
 
 class Startable(NamedTuple):
@@ -149,7 +150,7 @@ def _names(words: Words) -> Startable:
         hint = f"a program stands behind it, too: pyworker start -- {shlex.join((*what, *after))}"
         raise _usage(f"words after -- do not go with {what[0]!r}, the name of an app", hint)
     if words.name or words.only or words.overrides:
-        hint = hint_to_module(what[0]) or f"start takes {_KINDS}"
+        hint = hint_to_file(what[0], words.verb) or hint_to_module(what[0]) or f"start takes {_KINDS}"
         raise _usage("options do not go with the names of apps that the daemon knows", hint)
     return Startable({"names": list(what)}, ())
 
@@ -157,6 +158,18 @@ def _names(words: Words) -> Startable:
 def is_target(word: str) -> bool:
     """Return whether this is written as an app in a module is."""
     return _TARGET.match(word) is not None
+
+
+def hint_to_file(word: str, verb: str = "start") -> str:
+    """Return how an app is started that the config file of this folder has; "" for another word."""
+    from pyworker.config import load
+
+    try:
+        path = load.find(here(), os.environ)
+        names = [app.name for app in load.load(path, environ=os.environ).apps] if path else []
+    except PyworkerError:  # it is not about that file
+        return ""
+    return f"{os.path.basename(path)} has it: pyworker {verb} --only {word}" if path and word in names else ""
 
 
 def hint_to_module(word: str) -> str:

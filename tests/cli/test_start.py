@@ -210,6 +210,7 @@ def test_names_start_what_the_daemon_knows(home: str, folder: str) -> None:
         (("many.toml", "-w", "4"), "name it with --only NAME"),
         (("app.toml", "--name", "x"), "--name is for an app without a file"),
         (("api", "-w", "4"), "options do not go with the names"),
+        (("api", "-w", "4"), "= help: app.toml has it: pyworker start --only api"),
         (("server", "-w", "4"), "= help: server.py is here: pyworker start server:app"),
         (("./server",), "'./server' is no config file"),
         (("npm", "--", "start"), "= help: a program stands behind it, too: pyworker start -- npm start"),
@@ -257,6 +258,16 @@ def test_a_program_is_told_from_a_name_and_how_it_is_started(
     found = run("start", name, home=home, cwd=folder)
     assert found.code == 2
     assert f"any program: pyworker start -- {typed}\n" in found.err
+
+
+@pytest.mark.parametrize(("typed", "verb"), [("start api", "start"), ("reload api", "start"), ("run api", "run"), ("run api --once", "run")])
+def test_an_app_of_the_file_here_that_the_daemon_does_not_know_is_not_looked_for_in_another(
+    home: str, folder: str, typed: str, verb: str
+) -> None:
+    unknown = refuses("no_such_app", 4, "no app matches 'api'", hint="another PYWORKER_HOME?")
+    with FakeControl(home, {"start": unknown, "reload": unknown}):
+        found = run(*typed.split(), home=home, cwd=folder)
+    assert found.err.splitlines()[1:] == [f"  = help: app.toml has it: pyworker {verb} --only api"]
 
 
 @pytest.mark.parametrize(

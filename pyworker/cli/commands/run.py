@@ -17,7 +17,7 @@ from pyworker.cli import render
 from pyworker.cli.client import shell_env
 from pyworker.cli.commands.start import StartCommand, overrides_of, what_it_is
 from pyworker.cli.options import Settings, common, option
-from pyworker.cli.startable import Startable, Words, find_startable
+from pyworker.cli.startable import Startable, Words, find_startable, hint_to_file
 from pyworker.errors import PyworkerError
 
 if TYPE_CHECKING:
@@ -66,10 +66,11 @@ def cmd(
     after = click.get_current_context().meta.get("pyworker.after")
     is_file = after is None and (not what or what[0].endswith(".toml") or os.path.isdir(what[0]))
     overrides = _overrides(options, once=once) | ({"cron": ""} if once and is_file else {})
-    found = find_startable(Words(what, after, only, name, overrides, profile))
+    found = find_startable(Words(what, after, only, name, overrides, profile, "run"))
     if not found.apps:
         message = "run takes a file, MODULE:APP, a script or a command; names are those of a daemon"
-        raise PyworkerError(message, hint="pyworker start NAME starts an app that the daemon knows", code="usage")
+        hint = hint_to_file(what[0], "run") or "pyworker start NAME starts an app that the daemon knows"
+        raise PyworkerError(message, hint=hint, code="usage")
     if not any(app.inherit_env for app in found.apps):  # the environment of a container is meant for the app
         table = found.request.setdefault("inline" if found.request.get("inline") else "overrides", {})
         table["inherit_env"] = ["*"]
