@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -153,14 +154,34 @@ def _surroundings() -> Surroundings:
     )
 
 
+def _is_left(child: subprocess.Popen[bytes]) -> bool:
+    """Wait for the end of a log that is followed; True: by q, which the words that said so have left the screen for."""
+    keys, end = sys.stdin.fileno(), os.pidfd_open(child.pid)
+    before = termios.tcgetattr(keys)
+    mode = termios.tcgetattr(keys)
+    mode[3] &= ~termios.ICANON  # with its echo: Enter makes a gap between what was and what comes
+    termios.tcsetattr(keys, termios.TCSANOW, mode)
+    try:
+        while end not in select.select([keys, end], [], [])[0]:
+            typed = os.read(keys, 1024)
+            if b"q" in typed or not typed:
+                return True
+        return False
+    finally:
+        termios.tcsetattr(keys, termios.TCSANOW, before)
+        os.close(end)
+
+
 def _child(settings: Settings, what: str, name: str) -> None:
     """Run another command of ours on the terminal. Ctrl-C ends it, and only it."""
     if what == "logs":  # of an app that prints nothing, this is all there is
-        render.note(f"logs of {name}   Ctrl-C: back", render.look(sys.stderr, settings.color))
+        render.note(f"logs of {name}   q or Ctrl-C: back", render.look(sys.stderr, settings.color))
     # -P: nothing of the folder that top was typed in is imported
     argv = [sys.executable, "-P", "-m", "pyworker", what, *(["-f", "-n", "100"] if what == "logs" else []), name]
     with subprocess.Popen(argv, env={**os.environ, "PYWORKER_HOME": settings.home}) as child:
         try:
+            if what == "logs" and _is_left(child):
+                return
             child.wait()
         finally:
             child.terminate()

@@ -44,7 +44,7 @@ _KEYS = (
 _HELP = (
     ("↑ ↓  j k", "select a worker; past the last one comes the next app"),
     ("tab  ← →", "the next app, the one before"),
-    ("⏎", "follow the log of the selected worker (Ctrl-C comes back)"),
+    ("⏎", "follow the log of the selected worker (q comes back)"),
     ("d", "describe the app"),
     ("r", "reload it: new code, no request lost; asks first"),
     ("R", "restart it: all stop, all start; asks first"),

@@ -101,13 +101,17 @@ class Screen:
 
     def _suspend(self, _signum: int, _frame: FrameType | None) -> None:
         was_taken = self._taken
+        mode = termios.tcgetattr(self._in)  # of a log that is followed
+        termios.tcsetattr(self._in, termios.TCSANOW, self._before)
         self._give_back()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTSTP)  # here it stops, and goes on at `fg`
         signal.signal(signal.SIGTSTP, self._suspend)
-        if was_taken:  # else another program has it: a log that is followed
+        if was_taken:
             self._before = termios.tcgetattr(self._in)
             self._take()
+        else:
+            termios.tcsetattr(self._in, termios.TCSANOW, mode)
 
     # ---- drawing -----------------------------------------------------------------------------------
     def look(self) -> Look:

@@ -197,9 +197,24 @@ def test_the_log_is_a_program_of_its_own_and_ctrl_c_comes_back(home: str) -> Non
     with FakeControl(home, HANDLERS), top(home) as terminal:
         terminal.type("\r")
         terminal.read(lambda raw: "hello from the log" in raw, "the log")
-        assert "logs of api.1   Ctrl-C: back" in terminal.raw
+        assert "logs of api.1   q or Ctrl-C: back" in terminal.raw
         assert "\x1b[?1049l" in terminal.raw
         terminal.type("\x03")
+        terminal.read(lambda raw: "\x1b[?1049h" in raw and "api.1" in raw, "the view again")
+        terminal.type("q")
+        assert terminal.end() == 0
+
+
+def test_q_comes_back_from_the_log_too(home: str) -> None:
+    os.makedirs(f"{home}/logs", mode=0o700)
+    with open(f"{home}/logs/api.log", "w") as file:
+        file.write("2026-11-23T14:02:31.104Z api.1 41210 out| hello from the log\n")
+    with FakeControl(home, HANDLERS), top(home) as terminal:
+        terminal.type("\r")
+        terminal.read(lambda raw: "hello from the log" in raw, "the log")
+        terminal.type("\r")
+        terminal.read(lambda raw: "\r\n" in raw, "the gap that Enter makes")
+        terminal.type("q")
         terminal.read(lambda raw: "\x1b[?1049h" in raw and "api.1" in raw, "the view again")
         terminal.type("q")
         assert terminal.end() == 0
@@ -220,7 +235,7 @@ def test_ctrl_z_in_the_log_gives_the_log_back(home: str) -> None:
             file.write("2026-11-23T14:02:32.104Z api.1 41210 out| after\n")
         terminal.read(lambda raw: "after" in raw, "one more line")
         assert "\x1b[?1049h" not in seen + terminal.raw
-        terminal.type("\x03")
+        terminal.type("q")
         terminal.read(lambda raw: "\x1b[?1049h" in raw and "api.1" in raw, "the view again")
         terminal.type("q")
         assert terminal.end() == 0
