@@ -44,6 +44,8 @@ _PORT = re.compile(  # with what stands before it: times have colons, too
 )
 _AFTER_IT = 5  # lines: uvicorn, redis, nginx and PostgreSQL say more when they have found their port taken
 _CRASHED = "Fatal Python error: "
+_NO_PYTHON = (_CRASHED, "Could not import runpy module")  # the latter: for a types.py in PYTHONPATH
+_OF_PYTHON = "Python itself did not start: is one of its variables wrong? pyworker describe -v {app} | grep PYTHON"
 _NO_PROCESS = re.compile(
     r"can't start new thread|\b[Cc]annot fork\b|\bfork: (retry: )?Resource temporarily unavailable"
 )
@@ -63,7 +65,7 @@ _OF_A_BIND_IN_EACH = (
 )
 _RAISED = r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning|Refused|Timeout)\b.*"
 _SAID = (  # uvicorn's exception is above what is passed over
-    r"^(?!Usage: |ERROR: +Application startup failed|(DEBUG|INFO|WARNING): )[A-Za-z_][\w.]*: .+"
+    r"^(?!Usage: |ERROR: +Application startup failed|(DEBUG|INFO|WARNING): )([A-Za-z_][\w.]*: |" + _CRASHED + ").+"
 )
 _EXCEPTION = re.compile(f"{_RAISED}|{_SAID}")
 _FATAL = re.compile(r"\w*(error|fatal|panic|critical|exception)", re.IGNORECASE)
@@ -177,7 +179,8 @@ def of_worker(
         hint = of_port_in_use(said, siblings=config is not None and app.want > 1, held=held, app=app)
         if hint and is_script:
             hint = _OF_A_BIND_UNSEEN
-        hint = hint or _of_no_process(said) or _of_no_module(app, handle, said) or _of_variable(app, said, text)
+        hint = hint or _of_no_process(said) or _of_python(app, lines) or _of_no_module(app, handle, said)
+        hint = hint or _of_variable(app, said, text)
         return said[:300], text, hint
     if text:
         return "exited " + words, text, "it printed nothing at its end: does something in it call os._exit()?"
@@ -197,6 +200,11 @@ def _crash_words(status: ExitStatus, log: str, pid: int, since: str) -> str:
 def _of_no_process(said: str) -> str:
     """Return the next step when a program could make no process or thread; else ""."""
     return f"{step_for(errno.EAGAIN)} (threads count, too)" if _NO_PROCESS.search(said) else ""
+
+
+def _of_python(app: App, lines: list[str]) -> str:
+    """Return the next step when Python has ended before it ran anything; else ""."""
+    return _OF_PYTHON.format(app=app.name) if any(line.startswith(_NO_PYTHON) for line in lines) else ""
 
 
 def _of_no_module(app: App, handle: WorkerHandle, said: str) -> str:
@@ -290,9 +298,12 @@ def of_template(
     if status.code is not None and handle.state == "loading":
         generation = app.generations.get(handle.generation)
         python = generation.resolved.python if generation is not None else "python"
-        said = "\n".join(last_lines(log_file(app, home), handle.pid, since=since))
+        lines = last_lines(log_file(app, home), handle.pid, since=since)
+        said = "\n".join(lines)
         if "pyworker.template" in said:  # not yet the app's interpreter
             return f"the launcher ended with exit code {status.code}", said, INSTALLATION
+        if hint := _of_python(app, lines):
+            return last_words(lines)[1], said, hint
         return (
             f"{python} ended with exit code {status.code} before the app was imported",
             said,

@@ -193,6 +193,33 @@ def test_a_variable_that_is_missing_has_a_next_step_in_an_app_a_script_and_a_com
 
 
 @pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["Fatal Python error: config_init_hash_seed: it must be random", "Python runtime state: preinitialized", ""], 0),
+        (["Fatal Python error: init_stdio_encoding: no codec", "LookupError: unknown encoding: none", ""], 1),
+        (["Could not import runpy module", "AttributeError: module 'types' has no attribute 'ModuleType'"], 1),
+    ],
+)
+def test_a_python_that_does_not_start_says_why_and_is_no_wrong_version(
+    words: list[str], reason: int, tmp_path: Path
+) -> None:
+    """PYTHONHASHSEED, PYTHONIOENCODING, PYTHONHOME or PYTHONPATH in [app.env]."""
+    app: Any = SimpleNamespace(name="api", config=AppConfig(name="api", command=("serve",)), want=1, generations={})
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "api.log").write_bytes(b"".join(line(7, each.encode()) for each in words))
+    worker: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 1), failure=None, pid=7, ready_at=None, bound=False)
+    template: Any = SimpleNamespace(
+        killed_because="", failure=None, pid=7, state="loading", generation=1, loaded=None, shortage=Shortage()
+    )
+    for found, _, hint in (
+        of_worker(app, worker, ExitStatus(1, None), str(tmp_path), Shortage()),
+        of_template(app, template, ExitStatus(1, None), str(tmp_path)),
+    ):
+        assert found.startswith(words[reason])
+        assert hint.startswith("Python itself did not start: ")
+
+
+@pytest.mark.parametrize(
     "said", ["RuntimeError: can't start new thread", "sh: 1: Cannot fork", "bash: fork: retry: Resource temporarily unavailable"]
 )
 def test_a_program_that_could_make_no_process_or_thread_has_a_next_step(said: str, tmp_path: Path) -> None:
