@@ -21,7 +21,7 @@ from pyworker.daemon.app import App, Generation
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.handles import DispatcherHandle, TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import READ, Loop
-from pyworker.daemon.shortage import step_for
+from pyworker.daemon.shortage import step_for, step_for_words
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.wire import WireError
 from pyworker.unix import fds as unix_fds
@@ -78,7 +78,7 @@ class Preflight:
             return
         if status != process.ExitStatus(0, None):
             last = (complained.strip().splitlines() or ["it said nothing"])[-1]
-            self._end("", f"its {name} does not start: {last}")
+            self._end("", f"its {name} does not start: {last}", step_for_words(last, os.getpid()))
             return
         try:
             answer = json.loads(said)

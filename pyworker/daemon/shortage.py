@@ -44,9 +44,20 @@ def step_for(number: int | None, pid: int = 0) -> str:
         case errno.EAGAIN:
             return "raise the limit of processes: ulimit -u where the daemon is started, TasksMax= or pids.max of its cgroup"
         case errno.ENOMEM | errno.ENOBUFS:
-            return "free some memory, or run fewer workers"
+            step = "free some memory, or run fewer workers"
+            if oom.is_promised_in_full():
+                step += "; what is free does not count here: raise sysctl vm.overcommit_ratio, or set vm.overcommit_memory=0"
+            return step
         case _:
             return ""
+
+
+def step_for_words(said: str, pid: int) -> str:
+    """Return what to do about the last words of another process of ours (`pid`: whose limits it has), as `step_for`."""
+    if "MemoryError" in said:
+        return step_for(errno.ENOMEM)
+    numbers = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+    return next((step_for(number, pid) for number in numbers if os.strerror(number) in said), "")
 
 
 def is_want(number: int | None) -> bool:

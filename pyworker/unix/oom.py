@@ -47,6 +47,11 @@ def kills(proc: str = "/proc", root: str = _ROOT) -> OomKills:
     return OomKills(group, _kills(os.path.join(proc, "vmstat")) if group < 0 else -1)
 
 
+def is_promised_in_full(proc: str = "/proc") -> bool:
+    """Whether the kernel gives only what it could give to all at once (vm.overcommit_memory = 2), however much is free."""
+    return _number(os.path.join(proc, "sys/vm/overcommit_memory")) == 2
+
+
 def group_memory(pid: int = 0, proc: str = "/proc", root: str = _ROOT) -> tuple[int | None, int | None]:
     """Return the smallest memory limit of a process's cgroup (0: ours) and those above it, and what is used of it, in bytes.
 

@@ -163,5 +163,12 @@ def test_what_could_not_be_written_has_a_step(
     assert step_to_write(OSError(number, ""), "/srv/my home") == step
 
 
+def test_of_memory_that_the_kernel_has_and_does_not_promise_it_is_said_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oom, "is_promised_in_full", lambda: False)
+    usual = step_for(errno.ENOMEM)
+    monkeypatch.setattr(oom, "is_promised_in_full", lambda: True)
+    assert step_for(errno.ENOMEM).removeprefix(usual).startswith("; what is free does not count here")
+
+
 def test_descriptors_on_their_way_are_limited_as_open_ones_are() -> None:
     assert step_for(errno.ETOOMANYREFS) == step_for(errno.EMFILE)

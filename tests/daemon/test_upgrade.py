@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ from pyworker.protocol import control as k
 
 
 def test_one_that_was_refused_has_no_say_in_the_next_and_one_of_a_daemon_that_stops_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    now, answers = 0.0, []
+    now, answers, hints = 0.0, [], []
     loop = Loop(lambda: now)
     store: Any = SimpleNamespace(
         guardian_version="0", logger_version="0", guardian_pid=1, logger_pid=2, upgrade=lambda python: None
@@ -28,7 +29,8 @@ def test_one_that_was_refused_has_no_say_in_the_next_and_one_of_a_daemon_that_st
         upgrading=False, shutting_down=False, preparing=list, operations=SimpleNamespace(under_way=list),
     )  # fmt: skip
     client: Any = SimpleNamespace(
-        reply=lambda ok, body: answers.append(body["changed"]), refuse=lambda refused: answers.append(refused.code)
+        reply=lambda ok, body: answers.append(body["changed"]),
+        refuse=lambda refused: (answers.append(refused.code), hints.append(refused.hint)),
     )
     monkeypatch.setattr(upgrade, "Preflight", lambda loop, python, content, done: done("1", "", ""))
     upgrade.upgrade(desk, client, k.Upgrade(sys.executable))
@@ -38,6 +40,7 @@ def test_one_that_was_refused_has_no_say_in_the_next_and_one_of_a_daemon_that_st
     now += 2
     loop.turn(0)
     assert (desk.upgrading, answers) == (True, ["upgrade_refused"])
+    assert "pyworker daemon stop, then pyworker daemon start" in hints[0]
     desk.before_leaving()
     assert answers == ["upgrade_refused", True]
     monkeypatch.setattr(store, "upgrade", None)  # not to be asked of the guardian of a daemon that is on its way out
@@ -48,6 +51,24 @@ def test_one_that_was_refused_has_no_say_in_the_next_and_one_of_a_daemon_that_st
     check[0]("1", "", "")
     assert answers == ["upgrade_refused", True, "upgrade_refused"]
     loop.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "number"), [("OSError: [Errno 24] Too many open files", errno.EMFILE), ("MemoryError", errno.ENOMEM), ("bug", 0)]
+)
+def test_a_check_that_ends_for_want_of_something_says_what_to_do(tmp_path: Path, words: str, number: int) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho '{words}' >&2; exit 1\n")
+    python.chmod(0o755)
+    loop = Loop()
+    said: list[tuple[str, str]] = []
+    preflight = Preflight(loop, str(python), b"", lambda version, why, step: said.append((why, step)))
+    while preflight._running:
+        loop.turn(5)
+    loop.close()
+    ((why, step),) = said
+    assert why.endswith(f"does not start: {words}")
+    assert step == step_for(number)
 
 
 def test_an_interpreter_that_is_gone_is_named_once() -> None:

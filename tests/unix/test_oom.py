@@ -96,3 +96,10 @@ def test_limits_and_cpu_time_of_a_process_that_is_not_reaped_yet() -> None:
     process.wait()
     assert oom.limits(process.pid) == (None, None, None)
     assert oom.cpu_seconds(process.pid) == 0
+
+
+@pytest.mark.parametrize(("text", "is_so"), [("0\n", False), ("1\n", False), ("2\n", True), (None, False)])
+def test_a_kernel_that_promises_no_more_than_it_has_is_known(tmp_path: Path, text: str | None, is_so: bool) -> None:
+    if text is not None:
+        lay(tmp_path, {"proc/sys/vm/overcommit_memory": text})
+    assert oom.is_promised_in_full(str(tmp_path / "proc")) == is_so

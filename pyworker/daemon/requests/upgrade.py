@@ -9,6 +9,7 @@ from pyworker import __version__
 from pyworker.daemon.client import Client
 from pyworker.daemon.preflight import Preflight, content_of
 from pyworker.daemon.requests.desk import Desk, Refuse
+from pyworker.daemon.shortage import step_for_words
 from pyworker.protocol import control as k
 from pyworker.protocol.names import APPS_FILE
 
@@ -63,7 +64,9 @@ def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
 
         def failed(reason: str) -> None:
             patience.cancel()  # another upgrade may be under way by then
-            _refuse(desk, client, f"nothing was replaced: {reason}", "")
+            step = step_for_words(reason, store.guardian_pid)
+            hint = step or "try again; if that stays: pyworker daemon stop, then pyworker daemon start"
+            _refuse(desk, client, f"nothing was replaced: {reason}", hint)
 
         store.on_upgrade_failed = failed
         store.upgrade(python)
