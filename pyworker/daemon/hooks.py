@@ -23,6 +23,7 @@ from pyworker.protocol.events import PRE_START_FAILED, Event
 from pyworker.protocol.inherited import fd_name
 from pyworker.protocol.wire import to_json
 
+OURS = "hooks."  # how our notes begin
 _MAX_QUEUED = 200  # events of one app that wait for a slow hook
 _SAID_AFTER = 3.0  # seconds that a pre_start runs before it is said what a start or reload waits for
 _MAX_OUTPUT = 8000  # characters of a failed pre_start that are shown
@@ -112,7 +113,7 @@ class Hooks:
 
         def say() -> None:
             if self._preparing.get(key) is command:
-                self._brain.remark(app, f"hooks.pre_start runs: {shlex.join(words)}")
+                self._brain.remark(app, f"{OURS}pre_start runs: {shlex.join(words)}")
 
         self._brain.loop.call_later(_SAID_AFTER, say)
 
@@ -147,7 +148,7 @@ class Hooks:
                 hooks.post_reload,
                 lambda ok, why: self._say(app, "post_reload", ok, why),
             )
-        is_our_own = event.type == "app_note" and str(event.data.get("text", "")).startswith("hooks.")
+        is_our_own = event.type == "app_note" and str(event.data.get("text", "")).startswith(OURS)
         if hooks.on_event and not is_our_own:
             queue = self._queues.setdefault(app.name, collections.deque())
             if len(queue) < _MAX_QUEUED:
@@ -181,7 +182,7 @@ class Hooks:
 
     def _say(self, app: App, hook: str, ok: bool | None, why: str) -> None:
         if not ok:
-            self._brain.note(app, f"hooks.{hook} failed: {why}")
+            self._brain.note(app, f"{OURS}{hook} failed: {why}")
 
     def _report(
         self, app: App, generation: Generation, hook: str, words: tuple[str, ...], done: Done, stdin: bytes = b""

@@ -7,6 +7,7 @@ from pyworker.config.cpus import usable_cpus
 from pyworker.daemon import operations as ops
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.client import Client
+from pyworker.daemon.hooks import OURS
 from pyworker.daemon.requests.apps import read_again, shell_of
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.sources import check_tls
@@ -54,7 +55,7 @@ def stop_app(desk: Desk, app: App, *, now: bool) -> None:
     app.hurry = app.hurry or now
     app.failure = None
     # of the app that ran; a hook that fails is told of the end, too, and would be noted anew
-    app.notes = [note for note in app.notes if note.startswith("hooks.")]
+    app.notes = [note for note in app.notes if note.startswith(OURS)]
     app.record = CLEAR
     desk.brain.poke(app)  # one that has failed, too: its memo says that it is wanted
     if was_running and not app.closed:
