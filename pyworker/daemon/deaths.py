@@ -211,7 +211,10 @@ class Deaths:
             generation = app.generations.get(handle.id.generation)
             if generation is not None:
                 appmetrics.process_gone(self._brain.home, generation.resolved, handle.pid)
-            self._brain.pids.let_go(handle.pid)
+            if not handle.reaped:
+                self._brain.pids.let_go(handle.pid)
+            # a burial that is done again must not signal, nor let go, who has its number then
+            handle.reaped = True
         app.workers.pop(handle.id.serial, None)
 
     def _tell(self, app: App, handle: WorkerHandle, status: process.ExitStatus, shortage: Shortage) -> Failure:

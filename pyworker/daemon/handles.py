@@ -62,7 +62,7 @@ class WorkerHandle:
     failure: Failed | None = None
     drained: Drained | None = None
     status: ExitStatus | None = None
-    reaped: bool = False  # by somebody who is not our guardian
+    reaped: bool = False  # by somebody who is not our guardian, or let go: its pid may be another's
     ended_at: float | None = None
 
     @property

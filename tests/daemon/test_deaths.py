@@ -41,7 +41,7 @@ def test_the_successor_is_asked_for_before_the_dead_is_buried_and_after_the_end_
     workers = SimpleNamespace(kick_siblings=lambda app, handle: done.append("kick"), on_message=lambda app, handle: None)
     brain: Any = SimpleNamespace(
         loop=loop, workers=workers, store={}, poke=lambda app: loop.call_soon(lambda: done.append("successor")),
-        when_written=lambda app, pipes, then: loop.call_later(BURIAL_DELAY, then),
+        when_written=lambda app, pipes, then: loop.call_later(BURIAL_DELAY, lambda: (done.append("its last words"), then())),
     )  # fmt: skip
     monkeypatch.setattr(Deaths, "_bury", lambda self, app, handle, status: done.append("bury"))
     # it may hold the port that a command's successor binds
@@ -53,12 +53,13 @@ def test_the_successor_is_asked_for_before_the_dead_is_buried_and_after_the_end_
         ready_at=now - 60, ended_at=now, happen=lambda happening, now: None,
     )  # fmt: skip
     app: Any = SimpleNamespace(
-        generation=1, running=True, starting=False, is_job=False, workers={7: handle},
+        generation=1, running=True, starting=False, is_job=False, workers={7: handle}, record=Record(3, (1.0,), 101.0),
         restart_config=RestartConfig("always", 10.0, 10, 60.0, 60.0),
     )  # fmt: skip
     deaths.ended(app, handle, status)
+    assert (app.workers, app.record) == ({}, CLEAR)
     wait_until(lambda: loop.turn(0.01) or "bury" in done, what="the burial")
-    assert done == ["end of group 42", "successor", "kick", "bury"]
+    assert done == ["end of group 42", "successor", "kick", *(["its last words"] if status.signal != 9 else []), "bury"]
 
 
 def test_a_failure_in_its_last_words_does_not_leave_a_dead_worker_as_one_that_lives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +197,7 @@ TRIED = Record(3, (97.0, 98.0, 99.0), 101.0)
         ("counted", KILLED, {"starting": True}),  # by somebody: that says nothing of the code
         ("the start fails", KILLED, {"starting": True, "record": TRIED}),
         ("the start fails", KILLED, {"starting": True, "policy": "never"}),
+        ("the start fails", KILLED, {"starting": True, "is_job": True}),
         ("the start fails", KILLED, {"starting": True, "worker": {"failure": object()}}),  # by us
         # one that never came: no process or descriptor was to be had
         ("counted", process.UNKNOWN, {"starting": True, "restored": True, "worker": NEVER_CAME}),
@@ -261,7 +263,11 @@ def test_what_another_process_with_its_pid_has_printed_is_not_why_a_worker_ended
     """In a container each start has the same pids, and the log may be the same."""
     log = tmp_path / "api.log"
     log.write_bytes(format_record(LogRecord(stamp(time.time() - 5), "api", 1, 42, "err", False, b"the database is gone"), "text"))
-    brain: Any = SimpleNamespace(loop=Loop(lambda: 100.0), home="", emit=lambda *args, **data: None, fail=lambda *words: Failure(*words))
+    told: list[Any] = []
+    brain: Any = SimpleNamespace(
+        loop=Loop(lambda: 100.0), home="", emit=lambda app, kind, worker, **data: told.append((kind, data["code"], data["reason"])),
+        fail=lambda *words: Failure(*words),
+    )
     config = AppConfig("api", command=("serve",), logs=LogsConfig(file=str(log)))
     app: Any = SimpleNamespace(
         name="api", kind="command", want=1, is_job=False, config=config, workers={}, last_exits={}, generations={},
@@ -269,6 +275,39 @@ def test_what_another_process_with_its_pid_has_printed_is_not_why_a_worker_ended
     )
     handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=100.0 - age, started_at=time.time() - age, pid=42, ready_at=99.0)
     assert Deaths(brain)._tell(app, handle, ExitStatus(3, None), Shortage()).message.startswith(why)
+    assert told == [("worker_exited", 3, app.last_exits[1]["reason"])]
+    assert told[0][2].startswith(why)
+    brain.loop.close()
+
+
+@pytest.mark.parametrize(
+    ("why", "noted", "status", "case"),
+    [
+        ("exited with code 3", True, ExitStatus(3, None), {}),
+        ("ended by itself with code 0", True, DONE, {}),
+        ("", True, DONE, {"policy": "on-failure"}),  # it has finished
+        ("ended by itself with code 0", True, DONE, {"policy": "on-failure", "kind": "asgi"}),
+        ("", False, DONE, {"is_job": True}),
+        ("exited with code 3", True, ExitStatus(3, None), {"is_job": True, "policy": "on-failure"}),
+    ],
+)
+def test_of_what_has_done_its_work_there_is_nothing_to_explain(
+    why: str, noted: bool, status: ExitStatus, case: dict[str, Any]
+) -> None:
+    reasons: list[str] = []
+    brain: Any = SimpleNamespace(
+        loop=Loop(lambda: 100.0), home="", emit=lambda *_, **data: reasons.append(data["reason"]), fail=lambda *words: Failure(*words)
+    )
+    app: Any = SimpleNamespace(
+        name="api", kind=case.get("kind", "command"), want=1, is_job=case.get("is_job", False), workers={}, last_exits={},
+        config=AppConfig("api", command=("serve",), logs=LogsConfig(file="/dev/null")), generations={},
+        restart_config=RestartConfig(case.get("policy", "always"), 10.0, 10, 60.0, 60.0),
+    )
+    handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=99.0, pid=42, ready_at=99.5)
+    Deaths(brain)._tell(app, handle, status, Shortage())
+    assert reasons[0].startswith(why)
+    assert bool(reasons[0]) == bool(why)
+    assert ({*app.last_exits} == {1}) is noted
     brain.loop.close()
 
 
@@ -308,7 +347,8 @@ def test_what_is_never_restarted_shows_why_it_has_not_ended_with_code_0(
 
 
 def test_who_asks_not_to_be_restarted_has_ended_by_itself_and_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert a_death(monkeypatch, ExitStatus(1, None)).restarts == (1, {1: 1})
+    failed = a_death(monkeypatch, ExitStatus(1, None))
+    assert (failed.restarts, failed.failure.message) == ((1, {1: 1}), "it said why")
     refused = a_death(monkeypatch, ExitStatus(78, None))
     assert refused.restarts == (0, {1: 1})
     assert refused.record.permanent
@@ -387,12 +427,13 @@ def test_a_pid_is_let_go_when_all_is_done_that_it_is_needed_for(monkeypatch: pyt
     ours, theirs = socketpair()
     copy = ours.dup()  # the store's
     store: Any = SimpleNamespace(
-        get={"pid.api.1.1.7": pidfd}.get,
+        get=lambda name: pidfd if name.startswith("pid.") and not any("close" in step for step in done) else None,
         remove=lambda *names: done.append(f"close {' '.join(name.partition('.')[0] for name in names)}"),
         forget=lambda *names: done.append(f"forget {' '.join(name.partition('.')[0] for name in names)}"),
     )
     loop = Loop()
-    for fd in (pidfd, ours.fileno()):
+    number = ours.fileno()
+    for fd in (pidfd, number):
         loop.add(fd, READ, lambda _: None)
     brain: Any = SimpleNamespace(
         loop=loop, store=store, messages=SimpleNamespace(forget=lambda app, handle: done.append("forget its messages")),
@@ -410,7 +451,9 @@ def test_a_pid_is_let_go_when_all_is_done_that_it_is_needed_for(monkeypatch: pyt
     closed = ["forget out err", "forget its messages", "close ctl pid ipc"]  # at once: a daemon may be killed in between
     assert done == ["end of its checks", "end of group 42", *closed, "left behind of 1", "let go 42"]
     assert (app.workers, app.board.row_of(7), handle.ctl, ours.fileno()) == ({}, 0, None, -1)
-    assert not loop.watches(pidfd)
+    Deaths(brain)._release(app, handle)  # a burial that is done again: the number may be another's by now
+    assert (done.count("end of group 42"), done.count("let go 42")) == (1, 1)
+    assert (loop.watches(pidfd), loop.watches(number)) == (False, False)
     with pytest.raises(BrokenPipeError):  # also while somebody has a copy
         theirs.send(b"x")
     app.board.close()
