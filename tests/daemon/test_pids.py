@@ -81,6 +81,12 @@ def test_a_pidfd_of_which_nobody_can_say_whose_it_is_is_not_kept(monkeypatch: py
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
+def test_the_pidfd_of_another_users_process_is_not_kept() -> None:
+    before = os.listdir("/proc/self/fd")
+    assert open_pidfd(os.getpid(), os.geteuid() + 1) is None
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
 class Told:
     """A daemon's Pids beside a guardian, on a clock of ours: what it lets the guardian reap, and which ends it knows."""
 

@@ -19,6 +19,7 @@ from pyworker.daemon import watch
 from pyworker.daemon.events import EventLog
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.shortage import step_for
+from pyworker.record import replace
 from pyworker.unix import inotify
 from tests.support.pyworker import open_to_all
 
@@ -77,9 +78,14 @@ class Watched:
 def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     (tmp_path / "app" / "src").mkdir(parents=True)
     config = WatchConfig(paths=("src",), exclude=("src/made/*",))
+    closed: list[int] = []
+    monkeypatch.setattr(os, "close", lambda fd, close=os.close: (closed.append(fd), close(fd)))
+    opened: list[int] = []
+    monkeypatch.setattr(inotify, "open_inotify", lambda open_it=inotify.open_inotify: opened.append(open_it()) or opened[-1])
     watched = Watched(tmp_path / "app", config, monkeypatch)
     yield watched
     watched.close()
+    assert {*opened} <= {*closed}
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["", "held"])
@@ -109,6 +115,26 @@ def test_a_command_is_reloaded_for_its_javascript_unless_include_says_what_count
     watched.write("app.js")
     assert watched.later() == reloads
     watched.close()
+
+
+def test_a_folder_that_comes_with_what_is_excluded_is_no_change(watched: Watched) -> None:
+    watched.write("made/a.py")
+    watched.write("made/below/.venv/a.py")
+    (watched.folder / "made").rename(watched.folder / "src/made")
+    assert watched.later() == []
+    watched.write("src/made/b.py")
+    assert watched.later() == []
+
+
+def test_another_table_is_no_change_of_the_files_and_one_that_is_not_read_yet_is_not_lost(watched: Watched) -> None:
+    watched.write("lib/a.py")
+    watched.app.config = replace(watched.app.config, watch=WatchConfig(paths=("src", "lib")))
+    watched.events.emit("app_running", "api", None, generation=2, workers=1, took_s=0.1)
+    assert watched.later() == []
+    shutil.rmtree(watched.folder / "lib")
+    watched.write("src/a.py")
+    watched.events.emit("app_running", "api", None, generation=2, workers=1, took_s=0.1)
+    assert watched.later() == ["src/a.py changed"]
 
 
 def test_a_folder_that_another_takes_the_place_of_is_watched(watched: Watched) -> None:
@@ -236,6 +262,16 @@ def test_that_there_are_too_many_folders_is_said_once_and_not_for_each_that_is_m
         watched.loop.turn(0)
     assert watched.notes == ["watch: more than 1 folders: the rest is not watched; name some in watch.paths"]
     watched.close()
+    assert watched.notes == []
+
+
+def test_folders_that_are_gone_are_not_counted(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "MAX_FOLDERS", 2)
+    for _ in range(3):
+        (watched.folder / "src/a").mkdir()
+        watched.later()
+        (watched.folder / "src/a").rmdir()
+        watched.later()
     assert watched.notes == []
 
 
