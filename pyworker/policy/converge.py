@@ -59,37 +59,34 @@ def converge(app: AppView, now: float) -> list[act.Action]:
     return [*rest, act.LookAgain(min(looks))] if looks else rest
 
 
+def _when(at: float, now: float, action: act.Action) -> act.Action:
+    """Return the action when its time has come, else a look at that time."""
+    return action if now >= at else act.LookAgain(at)
+
+
 # ---- the parts, in the order in which they are asked --------------------------------------------------
 def _deadlines(app: AppView, now: float) -> Iterator[act.Action]:
     """Escalate: drain -> stop signal -> SIGKILL; and what does not get ready in time is killed."""
     for w in alive(app):
         match w.state:
             case State.DRAINING:
-                deadline = w.since + (0 if app.hurry else app.stop.drain_timeout + CANCEL_GRACE)
-                yield act.SendStop(w.serial, DRAIN_TIMEOUT) if now >= deadline else act.LookAgain(deadline)
+                patience = 0 if app.hurry else app.stop.drain_timeout + CANCEL_GRACE
+                yield _when(w.since + patience, now, act.SendStop(w.serial, DRAIN_TIMEOUT))
             case State.STOPPING:
-                deadline = w.since + app.stop.kill_timeout
-                yield act.SendKill(w.serial, "kill time-out") if now >= deadline else act.LookAgain(deadline)
+                yield _when(w.since + app.stop.kill_timeout, now, act.SendKill(w.serial, "kill time-out"))
             case State.STARTING:
-                deadline = w.since + app.reload.ready_timeout
                 reason = f"not ready within {app.reload.ready_timeout:g} s"
-                yield act.SendKill(w.serial, reason) if now >= deadline else act.LookAgain(deadline)
+                yield _when(w.since + app.reload.ready_timeout, now, act.SendKill(w.serial, reason))
             case State.OPENING:
-                deadline = w.since + OPENING_TIMEOUT
-                yield (
-                    act.SendKill(w.serial, "did not accept when told to")
-                    if now >= deadline
-                    else act.LookAgain(deadline)
-                )
+                yield _when(w.since + OPENING_TIMEOUT, now, act.SendKill(w.serial, "did not accept when told to"))
                 if now < w.since + OPENING_GRACE:
                     yield act.LookAgain(w.since + OPENING_GRACE)
             case _:
                 pass
     for t in app.templates:
         if t.state == "loading":
-            deadline = t.since + app.reload.ready_timeout
             reason = f"the import took more than {app.reload.ready_timeout:g} s"
-            yield act.StopTemplate(t.generation, reason) if now >= deadline else act.LookAgain(deadline)
+            yield _when(t.since + app.reload.ready_timeout, now, act.StopTemplate(t.generation, reason))
 
 
 def _outcomes(app: AppView, now: float) -> Iterator[act.Action]:
@@ -103,10 +100,8 @@ def _outcomes(app: AppView, now: float) -> Iterator[act.Action]:
             many = "s" if app.soak_deaths != 1 else ""
             died = f"{app.soak_deaths} worker{many} of generation {app.generation} died in the soak"
             yield act.RollBack(app.previous, app.given_up or died)
-        elif now >= app.soak_until:
-            yield act.EndSoak()
         else:
-            yield act.LookAgain(app.soak_until)
+            yield _when(app.soak_until, now, act.EndSoak())
     if not app.record.is_clear and not app.record.permanent:
         last = app.record.deaths[-1] if app.record.deaths else 0.0
         serve = [w for w in alive(app, app.generation) if w.state is State.READY]
@@ -119,8 +114,7 @@ def _outcomes(app: AppView, now: float) -> Iterator[act.Action]:
             tried = serve
         ready_at = min((w.ready_at for w in tried if w.ready_at is not None), default=None)
         if ready_at is not None:
-            stable_at = ready_at + app.restart.min_uptime
-            yield act.ClearRecord() if now >= stable_at else act.LookAgain(stable_at)
+            yield _when(ready_at + app.restart.min_uptime, now, act.ClearRecord())
 
 
 def _dispatcher(app: AppView, now: float) -> Iterator[act.Action]:
@@ -136,16 +130,15 @@ def keep_dispatcher(
     """Have one while it is needed: started again at once after a death, later when it dies again and again."""
     if dispatcher is None:
         if needed:
-            yield act.StartDispatcher() if now >= record.next_at else act.LookAgain(record.next_at)
+            yield _when(record.next_at, now, act.StartDispatcher())
         return
     match dispatcher.state:
         case "starting":
-            deadline = dispatcher.since + DISPATCHER_READY_TIMEOUT
             stuck = act.StopDispatcher(f"not ready within {DISPATCHER_READY_TIMEOUT:g} s")
-            yield stuck if now >= deadline else act.LookAgain(deadline)
+            yield _when(dispatcher.since + DISPATCHER_READY_TIMEOUT, now, stuck)
         case "stopping":
-            deadline = dispatcher.since + DISPATCHER_STOP_TIMEOUT
-            yield act.StopDispatcher("told to stop, and did not") if now >= deadline else act.LookAgain(deadline)
+            stuck = act.StopDispatcher("told to stop, and did not")
+            yield _when(dispatcher.since + DISPATCHER_STOP_TIMEOUT, now, stuck)
             return
         case "ready":
             pass
@@ -165,17 +158,15 @@ def _templates(app: AppView, now: float) -> Iterator[act.Action]:
             needed.add(app.previous)
     existing = {t.generation for t in app.templates}
     for t in app.templates:
-        deadline = t.since + RETIRE_TIMEOUT
-        if t.state == "retiring" and now < deadline:
-            yield act.LookAgain(deadline)
-        elif t.state == "retiring" or t.generation not in needed:
+        if t.state == "retiring":
+            yield _when(t.since + RETIRE_TIMEOUT, now, act.StopTemplate(t.generation))
+        elif t.generation not in needed:
             yield act.StopTemplate(t.generation)
     for generation in sorted(needed - existing - app.gated):
         if generation == app.target:
             yield act.StartTemplate(generation)
         elif generation == app.generation:
-            at = max(app.record.next_at, app.template_record.next_at)
-            yield act.StartTemplate(generation) if now >= at else act.LookAgain(at)
+            yield _when(max(app.record.next_at, app.template_record.next_at), now, act.StartTemplate(generation))
 
 
 def _reload(app: AppView, now: float) -> Iterator[act.Action]:
