@@ -38,7 +38,6 @@ _MORE_FILES = (
     "Raise the limit of open files: prlimit --pid {} --nofile=65536 (above its hard limit: as root) for what runs, "
     "and for the next start ulimit -Hn where it is started (LimitNOFILE= of its service)"
 )
-MAX_COMPLAINTS = 20  # lines about a peer's nonsense, per process
 
 
 @record
@@ -433,7 +432,8 @@ class Guardian:
             else:
                 self._logger_said(packet)
         except wire.WireError as error:
-            self._complain(program, str(error))
+            text = f"the {program.name} (pid {program.pid}) sent nonsense, ignored: {error}"
+            self._trouble(text, text)
         except Exception:
             self._make_good(program, packet.data)
             raise
@@ -498,12 +498,6 @@ class Guardian:
             case m.Hello(version):
                 self._logger.version = version
                 self._daemon.say(self._logger_state())
-
-    def _complain(self, program: Program, text: str) -> None:
-        program.complaints += 1
-        if program.complaints <= MAX_COMPLAINTS:
-            fault = f"the {program.name} sent nonsense, ignored: {text}"
-            self._trouble(fault, f"the {program.name} (pid {program.pid}) sent nonsense, ignored: {text}")
 
     # ---- sending ------------------------------------------------------------------------------------
     def _flush(self, now: float) -> None:

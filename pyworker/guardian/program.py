@@ -47,7 +47,6 @@ class Program:
         self.starts = 0
         self.next_start = 0.0
         self.kill_at: float | None = None
-        self.complaints = 0
         self.version = ""  # what it said that it is
         self.leaving = False  # it was asked to make room
         self._argv = argv
@@ -67,7 +66,7 @@ class Program:
         self._started_at = now
         self._why_killed = self.version = ""
         self.leaving = False
-        self._unanswered = self.complaints = 0
+        self._unanswered = 0
         self.kill_at = None
 
     def say(self, message: Any, *, droppable: bool = False) -> None:
