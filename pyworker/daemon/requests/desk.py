@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pyworker.config.between import longest_stop
 from pyworker.daemon import operations as ops
@@ -11,6 +11,7 @@ from pyworker.daemon.app import App, Failure
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.client import Client
 from pyworker.daemon.desired import DesiredApp
+from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.owner import user_name
 from pyworker.daemon.sample import Sampler
 from pyworker.daemon.selection import Selected, nearest, select
@@ -93,6 +94,14 @@ class Desk:
             if selected.slot is not None:
                 self.check_slot(self.brain.apps[selected.app], selected)
         return found
+
+    def workers(self, selectors: tuple[str, ...]) -> Iterator[tuple[App, WorkerHandle, bool]]:
+        """Yield the workers that some selectors mean, and whether each was named itself ("api.2")."""
+        for selected in self.existing(selectors):
+            app = self.brain.apps[selected.app]
+            for handle in sorted(app.workers.values(), key=lambda w: (w.id.slot, w.id.serial)):
+                if selected.slot in (None, handle.id.slot):
+                    yield app, handle, selected.slot is not None
 
     def select(self, selectors: tuple[str, ...]) -> list[Selected]:
         """What the selectors mean; Refuse: one of them means nothing."""

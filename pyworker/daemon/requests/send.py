@@ -17,24 +17,21 @@ def send(desk: Desk, client: Client, request: k.Send) -> None:
     """To each worker that serves; to one that starts or leaves only when it is named."""
     value = _parse(request.text)
     found: dict[tuple[str, int], dict[str, Any]] = {}
-    for selected in desk.existing(request.selectors):
-        app = desk.brain.apps[selected.app]
-        for handle in sorted(app.workers.values(), key=lambda w: (w.id.slot, w.id.serial)):
-            named = selected.slot == handle.id.slot and handle.state in (State.STARTING, State.HELD)
-            if not (named or (handle.state in SERVING and selected.slot in (None, handle.id.slot))):
-                continue
-            error = None
-            try:
-                desk.brain.messages.send(app, handle, value)
-            except NotSent as refused:
-                error = str(refused)
-            found[app.name, handle.id.serial] = {
-                "app": app.name,
-                "worker": handle.id.slot,
-                "pid": handle.pid or None,
-                "gen": handle.id.generation,
-                "error": error,
-            }
+    for app, handle, is_named in desk.workers(request.selectors):
+        if not (handle.state in SERVING or (is_named and handle.state in (State.STARTING, State.HELD))):
+            continue
+        error = None
+        try:
+            desk.brain.messages.send(app, handle, value)
+        except NotSent as refused:
+            error = str(refused)
+        found[app.name, handle.id.serial] = {
+            "app": app.name,
+            "worker": handle.id.slot,
+            "pid": handle.pid or None,
+            "gen": handle.id.generation,
+            "error": error,
+        }
     if not found:
         name = request.selectors[0]
         raise Refuse("not_running", f"{name} has no worker that serves now", f"pyworker ps -w {name}")

@@ -14,19 +14,12 @@ from pyworker.protocol.wire import to_json
 
 def stack(desk: Desk, client: Client, request: k.Stack) -> None:
     """Every selected worker, each after the other; answered when the last one is there."""
-    wanted = []
-    for selected in desk.existing(request.selectors):
-        app = desk.brain.apps[selected.app]
-        wanted += [
-            (app, handle)
-            for handle in sorted(app.workers.values(), key=lambda w: (w.id.slot, w.id.serial))
-            if handle.is_alive and selected.slot in (None, handle.id.slot)
-        ]
+    workers = desk.workers(request.selectors)
+    wanted = list({handle.id: (app, handle) for app, handle, _ in workers if handle.is_alive}.values())
     if not wanted:
         name = request.selectors[0]
         raise Refuse("not_running", f"{name} has no worker now", f"pyworker ps -w {name}")
     found: list[dict[str, Any]] = []
-    wanted = list({handle.id: (app, handle) for app, handle in wanted}.values())
     for app, handle in wanted:
         shown: dict[str, Any] = {
             "app": app.name,
