@@ -295,7 +295,6 @@ def _workers(brain: Brain, app: App, memos: dict[str, Any]) -> None:
         # of an older version, which does not say it
         handle.started_at = handle.started_at or time.time() - (now - handle.born_at)
         app.last_serial = max(app.last_serial, identity.serial)
-        handle.row = app.board.row_of(identity.serial)
         fd = store.get(worker_fd("ctl", identity))
         assert fd is not None
         handle.ctl = copy_socket(fd)

@@ -300,7 +300,8 @@ class Dispatchers:
         if worker.state in SERVING and worker.ready_at is not None:
             if ("open", serial) not in told:
                 proxied = app.generations[worker.id.generation].config.proxy_protocol
-                yield d.Open(serial, worker.id.slot, worker.row, via, worker.port, proxied), (), ("open", serial)
+                row = app.board.row_of(serial)
+                yield d.Open(serial, worker.id.slot, row, via, worker.port, proxied), (), ("open", serial)
         elif worker.state in LEAVING and ("shut", serial) not in told and (via != "inbox" or not stopping):
             yield d.Shut(serial), (), ("shut", serial)
 

@@ -22,7 +22,7 @@ from pyworker.unix.process import UNKNOWN, ExitStatus
 
 # what the memo has of a worker as it is, by these names
 _REMEMBERED = (
-    "since", "born_at", "started_at", "ready_at", "row", "held", "pid", "recycle", "can_wait", "checked", "gone_go", "bound", "waits_to_bind",
+    "since", "born_at", "started_at", "ready_at", "held", "pid", "recycle", "can_wait", "checked", "gone_go", "bound", "waits_to_bind",
     "leaving_at", "port", "queries", "asked_by", "version",
 )  # fmt: skip
 
@@ -35,7 +35,6 @@ class WorkerHandle:
     held: bool
     born_at: float
     started_at: float = 0.0  # the same moment by the wall clock, read once: told for ever, it must not waver
-    row: int = 0
     state: State = State.STARTING
     since: float = 0.0
     ready_at: float | None = None

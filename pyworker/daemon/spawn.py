@@ -186,7 +186,13 @@ class Spawner:
             if config.balance == "least-connections":
                 inbox = [make_inbox(self._store, app.name, identity.slot)]
             fork = t.Fork(
-                identity.slot, identity.serial, handle.row, handle.held, app.want, bool(inbox), bool(birth.ipc)
+                slot=identity.slot,
+                serial=identity.serial,
+                row=app.board.row_of(identity.serial),
+                held=handle.held,
+                workers=app.want,
+                inbox=bool(inbox),
+                ipc=bool(birth.ipc),
             )
             given = [birth.table[_CHANNEL_FD], birth.table[1], birth.table[2], *birth.ipc, *inbox]
             try:
@@ -236,7 +242,6 @@ class Spawner:
             app=config,
             generation=generation.number,
             slot=handle.id.slot if handle else 0,
-            serial=handle.id.serial if handle else 0,
             held=held,
             python=resolved.python,
             env=self._environment(role, generation, config, handle),
@@ -247,7 +252,7 @@ class Spawner:
             channel_fd=_CHANNEL_FD,
             runtime_fd=_RUNTIME_FD,
             board_fd=_BOARD_FD,
-            row=handle.row if handle else 0,
+            row=app.board.row_of(handle.id.serial) if handle else 0,
             listener_fds=listener_fds,
             ipc_fd=ipc_fd,
             cert_fd=cert_fd,

@@ -50,7 +50,7 @@ class Workers:
         handle = self._brain.spawner.prepare_worker(app, slot, number, held=held, now=now)
         app.workers[handle.id.serial] = handle
         try:
-            handle.row = app.board.allocate(handle.id)
+            app.board.allocate(handle.id)
             self._brain.spawner.worker(
                 app,
                 app.generations[number],

@@ -36,7 +36,6 @@ class LaunchSpec:
     app: AppConfig  # resolved: absolute cwd, script, bind paths
     generation: int
     slot: int  # 0 for a template
-    serial: int  # 0 for a template
     held: bool  # wait for Go before serving (a command: before its exec)
     python: str
     env: dict[str, str]  # complete, without PYWORKER_* and LISTEN_*, which the launcher and the worker add

@@ -41,7 +41,7 @@ APP_FROM_ELSEWHERE = {
     "left_behind": "nobody: what the import of a template that has ended had started would stay",
 }  # fmt: skip
 WORKER: dict[str, Any] = {
-    "state": State.DRAINING, "since": 2.5, "born_at": 1.5, "started_at": 1.75, "ready_at": 2.0, "row": 7, "held": True, "pid": 4711, "recycle": "memory",
+    "state": State.DRAINING, "since": 2.5, "born_at": 1.5, "started_at": 1.75, "ready_at": 2.0, "held": True, "pid": 4711, "recycle": "memory",
     "can_wait": True, "checked": False, "gone_go": True, "bound": True, "waits_to_bind": ("inet", "127.0.0.1", 80), "leaving_because": "stop",
     "leaving_at": 3.5, "queries": ["q"], "asked_by": 82, "port": 81, "version": "0.0.9",
 }  # fmt: skip

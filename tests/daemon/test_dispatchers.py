@@ -88,6 +88,7 @@ class Handed:
             generations={1: generation}, slots=lambda: self.wanted, workers={},
             listeners={index: SimpleNamespace(sock=ends[0]) for index in (0, 1)},
             dispatcher=DispatcherHandle(0.0, state="ready", channel=ends[0]),
+            board=SimpleNamespace(row_of=lambda serial: serial),
         )  # fmt: skip
         self.dependents: tuple[str, ...] = ()
         brain: Any = SimpleNamespace(store=store, listening=listening, stops_after=lambda app: self.dependents)
@@ -95,7 +96,6 @@ class Handed:
 
     def worker(self, serial: int, slot: int, state: State, ready_at: float | None = 1.0) -> None:
         handle = WorkerHandle(WorkerId("api", 1, slot, serial), False, 0.0, state=state, ready_at=ready_at)
-        handle.row = serial
         self.app.workers[serial] = handle
 
     def said(self) -> list[Any]:

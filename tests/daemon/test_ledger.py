@@ -106,7 +106,7 @@ def test_the_largest_app_that_there_can_be_is_known_to_the_next_daemon_in_the_mi
     for serial in range(10**6, 10**6 + 2 * MAX_WORKERS):
         handle = WorkerHandle(WorkerId(name, 999, serial % MAX_WORKERS + 1, serial), held=True, born_at=1e6 + 1 / 3, started_at=1.8e9 + 1 / 3)
         handle.state, handle.since, handle.ready_at, handle.pid = State.READY, 1e6 + 1 / 3, 1e6 + 1 / 3, 4194304
-        handle.row, handle.version, handle.leaving_because = 2000, "0.1.0", "replaced by generation 999"
+        handle.version, handle.leaving_because = "0.1.0", "replaced by generation 999"
         app.workers[serial] = handle
     end = {"code": None, "signal": 11, "after_s": 123456.789, "reason": "é" * 300, "at": "2026-11-23T14:02:31.104Z"}
     app.last_exits = dict.fromkeys(range(1, MAX_WORKERS + 1), end)

@@ -199,7 +199,6 @@ class FakeDaemon:
             app=self.app,
             generation=self.generation,
             slot=slot,
-            serial=self.serial,
             held=held,
             python=self.python,
             env={"PATH": os.environ["PATH"], **self.env},
