@@ -22,7 +22,7 @@ from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.deaths import Deaths
 from pyworker.daemon.direct import Direct
 from pyworker.daemon.dispatchers import Dispatchers
-from pyworker.daemon.events import EventLog, stamp
+from pyworker.daemon.events import EventLog
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import ListenFailed, actual, url
@@ -40,7 +40,7 @@ from pyworker.policy import actions as act
 from pyworker.policy import converge as c
 from pyworker.policy import restart
 from pyworker.protocol.inherited import fd_name
-from pyworker.protocol.logs import JOURNAL, STDOUT, LogsSpec
+from pyworker.protocol.logs import JOURNAL, STDOUT, LogsSpec, stamp
 from pyworker.protocol.scoreboard import AppF
 from pyworker.protocol.wire import encode
 from pyworker.unix import fds as unix_fds

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pyworker import failpoint
 from pyworker.daemon import appmetrics, diagnosis
 from pyworker.daemon.app import App, Failure, note_exit
-from pyworker.daemon.events import since_birth, stamp, stamp_of
+from pyworker.daemon.events import since_birth, stamp_of
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.shortage import Shortage, Shortages, by_somebody
 from pyworker.daemon.workers import signal_number
@@ -20,6 +20,7 @@ from pyworker.policy.fate import UNUSABLE
 from pyworker.policy.lifecycle import LEAVING, SERVING, Happening, State
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import worker_fd
+from pyworker.protocol.logs import stamp
 from pyworker.protocol.scoreboard import AppF
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process

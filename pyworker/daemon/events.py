@@ -18,6 +18,7 @@ from typing import Any
 
 from pyworker.daemon.loop import report_to_stderr
 from pyworker.protocol.events import BY_ITSELF, TYPES, Event
+from pyworker.protocol.logs import stamp
 from pyworker.protocol.names import EVENTS_FILE
 from pyworker.protocol.wire import WireError, from_json, parse_json, to_json
 from pyworker.unix import stderr
@@ -202,13 +203,6 @@ class EventLog:
         finally:
             os.close(fd)
         return data.splitlines()
-
-
-def stamp(seconds: float) -> str:
-    """Return an instant of the wall clock as UTC, ISO 8601 with milliseconds."""
-    milliseconds = int(seconds * 1000)
-    day = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
-    return f"{day}.{milliseconds % 1000:03d}Z"
 
 
 def stamp_of(moment: float, now: float) -> str:

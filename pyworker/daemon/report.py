@@ -17,7 +17,6 @@ from pyworker.daemon.board import WorkerStats
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.desired import DesiredApp, FileSource
 from pyworker.daemon.diagnosis import log_file
-from pyworker.daemon.events import stamp
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import actual, has_no_file, is_listening, queue_depth, url
 from pyworker.daemon.sample import Sampler, Served
@@ -25,6 +24,7 @@ from pyworker.daemon.shown import all_notes, state_word
 from pyworker.daemon.wallclock import next_at
 from pyworker.policy.lifecycle import State
 from pyworker.protocol.figures import Totals
+from pyworker.protocol.logs import stamp
 from pyworker.protocol.scoreboard import AppF
 from pyworker.protocol.wire import to_json
 from pyworker.unix.files import open_regular

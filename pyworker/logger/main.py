@@ -21,14 +21,13 @@ from pyworker.logger.lines import CHUNK
 from pyworker.logger.output import Output
 from pyworker.logger.pipe import OUTPUT_OF, Life, Pipe
 from pyworker.logger.say import say
-from pyworker.logger.stamp import Stamp
 from pyworker.logger.stdout import FD as STDOUT_FD
 from pyworker.logger.sweep import Sweep
 from pyworker.policy.faults import Faults
 from pyworker.protocol import store as m
 from pyworker.protocol import wire
 from pyworker.protocol.inherited import PIDFD_KINDS, FdName, fd_name, parse_fd_name
-from pyworker.protocol.logs import LogsSpec
+from pyworker.protocol.logs import LogsSpec, stamp
 from pyworker.unix import fds
 
 HOLD = 0.2  # seconds an unfinished line is held
@@ -59,8 +58,7 @@ class Logger:
         self._waiting: dict[int, Pipe] = {}  # of them, not read yet: no pid, file or room for it
         self._holding: dict[int, Pipe] = {}
         self._lives: dict[tuple[str, str, tuple[int, ...]], Life] = {}
-        self._stamp = Stamp()
-        self._output = Output(home, stdout, self._stamp, self._wait_for_reader)
+        self._output = Output(home, stdout, self._wait_for_reader)
         self._closed: list[str] = []
         self._outbox: list[Any] = []
         self._put_off: deque[fds.Packet] = deque()  # came while we waited for the reader of our stdout
@@ -199,7 +197,7 @@ class Logger:
     def _put(self, pipe: Pipe, take: Callable[..., bytes], *chunk: bytes) -> None:
         """Have written what the pipe's lines give: what is complete by a chunk, or what is held."""
         app = pipe.name.app
-        self._output.put(app, take(*chunk, self._stamp.now(), self._output.format(app)))
+        self._output.put(app, take(*chunk, stamp(time.time()), self._output.format(app)))
 
     def _drain(self, pipe: Pipe) -> None:
         """Read what is in a forgotten pipe now, then close it; who still writes to it gets SIGPIPE."""

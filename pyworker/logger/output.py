@@ -15,9 +15,8 @@ from pyworker.logger.file import LogFile, point_to
 from pyworker.logger.hands import Hands
 from pyworker.logger.journal import Journal
 from pyworker.logger.lines import CHUNK
-from pyworker.logger.stamp import Stamp
 from pyworker.logger.stdout import Stdout
-from pyworker.protocol.logs import IN_HAND, STDOUT, UNCOUNTED, Format, LogsSpec
+from pyworker.protocol.logs import IN_HAND, STDOUT, UNCOUNTED, Format, LogsSpec, stamp
 from pyworker.protocol.names import LOGS_DIR
 from pyworker.protocol.store import LogStats
 
@@ -27,14 +26,11 @@ DEFAULT_SIZE, DEFAULT_FILES = 50 * 1024 * 1024, 5
 class Output:
     """Where lines go. What is killed with them in its hands is counted by the next one."""
 
-    def __init__(
-        self, home: str, stdout: Literal["", "short", "json", "plain"], stamp: Stamp, wait: Callable[[], None]
-    ) -> None:
+    def __init__(self, home: str, stdout: Literal["", "short", "json", "plain"], wait: Callable[[], None]) -> None:
         """`stdout`: see Logger. `wait` returns when its reader takes something."""
         self.specs: dict[str, LogsSpec] = {}
         self._home = home
         self._stdout = stdout
-        self._stamp = stamp
         self._wait = wait
         self._files: dict[str, LogFile | Stdout] = {}
         self._batch: dict[LogFile | Stdout, list[bytes]] = {}
@@ -73,7 +69,7 @@ class Output:
         if self._batch:
             failpoint.hit("logger.write")
         for file, records in self._batch.items():
-            file.write(b"".join(records), time.monotonic(), self._stamp.now())
+            file.write(b"".join(records), time.monotonic(), stamp(time.time()))
         self._batch = {}
         self._hands.empty()
         if self._for_journal:

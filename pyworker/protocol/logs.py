@@ -13,8 +13,10 @@ that they hold no newline. JSON format: {"ts","app","worker","pid","stream","msg
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
+import time
 from typing import Literal
 
 from pyworker.record import record
@@ -54,6 +56,17 @@ class LogRecord:
     stream: Literal["out", "err"]
     partial: bool
     msg: bytes
+
+
+def stamp(seconds: float) -> str:
+    """Return an instant of the wall clock as UTC, ISO 8601 with milliseconds; cheap enough for each chunk that is read."""
+    second, milliseconds = divmod(int(seconds * 1000), 1000)
+    return f"{_whole(second)}.{milliseconds:03}Z"
+
+
+@functools.lru_cache(maxsize=1)
+def _whole(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def in_hand(content: bytes) -> dict[str, int]:

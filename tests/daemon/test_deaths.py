@@ -17,14 +17,13 @@ from pyworker.daemon import deaths
 from pyworker.daemon.app import Failure
 from pyworker.daemon.board import Board
 from pyworker.daemon.deaths import BURIAL_DELAY, LOOK_AT_GROUP, Deaths
-from pyworker.daemon.events import stamp
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import READ, Loop
 from pyworker.daemon.shortage import Shortage
 from pyworker.policy.lifecycle import State
 from pyworker.policy.restart import CLEAR, Record, RestartConfig
 from pyworker.protocol.inherited import WorkerId
-from pyworker.protocol.logs import LogRecord, format_record
+from pyworker.protocol.logs import LogRecord, format_record, stamp
 from pyworker.protocol.scoreboard import AppF
 from pyworker.unix import process
 from pyworker.unix.fds import socketpair

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from pyworker.cli.eventlog import past
-from pyworker.daemon.events import KEPT, EventLog, since_birth, stamp
+from pyworker.daemon.events import KEPT, EventLog, since_birth
 from pyworker.protocol.events import Event
+from pyworker.protocol.logs import stamp
 
 
 @pytest.fixture
@@ -60,11 +61,6 @@ def test_event_is_a_line_on_disk_in_the_documented_shape(open_log: Callable[...,
         "data": {"from": 2, "to": 4, "by": "the daemon"},
     }
     assert (tmp_path / "events.jsonl").stat().st_mode & 0o777 == 0o600
-
-
-def test_stamp_keeps_three_digits() -> None:
-    assert stamp(0.0) == "1970-01-01T00:00:00.000Z"
-    assert stamp(1.9999) == "1970-01-01T00:00:01.999Z"
 
 
 def test_data_that_the_type_does_not_declare_is_a_bug(open_log: Callable[..., EventLog]) -> None:

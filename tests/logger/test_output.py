@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from pyworker.logger.output import Output
-from pyworker.logger.stamp import Stamp
 from pyworker.protocol.logs import LogsSpec
 
 
@@ -21,11 +20,11 @@ from pyworker.protocol.logs import LogsSpec
 def test_a_chunk_that_a_killed_logger_had_not_counted_is_not_said_to_be_one_line(
     tmp_path: Path, counted: bool, said: bytes
 ) -> None:
-    killed = Output(str(tmp_path), "", Stamp(), lambda: None)
+    killed = Output(str(tmp_path), "", lambda: None)
     killed.take_in_hand("api")
     if counted:
         killed.has_taken("api", b"one\ntwo\nthree\n")
-    successor = Output(str(tmp_path), "", Stamp(), lambda: None)
+    successor = Output(str(tmp_path), "", lambda: None)
     log = tmp_path / "api.log"
     successor.configure("api", LogsSpec(str(log), "text", 1 << 20, 1, compress=False), ())
     successor.put("api", b"next\n")

@@ -10,7 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyworker.protocol.logs import LogRecord, format_record, parse_record
+from pyworker.protocol.logs import LogRecord, format_record, parse_record, stamp
+
+
+def test_a_stamp_keeps_three_digits() -> None:
+    assert stamp(0.0) == "1970-01-01T00:00:00.000Z"
+    assert stamp(1.9999) == "1970-01-01T00:00:01.999Z"
 
 
 def record(msg: bytes, partial: bool = False, stream: str = "out") -> LogRecord:

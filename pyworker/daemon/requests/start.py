@@ -16,7 +16,6 @@ from pyworker.daemon import operations as ops
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.client import Client
 from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource, without_env_values
-from pyworker.daemon.events import stamp
 from pyworker.daemon.listener import ListenFailed
 from pyworker.daemon.report import changed_files
 from pyworker.daemon.requests.apps import env_values, forget, lost_venv, new_app, next_generation, shell_of
@@ -25,6 +24,7 @@ from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.sources import make_generation, read_config
 from pyworker.policy.restart import CLEAR, after_refusal
 from pyworker.protocol import control as k
+from pyworker.protocol.logs import stamp
 
 
 def start(desk: Desk, client: Client, request: k.Start) -> None:
