@@ -123,7 +123,7 @@ class FdStore:
         if self._held is not None:
             self._held.extend(named)
         elif named:
-            self._send(store.Store(tuple(named)))
+            self.send(store.Store(tuple(named)))
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -138,7 +138,7 @@ class FdStore:
         finally:
             self._held = None
             for begin in range(0, len(held), store.BATCH):
-                self._send(store.Store(tuple(held[begin : begin + store.BATCH])))
+                self.send(store.Store(tuple(held[begin : begin + store.BATCH])))
 
     def get(self, name: str) -> int | None:
         return self.fds.get(name)
@@ -149,7 +149,7 @@ class FdStore:
         unix_fds.close_all([self.fds.pop(n) for n in known])
         # all of an app with a thousand workers is more than a packet takes
         for begin in range(0, len(known), store.BATCH):
-            self._send(store.Remove(known[begin : begin + store.BATCH]))
+            self.send(store.Remove(known[begin : begin + store.BATCH]))
 
     def forget(self, *names: str) -> None:
         """Drop our copy only: the guardian keeps its own until the logger has read the pipe to its end."""
@@ -166,30 +166,13 @@ class FdStore:
         return sorted(found, key=lambda n: (n.app, n.numbers))
 
     def collected(self, pid: int) -> None:
-        self._send(store.Collected((pid,)))
-
-    def fate(self, code: int) -> None:
-        """Have a foreground guardian exit with this code."""
-        self._send(store.Fate(code))
-
-    def stopping(self) -> None:
-        self._send(store.Stopping())
-
-    def ping(self, number: int) -> None:
-        self._send(store.Ping(number))
+        self.send(store.Collected((pid,)))
 
     def alive(self) -> None:
         """Answer what the guardian may ask while nothing is read: restoring hundreds of apps is no hang."""
         if (now := time.monotonic()) >= self._said_alive_at + ALIVE_EVERY:
             self._said_alive_at = now
-            self._send(store.Pong(1))  # an answer to its first question is as good as one to the latest
-
-    def hello(self, version: str) -> None:
-        self._send(store.Hello(version))
-
-    def upgrade(self, python: str) -> None:
-        """Ask the guardian to become the version that this interpreter has; on_leave or on_upgrade_failed follows."""
-        self._send(store.Upgrade(python))
+            self.send(store.Pong(1))  # an answer to its first question is as good as one to the latest
 
     def flush_blocking(self, deadline: float) -> None:
         """Send what is queued, waiting at most `deadline` seconds; only for the daemon's own end."""
@@ -202,7 +185,8 @@ class FdStore:
                 poll.poll(min(left, RETRY) * 1000)
 
     # ---- the channel ---------------------------------------------------------------------------------
-    def _send(self, message: store.FromDaemon) -> None:
+    def send(self, message: store.FromDaemon) -> None:
+        """Say it in its turn: what the channel does not take now waits."""
         self._outbox.append(message)
         self._flush()
 
@@ -224,7 +208,7 @@ class FdStore:
         def again() -> None:
             for name in names:
                 if name in self.fds:  # else it was removed meanwhile
-                    self._send(store.Store((name,)))
+                    self.send(store.Store((name,)))
 
         self._loop.call_later(STORE_AGAIN, again)
 
@@ -269,7 +253,7 @@ class FdStore:
                 self.on_exited(message)
             case store.Ping(number=number):
                 self.unanswered = 0
-                self._send(store.Pong(number))
+                self.send(store.Pong(number))
             case store.Pong():
                 self.unanswered = 0
             case store.LogStats():

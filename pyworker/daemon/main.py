@@ -37,7 +37,7 @@ from pyworker.daemon.systemd import ServiceManager
 from pyworker.daemon.watch import Watch
 from pyworker.protocol.inherited import CONTROL, EVENT, app_of
 from pyworker.protocol.names import APPS_FILE, ENV_TICK, HOME_UNUSABLE, NOTIFY_SOCKET
-from pyworker.protocol.store import CHANNEL_FD, TICK, LogStats
+from pyworker.protocol.store import CHANNEL_FD, TICK, Hello, LogStats, Stopping
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process, stderr
 from pyworker.unix.files import UnsafeDirectory, is_missing
@@ -132,7 +132,7 @@ def main(argv: list[str]) -> int:
     store.on_log_stats = lambda stats: _note_drops(brain, stats)
     manager = _take_orders(desk, hooks, events, home_fd, foreground=running is not None)
     _watch_guardian(loop, store, home, manager)
-    store.hello(__version__)  # from here on the guardian passes signals on
+    store.send(Hello(__version__))  # from here on the guardian passes signals on
     if running is not None:
         store.on_lost = foreground.leave
         running.begin(found.names)
@@ -274,6 +274,6 @@ def _leave(loop: Loop, store: FdStore, events: EventLog, home_fd: int) -> None:
         if home_fd >= 0:
             os.unlink(NOTIFY_SOCKET, dir_fd=home_fd)
     store.on_lost = lambda: None
-    store.stopping()
+    store.send(Stopping())
     store.flush_blocking(2.0)
     loop.stop()

@@ -19,7 +19,7 @@ from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import EARLY, Loop, report_what_is_over
 from pyworker.policy.lifecycle import UNTOUCHED
 from pyworker.policy.pulse import NOTICED, stood_still
-from pyworker.protocol.store import MISSED, TICK
+from pyworker.protocol.store import MISSED, TICK, Ping
 from pyworker.unix import process, stderr
 
 # it asks by itself just before each of our ticks: the first that it has missed is counted at once
@@ -72,7 +72,7 @@ class Pulse:
                 os.close(pidfd)
         store.unanswered += 1
         if store.unanswered > 1:  # its own pings are a sign of life, too
-            store.ping(self._asked)
+            store.send(Ping(self._asked))
 
     def _ask_template(self, app: App, template: TemplateHandle) -> None:
         if template.state != "ready":

@@ -35,6 +35,7 @@ from pyworker.protocol.events import Event, sentence
 from pyworker.protocol.inherited import RUN, WANTED
 from pyworker.protocol.metrics import render
 from pyworker.protocol.run import RELOAD, STOPS, RunSpec, orders
+from pyworker.protocol.store import Fate
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process, stderr
 
@@ -224,7 +225,7 @@ class Run:
     def _end(self, code: int) -> None:
         self._ending = True
         _say(f"nothing is left to run: exit code {code}")
-        self._store.fate(code)
+        self._store.send(Fate(code))
         if code == 0 and self._manager is not None:
             self._manager.ready()
         shut_down(self._desk, now=True)

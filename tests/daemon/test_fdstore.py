@@ -57,7 +57,7 @@ def test_what_there_is_no_room_for_is_sent_in_order_when_there_is_and_nobody_spi
     send, calls = refusing(number, 3)
     monkeypatch.setattr(fds, "send_packet", send)
     store.put("board.api", os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-    store.ping(1)
+    store.send(protocol.Ping(1))
     for _ in range(50):
         loop.turn(0)
     tried = len(calls)
@@ -85,7 +85,7 @@ def test_a_guardian_that_is_gone_is_said_once_by_the_end_of_its_channel(
     send, calls = refusing(number, 1000)
     monkeypatch.setattr(fds, "send_packet", send)
     store.put("board.api", os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-    store.ping(1)
+    store.send(protocol.Ping(1))
     assert lost == []
     ends[1].close()
     for _ in range(10):
@@ -230,7 +230,7 @@ def test_what_is_handed_over_is_taken_and_what_is_said_meanwhile_is_heard_once_s
     assert len({*os.listdir("/proc/self/fd")} - before - taken) <= 1  # the listing's own
     assert (store.guardian_pid, store.guardian_version, store.reason) == (4712, "0.1.0", "exited with code 3")
     assert (exited, store.logger_pid) == ([], 0)
-    store.ping(1)
+    store.send(protocol.Ping(1))
     store.attach(loop)
     assert (exited, store.logger_pid) == ([4711], 42)
     wait_until(lambda: loop.turn(0) or len(exited) == 2, what="the next word")
@@ -314,7 +314,7 @@ def test_a_daemon_that_ends_waits_a_moment_for_a_guardian_that_does_not_read(end
     store = FdStore(ends[0])
     while fds.send_packet(ends[0], encode(protocol.Ping(0)), []):
         pass
-    store.stopping()
+    store.send(protocol.Stopping())
     store.flush_blocking(0.2)
     assert protocol.Stopping() not in said(ends[1])
     store.flush_blocking(30.0)  # there is room now

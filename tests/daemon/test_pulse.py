@@ -43,7 +43,7 @@ def test_a_tick_that_comes_much_too_late_counts_nothing_against_anybody() -> Non
     clock = [0.0]
     loop = Loop(clock=lambda: clock[0])
     brain: Any = SimpleNamespace(apps={})
-    guardian: Any = SimpleNamespace(unanswered=0, guardian_pid=-1, ping=lambda number: None)
+    guardian: Any = SimpleNamespace(unanswered=0, guardian_pid=-1, send=lambda message: None)
     Pulse(loop, brain, guardian)
     missed = []
     for ticks in (1.0, 2.1, 4.9, 5.0, 6.0):  # frozen from 3 to 4.9: the next tick is a moment later
@@ -77,7 +77,7 @@ def test_a_guardian_whose_kill_takes_time_is_told_of_once(monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "getppid", lambda: 4242)
     clock = [0.0]
     loop = Loop(clock=lambda: clock[0])
-    guardian: Any = SimpleNamespace(unanswered=0, guardian_pid=4242, ping=lambda number: None)
+    guardian: Any = SimpleNamespace(unanswered=0, guardian_pid=4242, send=lambda message: None)
     Pulse(loop, cast("Any", SimpleNamespace(apps={})), guardian)
     for tick in range(1, MISSED_BY_GUARDIAN + 5):
         clock[0] = tick * TICK
@@ -102,7 +102,7 @@ def questions(template: Any, ticks: int) -> tuple[list[int], list[str]]:
     )
     app = SimpleNamespace(name="api", templates={1: template}, workers={}, dispatcher=None, target=None)
     brain: Any = SimpleNamespace(apps={"api": app}, templates=templates)
-    guardian: Any = SimpleNamespace(unanswered=0, guardian_pid=-1, ping=lambda number: None)
+    guardian: Any = SimpleNamespace(unanswered=0, guardian_pid=-1, send=lambda message: None)
     Pulse(loop, brain, guardian)
     for tick in range(1, ticks + 1):
         clock[0] = tick * TICK

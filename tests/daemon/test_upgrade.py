@@ -22,7 +22,7 @@ def test_one_that_was_refused_has_no_say_in_the_next_and_one_of_a_daemon_that_st
     now, answers, hints = 0.0, [], []
     loop = Loop(lambda: now)
     store: Any = SimpleNamespace(
-        guardian_version="0", logger_version="0", guardian_pid=1, logger_pid=2, upgrade=lambda python: None
+        guardian_version="0", logger_version="0", guardian_pid=1, logger_pid=2, send=lambda message: None
     )
     desk: Any = SimpleNamespace(
         brain=SimpleNamespace(loop=loop, store=store, logs_to_stdout="", apps={}), home=str(tmp_path),
@@ -43,7 +43,7 @@ def test_one_that_was_refused_has_no_say_in_the_next_and_one_of_a_daemon_that_st
     assert "pyworker daemon stop, then pyworker daemon start" in hints[0]
     desk.before_leaving()
     assert answers == ["upgrade_refused", True]
-    monkeypatch.setattr(store, "upgrade", None)  # not to be asked of the guardian of a daemon that is on its way out
+    monkeypatch.setattr(store, "send", None)  # not to be asked of the guardian of a daemon that is on its way out
     desk.upgrading, check = False, []
     monkeypatch.setattr(upgrade, "Preflight", lambda loop, python, content, done: check.append(done))
     upgrade.upgrade(desk, client, k.Upgrade(sys.executable))

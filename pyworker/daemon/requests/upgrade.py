@@ -12,6 +12,7 @@ from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.shortage import step_for_words
 from pyworker.protocol import control as k
 from pyworker.protocol.names import APPS_FILE
+from pyworker.protocol.store import Upgrade
 
 GUARDIAN_PATIENCE = 20.0  # seconds until the guardian, replaced by then, has this daemon leave
 
@@ -69,7 +70,7 @@ def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
             _refuse(desk, client, f"nothing was replaced: {reason}", hint)
 
         store.on_upgrade_failed = failed
-        store.upgrade(python)
+        store.send(Upgrade(python))  # on_leave or on_upgrade_failed follows
 
     def no_word() -> None:
         hint = (
