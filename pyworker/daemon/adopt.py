@@ -289,11 +289,9 @@ def _workers(brain: Brain, app: App, memos: dict[str, Any]) -> None:
     for name in store.names("ctl", app.name):
         identity: WorkerId = name.worker
         memo = memos.get(str(identity))
-        handle = WorkerHandle(identity, held=False, born_at=now, since=now)
+        handle = WorkerHandle(identity, held=False, born_at=now, started_at=time.time(), since=now)
         if memo is not None:
             handle.recall(memo)
-        # of an older version, which does not say it
-        handle.started_at = handle.started_at or time.time() - (now - handle.born_at)
         app.last_serial = max(app.last_serial, identity.serial)
         fd = store.get(worker_fd("ctl", identity))
         assert fd is not None

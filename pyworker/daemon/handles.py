@@ -148,8 +148,7 @@ class TemplateHandle:
         self.since = float(memo.get("since", self.since))
         self.pid = int(memo.get("pid", 0))
         self.state = memo.get("state", "loading")
-        # of an older version, which does not say it: `since` then
-        self.ready_at = memo.get("ready_at", self.since if self.state == "ready" else None)
+        self.ready_at = memo.get("ready_at")
         with contextlib.suppress(WireError):  # of another version: as if it had not said it yet
             self.loaded = from_json(Loaded, memo["loaded"], "loaded") if memo.get("loaded") else None
 

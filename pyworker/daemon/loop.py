@@ -182,7 +182,7 @@ class Loop:
     def stop(self) -> None:
         """End `run` after the current turn."""
         self._running = False
-        self.call_soon(_nothing)  # a stop from a signal handler's fd must not wait for the next event
+        self.call_soon(lambda: None)  # a stop from a signal handler's fd must not wait for the next event
 
     def turn(self, timeout: float | None) -> None:
         """Wait at most `timeout` seconds (None: for ever) for something to do, and do all that is due."""
@@ -288,7 +288,3 @@ class Loop:
 def _is_due(timer: Timer, now: float) -> bool:
     """Whether a timer is to be called, or was cancelled."""
     return timer.callback is None or timer.deadline <= now + (EARLY if timer.lazy else 0.0)
-
-
-def _nothing() -> None:
-    """What `stop` calls soon."""

@@ -13,6 +13,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from pyworker.config.address import Address
@@ -142,7 +143,7 @@ def why_not(content: bytes) -> str:
 def check_memo(name: str, memo: dict[str, Any]) -> None:
     """Read a ledger's content as adoption would, and raise what that would raise. Nothing is changed."""
     if memo:
-        App.recall(_Blank(), memo)  # type: ignore[arg-type]  # takes attributes as they come
+        App.recall(SimpleNamespace(), memo)  # type: ignore[arg-type]  # takes attributes as they come
     if memo.get("dispatcher"):
         DispatcherHandle(0.0).recall(memo["dispatcher"])
     for address in memo.get("listeners", {}).values():
@@ -185,10 +186,6 @@ def why_no_guardian() -> str:
             os.close(pidfd)
         words = unix_fds.read_whole(err.fileno())[:_MAX_WORDS].decode("utf-8", "replace").strip().splitlines()
         return (words or ["it said nothing"])[-1]
-
-
-class _Blank:
-    """Somewhere to put attributes."""
 
 
 def check() -> int:
