@@ -110,29 +110,17 @@ class Joiner:
     """Puts the parts of lines together again, per worker and stream."""
 
     def __init__(self) -> None:
-        self._parts: dict[tuple[bytes, bytes, bytes], list[bytes]] = {}
+        self._parts: dict[tuple[bytes, bytes, bytes], list[Entry]] = {}
         self._sizes: dict[tuple[bytes, bytes, bytes], int] = {}
-        self._last: dict[tuple[bytes, bytes, bytes], Entry] = {}
 
     def add(self, found: Entry) -> Entry | None:
         """Return the whole line that an entry ends, or None when it goes on."""
         if not found.partial and not self._parts:
             return found
         key = (found.name, found.pid, found.stream)
-        parts = self._parts.get(key)
-        if found.partial:
-            size = self._sizes[key] = self._sizes.get(key, 0) + len(found.msg)
-            if parts is None:
-                self._parts[key] = [found.msg]
-            else:
-                parts.append(found.msg)
-            self._last[key] = found
-            return self._take(key) if size > _MOST_HELD else None
-        if parts is None:
-            return found
-        parts.append(found.msg)
-        self._last[key] = found
-        return self._take(key)
+        self._parts.setdefault(key, []).append(found)
+        size = self._sizes[key] = self._sizes.get(key, 0) + len(found.msg)
+        return None if found.partial and size <= _MOST_HELD else self._take(key)
 
     def held(self) -> list[Entry]:
         """Return the lines that nothing has ended, as they are so far, and forget them."""
@@ -142,9 +130,9 @@ class Joiner:
         return len(self._parts)
 
     def _take(self, key: tuple[bytes, bytes, bytes]) -> Entry:
-        msg = b"".join(self._parts.pop(key))
-        self._sizes.pop(key, None)
-        return self._last.pop(key)._replace(partial=False, msg=msg)
+        parts = self._parts.pop(key)
+        del self._sizes[key]
+        return parts[-1]._replace(partial=False, msg=b"".join(part.msg for part in parts))
 
 
 class View:
@@ -195,7 +183,7 @@ class View:
         return self._with_head(found, msg)
 
     def _with_head(self, found: Entry, msg: bytes) -> bytes:
-        when = self._stamp(found.ts) if self._stamps else b""
+        when = self._dim(_local_stamp(found.ts.decode("ascii", "replace"))) if self._stamps else b""
         if not self._prefix:
             return when + msg + b"\n"
         heads = self._out_heads if found.stream == b"out" else self._err_heads
@@ -206,7 +194,7 @@ class View:
             return head + when + msg + b"\n"
         if found.ts[:19] != self._second:
             self._second = found.ts[:19]
-            self._time = self._clock(found.ts)
+            self._time = self._dim(local(found.ts.decode("ascii", "replace")))
         return head + self._time + msg + b"\n"
 
     def _laid_out(self, found: Entry) -> bytes | None:
@@ -243,9 +231,8 @@ class View:
 
     def _head(self, name: bytes, stream: bytes) -> bytes:
         self.learn([name])
-        bar = "|" if self._how.ascii else "┃" if stream == b"err" else "│"
-        if self._how.ascii and stream == b"err":
-            bar = "!"
+        out, err = ("|", "!") if self._how.ascii else ("│", "┃")
+        bar = err if stream == b"err" else out
         label, mark = _shown(name).ljust(self._width), self._encode(bar)
         if self._how.color:
             color = self._colors.setdefault(name, _COLORS[len(self._colors) % len(_COLORS)])
@@ -253,13 +240,8 @@ class View:
             mark = (b"\x1b[31m" + mark if stream == b"err" else mark) + b"\x1b[0m"
         return label + b" " + mark + b" "
 
-    def _clock(self, ts: bytes) -> bytes:
-        text = local(ts.decode("ascii", "replace")).encode()
-        return b"\x1b[2m" + text + b"\x1b[0m " if self._how.color else text + b" "
-
-    def _stamp(self, ts: bytes) -> bytes:
-        text = _local_stamp(ts.decode("ascii", "replace")).encode()
-        return b"\x1b[2m" + text + b"\x1b[0m " if self._how.color else text + b" "
+    def _dim(self, time: str) -> bytes:
+        return (f"\x1b[2m{time}\x1b[0m " if self._how.color else f"{time} ").encode()
 
     def _safe(self, msg: bytes) -> bytes:
         return self._encode(clean(msg.decode("utf-8", "backslashreplace").rstrip("\r").replace("\n", " ")))
