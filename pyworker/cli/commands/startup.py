@@ -56,9 +56,7 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
     is_user = scope == "user" or (scope is None and os.geteuid() != 0)
     kind = init or ("openrc" if _runs_openrc() else "systemd")
     if not init and not only_print and not remove and not is_possible():
-        hint = (
-            "in a container, or by another service manager: pyworker run app.toml\nfor a machine to be: --init systemd"
-        )
+        hint = "in a container, or by another service manager: pyworker run app.toml\nfor a machine to be: --init systemd"
         raise PyworkerError("neither systemd nor OpenRC runs here", hint=hint)
     if kind == "openrc" and is_user and scope is None:
         is_user = False
@@ -144,7 +142,7 @@ def _commands(kind: str, is_user: bool, *, start: bool) -> list[list[str]]:
     if kind == "openrc":
         commands = [["rc-update", "add", "pyworker", "default"]]
         return [*commands, ["rc-service", "pyworker", "start"]] if start else commands
-    systemctl = ["systemctl", "--user"] if is_user else ["systemctl"]
+    systemctl = _systemctl(is_user)
     commands = [[*systemctl, "daemon-reload"], [*systemctl, "enable", *(["--now"] if start else []), _NAME]]
     if is_user and not lingers(user_name()):  # one who may not turn it on may find it on
         commands.append(["loginctl", "enable-linger", user_name()])
@@ -154,7 +152,11 @@ def _commands(kind: str, is_user: bool, *, start: bool) -> list[list[str]]:
 def _start(kind: str, is_user: bool) -> list[str]:
     if kind == "openrc":
         return ["rc-service", "pyworker", "start"]
-    return ["systemctl", *(["--user"] if is_user else []), "start", "pyworker"]
+    return [*_systemctl(is_user), "start", "pyworker"]
+
+
+def _systemctl(is_user: bool) -> list[str]:
+    return ["systemctl", "--user"] if is_user else ["systemctl"]
 
 
 def _remove(settings: Settings, kind: str, plan: _Plan, is_user: bool) -> int:
@@ -164,8 +166,8 @@ def _remove(settings: Settings, kind: str, plan: _Plan, is_user: bool) -> int:
         message = "OpenRC keeps the daemon that runs now, and without its script it could not be told to let it go"
         hint = "rc-service pyworker stop && pyworker startup --remove -y && pyworker daemon start"
         raise PyworkerError(message, hint=hint, code="kept")
-    systemctl = ["systemctl", "--user"] if is_user else ["systemctl"]
-    first = ["rc-update", "del", "pyworker", "default"] if kind == "openrc" else [*systemctl, "disable", _NAME]
+    disable = [*_systemctl(is_user), "disable", _NAME]
+    first = ["rc-update", "del", "pyworker", "default"] if kind == "openrc" else disable
     if not settings.json:
         note(f"This will\n  run     {' '.join(first)}\n  remove  {short(plan.path)}\nA daemon that runs now goes on.")
     confirm(settings, "It will not start at boot any more.", "pyworker startup --remove")
@@ -175,7 +177,7 @@ def _remove(settings: Settings, kind: str, plan: _Plan, is_user: bool) -> int:
     except OSError as error:
         raise cannot("remove", plan.path, error) from None
     if kind == "systemd":
-        _run([*systemctl, "daemon-reload"])
+        _run([*_systemctl(is_user), "daemon-reload"])
     return say(settings, {"ok": True, "removed": plan.path}, f"Removed {short(plan.path)}.")
 
 
@@ -262,7 +264,7 @@ def _runs_openrc() -> bool:
 
 
 def _is_active(is_user: bool) -> bool:
-    return not _run(["systemctl", *(["--user"] if is_user else []), "is-active", "--quiet", _NAME])
+    return not _run([*_systemctl(is_user), "is-active", "--quiet", _NAME])
 
 
 def _systemd_version() -> int:
