@@ -225,31 +225,31 @@ def _as_pm2_reads_it(yaml: Any) -> Any:
 _SCRIPT = """
 const file = process.argv[1];
 import(require("url").pathToFileURL(file)).then(m => {
-  require("fs").writeSync(3, JSON.stringify(m.default ?? m));
+  require("fs").writeFileSync(Number(process.argv[2]), JSON.stringify(m.default ?? m));
   process.exit(0);
 }).catch(e => { console.error(String(e.stack ?? e)); process.exit(1); });
 """
 
 
+_NOT_RUN = "without --run it is read, not executed"
+
+
 def _by_node(file: str) -> Any:
     from pyworker.importers.result import CannotImport
 
-    reader, writer = os.pipe()
-    with tempfile.TemporaryFile() as errors, open(reader, encoding="utf-8") as answer:
-        os.set_inheritable(writer, True)
+    nothing = subprocess.DEVNULL
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as answer:
+        fd = answer.fileno()
+        words = ["node", "-e", _SCRIPT, os.path.abspath(file), str(fd)]
         try:
-            script = 'exec node -e "$1" "$2" 3>&"$3" >/dev/null'
-            words = ["sh", "-c", script, "sh", _SCRIPT, os.path.abspath(file), str(writer)]
-            child = subprocess.Popen(words, pass_fds=[writer], stdin=subprocess.DEVNULL, stderr=errors)
-        finally:
-            os.close(writer)
-        text = answer.read()
-        code = child.wait()
+            code = subprocess.call(words, pass_fds=[fd], stdin=nothing, stdout=nothing, stderr=errors)
+        except OSError as error:
+            raise CannotImport(f"node cannot be run: {error.strerror}", _NOT_RUN) from None
+        answer.seek(0)
         errors.seek(0)
-        said = errors.read(2000).decode(errors="replace").strip()
+        text, said = answer.read(), errors.read(2000).decode(errors="replace").strip()
     if code or not text:
-        message = f"node could not read it (exit code {code}): {said}"
-        raise CannotImport(message, "without --run it is read, not executed")
+        raise CannotImport(f"node could not read it (exit code {code}): {said}", _NOT_RUN)
     return json.loads(text)
 
 
