@@ -9,6 +9,7 @@ import operator
 import posixpath
 import re
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from pyworker.config.check import clean_name
@@ -21,6 +22,7 @@ _OPERATORS: dict[type, Any] = {
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
 }
+_CONVERSIONS: dict[str, Callable[[Any], Any]] = {"int": int, "str": str, "float": float}
 _PATH_CALLS = ("path.join", "path.dirname", "path.abspath", "path.realpath", "path.normpath")
 _SAME_PATH = ("resolve", "absolute", "as_posix")  # of a pathlib.Path
 _PERCENT, _BRACES = re.compile(r"%[sd]"), re.compile(r"\{(?P<name>\w*)\}")
@@ -194,15 +196,14 @@ def _call(name: str, arguments: list[ast.expr], known: dict[str, Any]) -> Any:
     if name in ("os.environ.get", "os.getenv", "environ.get", "getenv") and arguments:
         default = _value(arguments[1], known) if len(arguments) > 1 else None
         return _FromEnvironment(str(_value(arguments[0], known)), None if isinstance(default, _Cpus) else default)
-    if name in ("int", "str", "float") and len(arguments) == 1:
-        value = _value(arguments[0], known)
+    if name in _CONVERSIONS and len(arguments) == 1:
+        kind, value = _CONVERSIONS[name], _value(arguments[0], known)
         if isinstance(value, _Cpus):
             return value
         try:
             if isinstance(value, _FromEnvironment):
-                kind = {"int": int, "str": str, "float": float}[name]
                 return _FromEnvironment(value.name, None if value.default is None else kind(value.default))
-            return {"int": int, "str": str, "float": float}[name](value)
+            return kind(value)
         except (TypeError, ValueError):
             raise _Unknown from None
     if name in ("min", "max") and any(isinstance(_value(a, known), _Cpus) for a in arguments):
@@ -272,12 +273,7 @@ def _plain(value: Any) -> Any:
 
 
 def _text(node: ast.expr, known: dict[str, Any]) -> str:
-    if isinstance(node, ast.FormattedValue):
-        value = _value(node.value, known)
-        if isinstance(value, _Cpus):
-            raise _Unknown
-        return str(value)
-    return str(_value(node, known))
+    return str(_item(node.value if isinstance(node, ast.FormattedValue) else node, known))
 
 
 def _short(text: str) -> str:
