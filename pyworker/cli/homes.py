@@ -45,6 +45,12 @@ def default_home() -> str:
     return os.path.join(state, "pyworker")
 
 
+def config_home() -> str:
+    """Return where programs have their settings of this user."""
+    found = os.environ.get("XDG_CONFIG_HOME", "")
+    return found if os.path.isabs(found) else os.path.expanduser("~/.config")
+
+
 def unreadable(home: str) -> str:
     """Return the sentence about an apps.json that no daemon could read, as long as no app was started since; else ""."""
     try:

@@ -25,7 +25,7 @@ from pyworker.cli.client import DaemonAway, ask
 from pyworker.cli.commands.ps import next_step, trouble
 from pyworker.cli.commands.startup import is_outdated, is_possible
 from pyworker.cli.health import why_unwell
-from pyworker.cli.homes import lingers, typed, user_name
+from pyworker.cli.homes import config_home, lingers, typed, user_name
 from pyworker.cli.launch import check_installation, check_kernel
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Look, line, look, note, out, paint, size
@@ -269,9 +269,8 @@ def _boot(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
         return
     if is_outdated(settings, unit.path):
         step = f"pyworker startup {'--user' if '/user/' in unit.path else '--system'}"
-        yield Found(
-            "boot", "warn", f"{unit.path} is of another version of pyworker; this one writes it differently", step
-        )
+        message = f"{unit.path} is of another version of pyworker; this one writes it differently"
+        yield Found("boot", "warn", message, step)
     else:
         yield Found("boot", "ok", f"{unit.path} starts it at boot")
     user = user_name()
@@ -288,7 +287,7 @@ class _Unit(NamedTuple):
 
 
 def _units() -> list[_Unit]:
-    own = os.path.join(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "systemd/user")
+    own = os.path.join(config_home(), "systemd/user")
     system = "/etc/systemd/system"
     name = "pyworker.service"
     return [

@@ -17,7 +17,7 @@ from pyworker.cli import units
 from pyworker.cli.asking import confirm
 from pyworker.cli.client import DaemonAway, ask, other_daemon
 from pyworker.cli.files import cannot
-from pyworker.cli.homes import default_home, home_of, lingers, user_name
+from pyworker.cli.homes import config_home, default_home, home_of, lingers, user_name
 from pyworker.cli.options import Settings, common, option, say
 from pyworker.cli.render import home as short
 from pyworker.cli.render import note, out
@@ -56,7 +56,9 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
     is_user = scope == "user" or (scope is None and os.geteuid() != 0)
     kind = init or ("openrc" if _runs_openrc() else "systemd")
     if not init and not only_print and not remove and not is_possible():
-        hint = "in a container, or by another service manager: pyworker run app.toml\nfor a machine to be: --init systemd"
+        hint = (
+            "in a container, or by another service manager: pyworker run app.toml\nfor a machine to be: --init systemd"
+        )
         raise PyworkerError("neither systemd nor OpenRC runs here", hint=hint)
     if kind == "openrc" and is_user and scope is None:
         is_user = False
@@ -109,7 +111,7 @@ def _plan(settings: Settings, kind: str, is_user: bool) -> _Plan:
     text = units.systemd(
         _command(), settings.home, user=is_user, stop_seconds=_STOP_SECONDS, version=_systemd_version()
     )
-    folder = os.path.join(_config_home(), "systemd", "user") if is_user else "/etc/systemd/system"
+    folder = os.path.join(config_home(), "systemd", "user") if is_user else "/etc/systemd/system"
     return _Plan(os.path.join(folder, _NAME), text, 0o644, [])
 
 
@@ -247,11 +249,6 @@ def _not_of_root(program: str) -> tuple[str, str] | None:
         if path == "/":
             return None
         path = os.path.dirname(path)
-
-
-def _config_home() -> str:
-    found = os.environ.get("XDG_CONFIG_HOME", "")
-    return found if os.path.isabs(found) else os.path.expanduser("~/.config")
 
 
 def is_possible() -> bool:
