@@ -30,10 +30,10 @@ from pyworker.unix.epoll import registered, waiting_for
 from pyworker.worker.say import say
 
 _EXCLUSIVE = select.EPOLLIN | select.EPOLLEXCLUSIVE
-_PAUSE = 0.1  # seconds without accepting when the process or the machine is out of files
+PAUSE = 0.1  # seconds without accepting when the process or the machine is out of files
 _LAST_ACCEPTS = 16  # per listener, when others go on accepting
-_STREAM = int(socket.SOCK_STREAM)
-_EMPTY_ROUNDS = 20  # x 50 ms: how long a last worker empties the queue
+STREAM = int(socket.SOCK_STREAM)
+EMPTY_ROUNDS = 20  # x 50 ms: how long a last worker waits for what is still queued
 
 _likely: list[int] = []  # the loop's epoll, or so it seems: asked first, so that not every fd is looked at
 
@@ -70,7 +70,7 @@ class _Listener:
     def take(self) -> tuple[socket.SocketType, Addresses | None]:
         """Accept one connection; raises OSError."""
         fd, peer = self.accept()
-        connection = self.made(self.family, _STREAM, self.proto, fileno=fd)
+        connection = self.made(self.family, STREAM, self.proto, fileno=fd)
         return connection, None if self.unix else (peer, self.local)
 
 
@@ -165,7 +165,7 @@ class AcceptLoop:
             self._paused.cancel()
             self._paused = None
         self._unregister()
-        for _ in range(_EMPTY_ROUNDS if to_empty else 1):
+        for _ in range(EMPTY_ROUNDS if to_empty else 1):
             taken = [
                 self._take(each, 1 << 16 if to_empty else _LAST_ACCEPTS) for each in self._listeners if was_accepting
             ]
@@ -247,7 +247,7 @@ class AcceptLoop:
                     step = f". It may have {most} (limits.nofile); ls -l /proc/{os.getpid()}/fd shows what they are"
                 say(f"cannot accept connections: {lacking_in_words(error)}; trying again{step}")
             self._unregister()
-            self._paused = self._loop.call_later(_PAUSE, self._resume)
+            self._paused = self._loop.call_later(PAUSE, self._resume)
 
     def _resume(self) -> None:
         self._paused = None

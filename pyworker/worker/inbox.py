@@ -15,13 +15,10 @@ from typing import Any
 from pyworker.policy.faults import Faults
 from pyworker.protocol.dispatcher import LAST
 from pyworker.unix.fds import close_all, recv_packet
-from pyworker.worker.accept import Addresses, how_connections_are_made
+from pyworker.worker.accept import EMPTY_ROUNDS, PAUSE, STREAM, Addresses, how_connections_are_made
 from pyworker.worker.say import say
 
 _A_TURN = 16  # connections taken at once, before the loop looks at its other sockets
-_PAUSE = 0.1  # seconds without taking any when the process is out of files
-_STREAM = int(socket.SOCK_STREAM)
-_EMPTY_ROUNDS = 20  # x 50 ms: how long a last worker waits for the last connection
 
 
 class InboxLoop:
@@ -67,7 +64,7 @@ class InboxLoop:
         was_accepting, self.accepting, self._stopped = self.accepting, False, True
         self._watch()
         if to_empty and was_accepting:
-            for _ in range(_EMPTY_ROUNDS):
+            for _ in range(EMPTY_ROUNDS):
                 while self._take(early=False):
                     pass
                 if self._was_last:
@@ -123,7 +120,7 @@ class InboxLoop:
         if self._faults.is_new(why, self._loop.time()):
             say(f"cannot take connections: {why}; trying again")
         if self._paused is None:
-            self._paused = self._loop.call_later(_PAUSE, self._resume)
+            self._paused = self._loop.call_later(PAUSE, self._resume)
             self._watch()
 
     def _resume(self) -> None:
@@ -137,11 +134,11 @@ def _connection(fd: int, made: type[socket.SocketType]) -> tuple[socket.SocketTy
 
     Nearly all are of IPv4, so it is taken for one: `socket.socket` would ask the kernel for family, type and protocol.
     """
-    connection = made(socket.AF_INET, _STREAM, 0, fileno=fd)
+    connection = made(socket.AF_INET, STREAM, 0, fileno=fd)
     local = connection.getsockname()
     if isinstance(local, tuple) and len(local) == 2:
         return connection, local
     connection.detach()
     if isinstance(local, tuple):
-        return made(socket.AF_INET6, _STREAM, 0, fileno=fd), local
-    return made(socket.AF_UNIX, _STREAM, 0, fileno=fd), None
+        return made(socket.AF_INET6, STREAM, 0, fileno=fd), local
+    return made(socket.AF_UNIX, STREAM, 0, fileno=fd), None
