@@ -367,14 +367,10 @@ def ask(home: str, request: dict[str, Any], timeout: float | None = None) -> dic
 
 
 def _ask_once(home: str, request: dict[str, Any], seconds: float, deadline: float) -> dict[str, Any]:
-    with Call(home, request) as call:
-        try:
-            for answer in call.answers(None, deadline):
-                if isinstance(answer, Answer):
-                    return answer.body
-        except TimeoutError:
-            raise Silent(home, seconds) from None
-    raise AssertionError("answers() ends with an Answer or raises")
+    try:
+        return perform(home, request, lambda event: None, None, deadline - time.monotonic()).body
+    except TimeoutError:
+        raise Silent(home, seconds) from None
 
 
 Listener = Callable[["dict[str, Any] | None"], None]
