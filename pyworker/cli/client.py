@@ -28,7 +28,7 @@ from pyworker.protocol.names import (
     LOCK_FILE,
     NOT_STARTED,
 )
-from pyworker.unix.files import is_locked
+from pyworker.unix.files import is_locked, socket_path
 
 PROTOCOL = 1  # protocol.control.PROTOCOL; a test holds them equal
 ANSWER_TIME = 5.0  # seconds to an answer of a request that waits for nothing
@@ -102,16 +102,12 @@ class Answer(NamedTuple):
 
 def connect(home: str) -> socket.socket:
     """Return a connected control socket; raise DaemonAway, or PyworkerError when it is not ours to use."""
-    path = os.path.join(home, CONTROL_SOCKET)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    dirfd = -1
     try:
-        if len(os.fsencode(path)) > 107:  # sun_path holds no more; through the folder's fd it is short
-            dirfd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            path = f"/proc/self/fd/{dirfd}/{CONTROL_SOCKET}"
         # not settimeout: while too many wait to be let in, a connect that may not block fails at once
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("2l", int(ANSWER_TIME), 0))
-        sock.connect(path)
+        with socket_path(home, CONTROL_SOCKET) as path:
+            sock.connect(path)
         sock.settimeout(ANSWER_TIME)
         _check_peer(sock, home)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
@@ -131,9 +127,6 @@ def connect(home: str) -> socket.socket:
     except BaseException:
         sock.close()
         raise
-    finally:
-        if dirfd >= 0:
-            os.close(dirfd)
     return sock
 
 

@@ -155,6 +155,20 @@ def replacing(dirfd: int, name: str) -> Iterator[BinaryIO]:
         raise
 
 
+@contextlib.contextmanager
+def socket_path(folder: str, name: str) -> Iterator[str]:
+    """Give a path to connect to the socket `name` in a folder: sun_path holds 107 bytes; through the folder's fd it is short."""
+    path = os.path.join(folder, name)
+    if len(os.fsencode(path)) <= 107:
+        yield path
+        return
+    dirfd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{dirfd}/{name}"
+    finally:
+        os.close(dirfd)
+
+
 def listen_unix(dirfd: int, name: str) -> socket.socket:
     """Return a non-blocking listening stream socket at `name` below `dirfd`, for this user only.
 

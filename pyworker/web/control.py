@@ -14,6 +14,7 @@ from pyworker import __version__
 from pyworker.protocol.control import PROTOCOL, Answer, Call, Progress, Refused, Reply, Request
 from pyworker.protocol.names import CONTROL_SOCKET
 from pyworker.protocol.wire import WireError, decode, encode
+from pyworker.unix.files import socket_path
 
 MAX_ANSWER = 64 * 1024 * 1024
 ANSWER_TIME = 10.0  # seconds to the answer of a request that waits for nothing
@@ -34,23 +35,16 @@ class Declined(Exception):
 
 
 async def _open(home: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    path = os.path.join(home, CONTROL_SOCKET)
-    dirfd = -1
     try:
-        if len(os.fsencode(path)) > 107:
-            dirfd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            path = f"/proc/self/fd/{dirfd}/{CONTROL_SOCKET}"
-        async with asyncio.timeout(ANSWER_TIME):
-            reader, writer = await asyncio.open_unix_connection(sock=await _connected(path), limit=MAX_ANSWER)
+        with socket_path(home, CONTROL_SOCKET) as path:
+            async with asyncio.timeout(ANSWER_TIME):
+                reader, writer = await asyncio.open_unix_connection(sock=await _connected(path), limit=MAX_ANSWER)
     except TimeoutError:
         raise Away("the pyworker daemon hangs") from None
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         raise Away("the pyworker daemon is not running") from None
     except OSError as error:
         raise Away(f"the pyworker daemon of {home} cannot be asked: {error.strerror}") from None
-    finally:
-        if dirfd >= 0:
-            os.close(dirfd)
     sock: socket.socket = writer.get_extra_info("socket")
     _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     if uid not in (0, os.geteuid()) and os.geteuid() != 0:
