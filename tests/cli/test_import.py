@@ -55,6 +55,14 @@ def test_what_is_written_is_as_private_as_what_was_read(tmp_path: Path, home: st
         assert (tmp_path / "app.toml").stat().st_mode & 0o077 == (0 if private else usual)
 
 
+def test_without_node_it_is_said_that_the_file_is_read_without_it(tmp_path: Path, home: str) -> None:
+    (tmp_path / "eco.config.js").write_text('module.exports = {apps: [{script: "a.py"}]}')
+    found = run("import", "--run", "eco.config.js", home=home, cwd=str(tmp_path), PATH=str(tmp_path))
+    assert (found.code, found.out) == (1, "")
+    assert "node cannot be run: No such file or directory" in found.err
+    assert "without --run it is read" in found.err
+
+
 def test_what_is_said_of_a_setting_is_wrapped_at_blanks_on_a_narrow_terminal(tmp_path: Path, home: str) -> None:
     (tmp_path / "app.json").write_text('{"apps": [{"script": "a.py", "restart_delay": 1}]}')
     screen = run_on_terminal("import", "app.json", home=home, cwd=str(tmp_path), columns=50).screen
