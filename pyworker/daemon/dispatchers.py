@@ -158,7 +158,7 @@ class Dispatchers:
         for _ in range(64):
             if handle.channel is None or handle.ended:
                 return
-            packet = unix_fds.recv_packet(handle.channel, MAX_MESSAGE, 0)
+            packet = unix_fds.peek_packet(handle.channel, MAX_MESSAGE)  # as of a worker: workers.py
             if packet is None:
                 return
             if not packet.data:
@@ -166,10 +166,12 @@ class Dispatchers:
                 return
             try:
                 message: d.FromDispatcher = decode(d.FromDispatcher, packet.data)
+                self._take(app, handle, message)
             except WireError as error:
                 self.stop(app, f"it said something that is no message: {error}", self._brain.loop.clock())
                 return
-            self._take(app, handle, message)
+            finally:
+                unix_fds.drop_packet(handle.channel)
             self._brain.poke(app)
 
     def _take(self, app: App, handle: DispatcherHandle, message: d.FromDispatcher) -> None:
@@ -179,6 +181,7 @@ class Dispatchers:
                 if handle.state == "starting":
                     handle.state, handle.since = "ready", now
                     handle.ready_at = now
+                    app.write_memo()  # said once only
                     self._brain.emit(app, "dispatcher_ready", None, pid=handle.pid)
                 elif handle.state == "ready":  # it could not take what it was told, for want of descriptors
                     handle.told.clear()

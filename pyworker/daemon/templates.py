@@ -121,7 +121,7 @@ class Templates:
         for _ in range(64):
             if channel is None:
                 return
-            packet = unix_fds.recv_packet(channel, MAX_MESSAGE, 0)
+            packet = unix_fds.peek_packet(channel, MAX_MESSAGE)  # as of a worker: workers.py
             if packet is None:
                 break
             if not packet.data and not packet.pid:  # an empty message has a sender, the end has none
@@ -138,6 +138,8 @@ class Templates:
                 handle.killed_because = f"its channel said {error}"
                 self._kill(app, handle)
                 break
+            finally:
+                unix_fds.drop_packet(channel)
         self._brain.poke(app)
 
     def _is_awaited(self, app: App, handle: TemplateHandle, message: t.FromTemplate) -> bool:

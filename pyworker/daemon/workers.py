@@ -234,13 +234,19 @@ class Workers:
         for _ in range(8):  # a flooding worker waits in its own buffer
             if handle.ctl is None:
                 return
-            packet = unix_fds.recv_packet(handle.ctl, w.MAX_WORKER_MESSAGE, 0)
+            # it stays there until what follows from it is written down: it is said once, and a daemon that is killed over it
+            # would leave a worker that was never ready, or a script that waits for its port for ever
+            packet = unix_fds.peek_packet(handle.ctl, w.MAX_WORKER_MESSAGE)
             if packet is None:
                 return
             if not packet.data and not packet.pid:  # an empty message has a sender, the end has none
                 self._brain.loop.remove(handle.ctl.fileno())
                 self._brain.pids.channel_closed(app, handle)
                 return
+            if not handle.pid and packet.pid > 0 and handle.id.generation in app.generations:
+                # Hello, or what follows it if a daemon died over it. One that has ended by now is heard to its end in there
+                self._brain.pids.claim(app, handle, packet.pid)
+                continue
             try:
                 if packet.truncated:
                     raise WireError("a message that is too long, or with fds")
@@ -255,11 +261,15 @@ class Workers:
                 )
                 self.signal(app, handle, signal.SIGKILL)
                 self._brain.loop.remove(handle.ctl.fileno())
+                unix_fds.drop_packet(handle.ctl)
                 return
             state = handle.state
-            self._take(app, handle, message, packet.pid)
-            if handle.state is not state:
-                app.write_memo()  # said once only: a daemon after this one must know it, whatever comes next here
+            try:
+                self._take(app, handle, message)
+                if handle.state is not state:
+                    app.write_memo()
+            finally:
+                unix_fds.drop_packet(handle.ctl)
             self._brain.poke(app)
 
     def resume(self, app: App, handle: WorkerHandle) -> None:
@@ -267,13 +277,11 @@ class Workers:
         self.watch(app, handle)
         self._brain.readiness.resume(app, handle)
 
-    def _take(self, app: App, handle: WorkerHandle, message: w.FromWorker, sender: int) -> None:
+    def _take(self, app: App, handle: WorkerHandle, message: w.FromWorker) -> None:
         now, readiness = self._brain.loop.clock(), self._brain.readiness
         generation = app.generations.get(handle.id.generation)
         if generation is None:
             return
-        if not handle.pid and sender > 0:  # Hello, or what follows it if a daemon died over it
-            self._brain.pids.claim(app, handle, sender)
         match message:
             case w.Hello(version=version):
                 handle.version = version[:40]

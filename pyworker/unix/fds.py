@@ -158,8 +158,16 @@ def peek_packet(sock: socket.socket, size: int) -> Packet | None:
         data, ancillary, flags, _ = sock.recvmsg(size, socket.CMSG_SPACE(_CREDENTIALS.size), _PEEK)
     except BlockingIOError:
         return None
+    except ConnectionResetError:  # as above
+        return peek_packet(sock, size)
     pid, uid, _ = _CREDENTIALS.unpack_from(ancillary[0][2]) if ancillary else (0, -1, -1)
     return Packet(data, [], pid, bool(flags & socket.MSG_CTRUNC), uid)
+
+
+def drop_packet(sock: socket.socket | None) -> None:
+    """Take away the packet that was peeked at."""
+    if sock is not None and sock.fileno() >= 0:
+        recv_packet(sock, 1, 0)
 
 
 @functools.cache

@@ -148,6 +148,19 @@ def test_one_that_could_not_take_what_it_was_told_is_told_all_of_it_again(ends: 
     assert handed.said() == first
 
 
+def test_that_a_dispatcher_is_up_is_written_down_while_its_word_is_still_in_its_channel(ends: tuple[socket.socket, socket.socket]) -> None:
+    handed, there = Handed(ends), []
+    dispatcher = handed.app.dispatcher
+    dispatcher.state = "starting"
+    handed.app.write_memo = lambda: there.append((dispatcher.state, fds.peek_packet(ends[0], 4096) is not None))
+    brain: Any = handed.dispatchers._brain
+    brain.loop, brain.emit, brain.poke = SimpleNamespace(clock=lambda: 1.0), lambda *_, **__: None, lambda app: None
+    assert fds.send_packet(ends[1], encode(d.Up("0.1.0")))
+    handed.dispatchers._on_message(handed.app, dispatcher)
+    assert there == [("ready", True)]
+    assert fds.peek_packet(ends[0], 4096) is None
+
+
 def test_a_message_is_for_a_node_worker_whose_channel_the_dispatcher_has(ends: tuple[socket.socket, socket.socket]) -> None:
     handed = Handed(ends)
     handed.said()

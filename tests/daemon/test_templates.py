@@ -23,9 +23,9 @@ from pyworker.policy.restart import Record, RestartConfig
 from pyworker.protocol import template as t
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import WorkerId, fd_name
-from pyworker.protocol.wire import decode, encode
+from pyworker.protocol.wire import MAX_MESSAGE, decode, encode
 from pyworker.unix import process
-from pyworker.unix.fds import pass_credentials, recv_packet, send_packet
+from pyworker.unix.fds import pass_credentials, peek_packet, recv_packet, send_packet
 from tests.support.channels import ends as ends
 
 MANY = 1000
@@ -326,3 +326,17 @@ def test_one_that_cannot_be_made_fails_a_start_and_is_tried_again_at_a_boot(
     why = f"cannot start a process: {error.args[-1]}"
     assert found == ([f"again, False: {why}"] if is_tried_again else [why])
     assert (app.templates, len(closed)) == ({}, 5)
+
+
+def test_that_a_template_has_loaded_stays_in_its_channel_until_it_is_written_down(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = ends
+    pass_credentials(ours)
+    there: list[bool] = []
+    brain: Any = SimpleNamespace(loop=SimpleNamespace(clock=lambda: 0.0), poke=lambda app: None, emit=lambda *_, **__: None)
+    app: Any = SimpleNamespace(codes={}, write_memo=lambda: there.append(peek_packet(ours, MAX_MESSAGE) is not None))
+    handle = TemplateHandle("api", 1, 0.0, channel=ours)
+    assert send_packet(theirs, encode(t.Loaded(7, "3.13.1", "asgi", "uvicorn", "uvloop", True, "", 0.1)))
+    Templates(brain)._on_message(app, handle)
+    assert (handle.state, there, peek_packet(ours, MAX_MESSAGE)) == ("ready", [True], None)

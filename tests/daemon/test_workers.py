@@ -40,7 +40,7 @@ def test_one_that_asks_to_be_replaced_is_said_to_be_once_and_not_if_it_leaves_al
     app: Any = SimpleNamespace(generations={1: object()}, runs_once=False)
     handle = WorkerHandle(WorkerId("api", 1, 2, 3), held=False, born_at=0.0, state=state, pid=4242)
     for _ in range(2):
-        Workers(brain)._take(app, handle, w.Recycle("max_requests 5"), 4242)
+        Workers(brain)._take(app, handle, w.Recycle("max_requests 5"))
     assert said == [("worker_recycled", 2, "max_requests 5")] * events
     assert handle.can_wait == bool(events)  # it serves well, if its successor does not
 
@@ -478,3 +478,48 @@ def test_who_was_held_is_told_to_go_or_counts_as_gone(
     held.workers.go(held.app, held.handle, 1.0)
     assert held.asked == asked
     assert (held.handle.state, held.handle.gone_go) == (State.OPENING, True)
+
+
+@pytest.mark.parametrize("pid", [0, 4242])
+def test_what_a_worker_says_once_stays_in_its_channel_until_what_follows_from_it_is_written_down(pid: int) -> None:
+    """A daemon that is killed over it would leave one that is never ready, or a script that waits for its port for ever."""
+    there: list[str] = []
+    ours, theirs = socketpair()
+    with ours, theirs:
+        fds.pass_credentials(ours)
+        handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, ctl=ours, pid=pid)
+
+        def note(what: str) -> None:
+            there.append(what if fds.peek_packet(ours, MAX_MESSAGE) else f"{what} too late")
+
+        def claim(app: Any, handle: WorkerHandle, pid: int) -> None:
+            handle.pid = pid
+            note("claimed")
+
+        def is_ready(app: Any, handle: WorkerHandle, generation: object, serving: bool) -> None:
+            handle.state = State.READY
+
+        brain: Any = SimpleNamespace(
+            loop=Loop(), poke=lambda app: None, pids=SimpleNamespace(claim=claim), readiness=SimpleNamespace(is_ready=is_ready)
+        )
+        app: Any = SimpleNamespace(generations={1: object()}, write_memo=lambda: note("written down"))
+        assert fds.send_packet(theirs, encode(w.Ready(serving=True)))
+        Workers(brain).on_message(app, handle)
+        assert there == ["claimed"] * (not pid) + ["written down"]
+        assert fds.peek_packet(ours, MAX_MESSAGE) is None
+        brain.loop.close()
+
+
+def test_what_cannot_be_done_of_what_a_worker_says_is_not_tried_again_and_again() -> None:
+    ours, theirs = socketpair()
+    with ours, theirs:
+        fds.pass_credentials(ours)
+        loop = Loop()
+        handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, ctl=ours, pid=4242)
+        app: Any = SimpleNamespace(generations={1: object()})
+        brain: Any = SimpleNamespace(loop=loop, poke=lambda app: None, readiness=SimpleNamespace(is_ready=no_descriptor))
+        assert fds.send_packet(theirs, encode(w.Ready(serving=True)))
+        with pytest.raises(OSError, match=TOO_MANY_OPEN_FILES):
+            Workers(brain).on_message(app, handle)
+        assert fds.peek_packet(ours, MAX_MESSAGE) is None
+        loop.close()
