@@ -239,20 +239,29 @@ def _color(argv: list[str]) -> str:
     return os.environ.get("PYWORKER_COLOR", "")
 
 
+def _is_like(typed: str, option: str) -> bool:
+    """Whether one may be meant by the other. click counts the dashes as well, so that --grep is like --help."""
+    import difflib
+
+    a, b = typed.strip("-"), option.strip("-")
+    return a in b or b in a or difflib.SequenceMatcher(None, a, b).ratio() >= 0.7
+
+
 def _usage(error: click.ClickException) -> PyworkerError:
     message = error.format_message().partition(" Choose from:")[0].rstrip(".")  # the choices are in the argument's name
     ctx = getattr(error, "ctx", None)
     path = ctx.command_path if ctx is not None else "pyworker"
     word = getattr(error, "command_name", "")
     hint = f"{path} -h shows its {'commands' if word else 'options'}"
-    possibilities = getattr(error, "possibilities", None)
+    typed = getattr(error, "option_name", "")
+    near = [p for p in getattr(error, "possibilities", None) or () if _is_like(typed, p)]
     ours = {name for option in ctx.command.params for name in option.opts} if ctx is not None else set()
-    known = OPTIONS_ELSEWHERE.get(getattr(error, "option_name", ""), ())
+    known = OPTIONS_ELSEWHERE.get(typed, ())
     elsewhere = ELSEWHERE.get(f"{path} {word}".removeprefix("pyworker "), "") if word else ""
     if meant := elsewhere or next((m for m in known if m[0] != "-" or m.split()[0] in ours), ""):
         message = error.message.rstrip(".")
         hint = f"{meant}\n{hint}"
-    elif possibilities:
+    elif near:
         message = error.message.rstrip(".")
-        hint = "did you mean " + " or ".join(f"`{p}`" for p in sorted(possibilities)) + f"?\n{hint}"
+        hint = "did you mean " + " or ".join(f"`{p}`" for p in sorted(near)) + f"?\n{hint}"
     return PyworkerError(message[:1].lower() + message[1:], hint=hint, code="usage")

@@ -132,10 +132,18 @@ OPTIONS_ELSEWHERE = {
         (("--app-dir", "--chdir"), ("--cwd DIR",)),
         (
             ("-d", "-D", "--daemon", "--daemonize"),
-            ("start returns when the app is ready, and it goes on; pyworker run stays in the foreground",),
+            (
+                "--interval TIME",
+                "start returns when the app is ready, and it goes on; pyworker run stays in the foreground",
+            ),
         ),
         (("--no-daemon",), ("pyworker run FILE stays in the foreground",)),
         (("--lines", "--tail"), ("-n N",)),
+        (("--grep", "--filter"), ("--include RE",)),
+        (("-o", "--output", "--format"), ("--json",)),
+        (("--no-color", "--no-colour"), ("--color never",)),
+        (("-b", "--bind"), ("--listen HOST:PORT",)),
+        (("--state",), ("--for ready|stopped|gen=N",)),
         (("--dry-run",), ("pyworker diff NAME shows what a reload would change",)),
         (("--undo",), (_BACK,)),
         (

@@ -62,6 +62,11 @@ def test_as_json_it_is_one_document(folder: Path, home: str) -> None:
     assert list(files) == ["api.service"]
 
 
+@pytest.mark.parametrize(("name", "meant"), [("k8s", "kubernetes"), ("docker-compose", "compose"), ("dockerfile", "docker")])
+def test_an_engine_by_another_name_is_known(home: str, name: str, meant: str) -> None:
+    assert f"= help: did you mean {meant}?" in run("export", name, home=home).err
+
+
 def test_of_an_engine_that_is_none_it_is_said_which_there_are_and_what_to_do_instead(folder: Path, home: str) -> None:
     done = run("export", "supervisord", home=home)
     assert (done.code, done.out) == (2, "")

@@ -122,6 +122,11 @@ def test_an_unknown_command_gets_a_suggestion(word: str, said: str, home: str) -
         (("stop", "shop", "-f"), "--now does not wait for open requests, -y does not ask"),
         (("reload", "shop", "--force"), "-y does not ask; a reload needs no change of a file"),
         (("web", "--port", "8701"), "--listen HOST:PORT"),
+        (("web", "--bind", ":8701"), "--listen HOST:PORT"),
+        (("logs", "--grep", "x"), "--include RE"),
+        (("ps", "--format", "json"), "--json"),
+        (("ps", "--no-color"), "--color never"),
+        (("logs", "--err"), "did you mean `--stderr`?"),
     ],
 )
 def test_an_option_of_another_program_is_told_what_it_is_here(typed: tuple[str, ...], here: str, home: str) -> None:
@@ -138,6 +143,11 @@ def test_a_command_of_another_group_is_told_what_it_is_here(word: str, here: str
     assert found.err.splitlines()[0] == f"error: no such command '{word}'"
     assert found.err.splitlines()[1].startswith(f"  = help: {here} ")
     assert found.err.splitlines()[2:] == ["  = help: pyworker daemon -h shows its commands"]
+
+
+@pytest.mark.parametrize("typed", [("metrics", "--port", "9100"), ("web", "--open"), ("config", "--edit")])
+def test_an_option_that_is_like_another_by_its_dashes_alone_is_not_taken_for_it(typed: tuple[str, ...], home: str) -> None:
+    assert "did you mean" not in run(*typed, home=home).err
 
 
 def test_an_option_that_the_command_does_not_have_is_not_offered(home: str) -> None:

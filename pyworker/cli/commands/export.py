@@ -26,8 +26,12 @@ class _Engine(click.Choice[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value not in ENGINES:
+            import difflib
+
             message = f"there is no export for {line(value)}; for these: {', '.join(ENGINES)}"
             hint = "what starts programs can start this one, which stays in the foreground: pyworker run app.toml"
+            if near := difflib.get_close_matches({"k8s": "kubernetes"}.get(value, value), ENGINES, n=1):
+                hint = f"did you mean {near[0]}?"
             raise PyworkerError(message, hint=hint, code="usage")
         return value
 
