@@ -271,9 +271,19 @@ def _python(name: str | None, cwd: str, our_python: str, found: _Found) -> str:
         return given
     on_path = shutil.which(name) if "/" not in name else None
     if on_path is None:
-        hint = f"looked for {given}; make it: python3 -m venv {quote(given)}"
+        hint = f"looked for {given}; {_without_it(given, our_python)}"
         found.add(("python",), f"names {name}, which does not exist", hint, "not_found")
     return on_path or our_python
+
+
+def _without_it(given: str, our_python: str) -> str:
+    folder, name = os.path.split(given)
+    if not name.startswith(("python", "pypy")):
+        return f"make it: python3 -m venv {quote(given)}"
+    venv, last = os.path.split(folder)
+    if last == "bin" and not os.path.lexists(venv):
+        return f"make it: python3 -m venv {quote(venv)}"
+    return f"without `python` it is {our_python}"
 
 
 def _venv_python(venv: str) -> str | None:

@@ -69,6 +69,9 @@ _SAID = (  # uvicorn's exception is above what is passed over
 )
 _EXCEPTION = re.compile(f"{_RAISED}|{_SAID}")
 _FATAL = re.compile(r"\w*(error|fatal|panic|critical|exception)", re.IGNORECASE)
+_NPM = re.compile(
+    r"npm (error|ERR!) (?!(code|syscall|path|errno) |A complete log)\S"
+)  # the first one says what is wrong
 _ASK_FOR_HELP = re.compile(r"(Type|Try|See|Run|Use) .*\bhelp\b")  # below what was wrong
 _COLORS = re.compile("\x1b\\[[0-9;]*m")  # Python 3.13 writes tracebacks in colors where FORCE_COLOR is set
 
@@ -252,6 +255,8 @@ def last_words(lines: list[str]) -> tuple[list[str], str]:
         late = reversed(range(max(0, len(looked) - _AFTER_IT), len(looked)))
         found = next((i for i in late if _IN_USE.search(looked[i])), found)
     if found is None:
+        if npm := next(filter(_NPM.match, looked), ""):
+            return lines[-_LAST_LINES:], npm
         words = [line for line in looked if line.strip() and not _ASK_FOR_HELP.match(line)] or looked
         return lines[-_LAST_LINES:], words[-1] if words else ""
     shown = [*_node_place(looked[:found]), *looked[found:]] if is_node else looked

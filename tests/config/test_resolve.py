@@ -274,6 +274,16 @@ def test_the_command_of_a_hint_works_in_a_folder_with_a_space_in_its_name(tmp_pa
     assert resolved(folder, text).python == str(folder / "python")
     (problem,) = problems(folder, '[app]\ntarget = "a:b"\npython = "no-such-venv"')
     assert problem.hint.endswith(f"python3 -m venv '{folder}/no-such-venv'")
+    (problem,) = problems(folder, '[app]\ntarget = "a:b"\npython = "no-such-venv/bin/python"')
+    assert problem.hint.endswith(f"python3 -m venv '{folder}/no-such-venv'")
+
+
+def test_no_virtual_environment_is_to_be_made_where_an_interpreter_of_the_system_would_be(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    for name in (f"{tmp_path}/bin/python2", "python9.9"):
+        (problem,) = problems(tmp_path, f'[app]\ntarget = "a:b"\npython = "{name}"')
+        assert "-m venv" not in problem.hint
+        assert "without `python` it is /" in problem.hint
 
 
 def test_root_refuses_a_file_that_others_can_write(tmp_path: Path) -> None:

@@ -99,6 +99,9 @@ def test_the_last_line_speaks_where_there_is_no_exception() -> None:
     assert last_words(["No module named 'shop'", ""])[1] == "No module named 'shop'"  # waitress-serve
     celery = ["Usage: celery [OPTIONS]", "Try 'celery --help' for help.", "", "Error: ", "The module shop was not found."]
     assert last_words(celery)[1] == celery[-1]
+    npm = ["npm error code ENOENT", "npm error errno -2", "npm error enoent Could not read package.json", "npm error enoent", "npm error A complete log of this run can be found in: /x"]
+    assert last_words(npm) == (npm, npm[2])
+    assert last_words(['npm error Missing script: "start"', "npm error", "npm error To see a list of scripts, run:"])[1] == 'npm error Missing script: "start"'
     uvicorn = ["RuntimeError: no database", "", "ERROR:    Application startup failed. Exiting."]
     assert last_words(uvicorn)[1] == uvicorn[0]
     assert last_words([*uvicorn, "INFO:     Finished server process [7]"])[1] == uvicorn[0]
