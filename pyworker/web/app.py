@@ -54,7 +54,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 def make_app(hub: Hub, guard: Guard) -> Starlette:
     api = functools.partial(_guarded, guard)
     routes = [
-        *(Route(path, functools.partial(_file, path)) for path in _FILES),
+        # read now: after an upgrade of the files this process would serve another version's page
+        *(Route(path, _fixed((_PAGE / name).read_bytes(), kind)) for path, (name, kind) in _FILES.items()),
         Route("/healthz", _healthz),
         Route("/metrics", api(functools.partial(_metrics, hub))),
         Route("/api/state", api(functools.partial(_state, hub))),
@@ -122,9 +123,11 @@ def _error(status: int, code: str, message: str, headers: dict[str, str] | None 
 
 
 # ---- reading ---------------------------------------------------------------------------------------
-async def _file(path: str, _request: Request) -> Response:
-    name, kind = _FILES[path]
-    return Response((_PAGE / name).read_bytes(), media_type=kind)
+def _fixed(content: bytes, kind: str) -> Endpoint:
+    async def fixed(_request: Request) -> Response:
+        return Response(content, media_type=kind)
+
+    return fixed
 
 
 async def _healthz(_request: Request) -> Response:

@@ -27,7 +27,9 @@ from tests.support.wait import wait_until
 from tests.web.server import Dashboard, dashboard
 
 pytest.importorskip("starlette", reason="the dashboard is an extra: pip install 'pyworker[web]'")
+from pyworker.web import app as routes
 from pyworker.web.__main__ import token_of
+from pyworker.web.guard import Guard
 from pyworker.web.hub import Hub
 
 
@@ -345,3 +347,13 @@ def test_ctrl_c_ends_it_without_a_traceback_before_it_serves_too(home: str) -> N
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, "")
+
+
+def test_the_page_is_the_one_of_the_version_that_serves_it(home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("index.html", "app.js", "app.css"):
+        (tmp_path / name).write_text("this version")
+    monkeypatch.setattr(routes, "_PAGE", tmp_path)
+    made = routes.make_app(Hub(home), Guard(""))
+    (tmp_path / "app.js").write_text("the next version")
+    route = next(route for route in made.routes if getattr(route, "path", "") == "/app.js")
+    assert asyncio.run(route.endpoint(None)).body == b"this version"  # type: ignore[attr-defined]
