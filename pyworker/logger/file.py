@@ -27,7 +27,7 @@ class LogFile:
         self.app = app  # the one that is told of losses
         self.lost = 0  # lines, since the logger started
         self.error = ""  # why lines are lost now; "" while all is well
-        self._unsaid = 0  # lost lines that the file does not mention yet
+        self.unsaid = 0  # lost lines that the file does not mention yet
         self._why = ""
         self._torn = False  # the file ends in the middle of a record
         self._fd = -1
@@ -45,14 +45,14 @@ class LogFile:
         if self._fd < 0 and not self._open(now):
             self._lose(records)
             return
-        if self._unsaid:
-            lines = "1 line was" if self._unsaid == 1 else f"{self._unsaid} lines were"
+        if self.unsaid:
+            lines = "1 line was" if self.unsaid == 1 else f"{self.unsaid} lines were"
             text = f"{lines} lost here: {self._why}".encode()
             note = LogRecord(stamp, self.app, 0, os.getpid(), "err", partial=False, msg=text)
             if not self._append(format_record(note, self.spec.format), count=False):
                 self._lose(records)
                 return
-            self._unsaid = 0
+            self.unsaid = 0
         while records:
             cut = self._room_for(records)
             self._append(records[:cut])
@@ -74,7 +74,11 @@ class LogFile:
     def missed(self, count: int, why: str) -> None:
         """Count lines that never came as far as this; the file mentions them before the next record."""
         self.lost += count
-        self._unsaid += count
+        self.owe(count, why)
+
+    def owe(self, count: int, why: str) -> None:
+        """Mention, before the next record, lines that were counted as lost before."""
+        self.unsaid += count
         self._why = why
 
     def close(self) -> None:
@@ -112,7 +116,7 @@ class LogFile:
     def _lose(self, records: bytes) -> None:
         count = records.count(b"\n")
         self.lost += count
-        self._unsaid += count
+        self.unsaid += count
 
     def _open(self, now: float) -> bool:
         if now < self._next_open:

@@ -70,6 +70,8 @@ class Output:
             failpoint.hit("logger.write")
         for file, records in self._batch.items():
             file.write(b"".join(records), time.monotonic(), stamp(time.time()))
+            if isinstance(file, LogFile):
+                self._hands.owe(file.app, file.unsaid)
         self._batch = {}
         self._hands.empty()
         if self._for_journal:
@@ -91,6 +93,10 @@ class Output:
             how_many = "or more: it had not counted the last" if count >= UNCOUNTED else "at most"
             lines = count % UNCOUNTED or 1
             self._file(app).missed(lines, f"the logger was killed with them in its hands ({how_many})")
+        count = self._hands.unsaid.pop(app, 0)
+        if count and isinstance(owed := self._file(app), LogFile):
+            owed.owe(count, "the logger before this one could not write them")
+            self._hands.owe(app, owed.unsaid)
         file = self._files.get(spec.file)
         if file is not None:
             file.spec = spec

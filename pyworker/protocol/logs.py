@@ -17,6 +17,7 @@ import functools
 import json
 import struct
 import time
+from collections.abc import Iterator
 from typing import Literal
 
 from pyworker.record import record
@@ -27,7 +28,7 @@ STDOUT = "/dev/stdout"  # as LogsSpec.file: what the logger has inherited; not o
 MAX_LINE = 64 * 1024  # a longer line is written in parts
 IN_HAND = ".in-hand"  # in the logs folder: what the logger has taken out of pipes and not written yet
 UNCOUNTED = 1 << 40  # is added to an app's lines while a chunk of it is read: how many they are is seen after that
-HAND = struct.Struct("=64sq")  # of that file: an app, and its lines
+HAND = struct.Struct("=64sq")  # of that file: an app, and its lines; less than 0: lost, and its log does not say so yet
 
 
 @record
@@ -71,8 +72,17 @@ def _whole(second: int) -> str:
 
 def in_hand(content: bytes) -> dict[str, int]:
     """Return app -> lines that the logger has in its hands (and UNCOUNTED), of the content of IN_HAND."""
+    return {app: count for app, count in _hands(content) if count > 0}
+
+
+def unsaid(content: bytes) -> dict[str, int]:
+    """Return app -> lines that are lost and that its log does not mention yet, of the content of IN_HAND."""
+    return {app: -count for app, count in _hands(content) if count < 0}
+
+
+def _hands(content: bytes) -> Iterator[tuple[str, int]]:
     rows = HAND.iter_unpack(content[: len(content) // HAND.size * HAND.size])
-    return {name.rstrip(b"\0").decode("ascii", "replace"): count for name, count in rows if name[0] and count > 0}
+    return ((name.rstrip(b"\0").decode("ascii", "replace"), count) for name, count in rows if name[0])
 
 
 def format_record(record: LogRecord, format: Format) -> bytes:

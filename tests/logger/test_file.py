@@ -89,7 +89,7 @@ def test_what_a_full_disk_has_torn_and_nobody_can_cut_off_is_joined_to_no_record
 
 
 def test_one_lost_line_is_said_as_one(file: LogFile, tmp_path: Path) -> None:
-    file._unsaid = 1
+    file.unsaid = 1
     file.write(block(0, 1), 0.0, STAMP)
     note, record = records(tmp_path / "api.log")
     assert (note.msg.split(b":")[0], record.msg) == (b"1 line was lost here", b"0")

@@ -35,6 +35,21 @@ def test_a_killed_one_leaves_its_count_and_it_is_told_once(tmp_path: Path) -> No
     assert Hands(path).left == {}
 
 
+def test_what_is_owed_stays_however_many_print_meanwhile_until_it_is_said(tmp_path: Path) -> None:
+    path = str(tmp_path / "hands")
+    hands = Hands(path)
+    hands.owe("api", 3)
+    hands.owe("jobs", 2)
+    for number in range(1000):
+        if not hands.has_room(f"app-{number}"):
+            hands.empty()
+        hands.hold(f"app-{number}", 1)
+    hands.owe("jobs", 0)
+    left = Hands(path)
+    assert (left.unsaid, left.left.get("api")) == ({"api": 3}, None)
+    assert Hands(path).unsaid == {}
+
+
 def test_no_app_is_left_out_however_many_have_printed(tmp_path: Path) -> None:
     hands = Hands(str(tmp_path / "hands"))
     for number in range(1000):

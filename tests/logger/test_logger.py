@@ -388,6 +388,28 @@ def test_what_is_lost_in_its_last_moment_is_told_as_it_leaves(rig: Rig, worker: 
     assert rig.wait() == 0
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_next_logger_says_what_a_full_disk_has_cost_the_one_before(rig: Rig, worker: int, killed: bool) -> None:
+    blocked = rig.home / "blocked"
+    blocked.write_text("a file where the folder should be")
+    path = rig.configure("api", file=str(blocked / "api.log"))
+    rig.start()
+    out = rig.pipe("out.api.1.1.1", worker)
+    write_all(out, b"1\n2\n3\n")
+    assert rig.hear_until(protocol.LogStats).dropped == 3
+    if killed:
+        rig.kill()
+    else:
+        rig.say(protocol.Leave())
+        rig.wait()
+    blocked.unlink()
+    rig.start()
+    write_all(out, b"4\n")
+    said, last = wait_for(path, 2)
+    assert (said.msg, last.msg) == (b"3 lines were lost here: the logger before this one could not write them", b"4")
+    os.close(out)
+
+
 def test_folder_that_cannot_be_written_is_told_and_used_once_it_can(rig: Rig, worker: int) -> None:
     blocked = rig.home / "blocked"
     blocked.write_text("a file where the folder should be")
