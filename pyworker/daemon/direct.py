@@ -5,6 +5,7 @@ Where it could not, as it or the daemon before this one died over it, they are l
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -15,8 +16,6 @@ from pyworker.daemon.app import App, Generation
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.nodeshared import is_node
 from pyworker.daemon.shortage import INSTALLATION, step_for
-from pyworker.daemon.workers import signal_number
-from pyworker.policy.lifecycle import State
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import WorkerId, worker_fd
 from pyworker.unix import process
@@ -67,8 +66,6 @@ class Direct:
             return
         handle.version, handle.direct = __version__, True
         self._brain.pids.claim(app, handle, pid)
-        if handle.state is State.STOPPING:  # before anybody could signal it
-            self._brain.workers.signal(app, handle, signal_number(generation.config.stop.signal))
         if generation.config.ready != "notify":
             self._brain.readiness.is_ready(app, handle, generation, serving=True)
         elif self._brain.readiness.was_early(pid):
@@ -119,6 +116,28 @@ class Direct:
             self.started(app, handle, pid)
         else:
             otherwise()
+
+    def end_untold(self, app: App, handle: WorkerHandle) -> None:
+        """One is given up that the daemon before this one had asked for, and that may run: its pid was told to that one.
+
+        Asked before its descriptors are given back: it is known by its stdout, if the guardian had died, too.
+        """
+        generation = app.generations.get(handle.id.generation)
+        if generation is None or not is_direct(generation, handle):
+            return
+        theirs, pipe = self._brain.store.get(worker_fd("out", handle.id)), None
+        if theirs is not None:
+            with contextlib.suppress(OSError):  # no descriptor is left: it is found if its guardian lives
+                pipe = os.dup(theirs)
+
+        def look(pause: float) -> None:
+            pid = lost.find(self._brain.store.guardian_pid, handle.id, pipe)
+            if not (pid and lost.end(pid, handle.id)) and pause <= AT_LAST:
+                self._brain.loop.call_later(pause, lambda: look(pause * 2))
+            elif pipe is not None:
+                os.close(pipe)
+
+        look(LAUNCHER_LEAVES)
 
     def _give_up(self, app: App, handle: WorkerHandle, why: str, step: str = "") -> None:
         if handle.pid or not handle.is_alive:

@@ -194,9 +194,10 @@ class Workers:
             return False
         self.say(handle, w.Drain(0.0, to_empty=False))  # the guardian may hold its channel open for a while
         template = app.templates.get(handle.id.generation)
-        is_asked = template is not None and handle.id.serial in template.asked
-        if (is_asked or handle.untold) and not at_last:
-            return True  # its pid is about to be said, or it is looked for: what it has started by its end is to end with it
+        if template is not None and handle.id.serial in template.asked and not at_last:
+            return True  # it is about to say the pid; what the worker has started by its end is to end with it
+        if handle.untold:
+            self._brain.direct.end_untold(app, handle)
         self._brain.deaths.ended(app, handle, process.UNKNOWN)
         return True
 

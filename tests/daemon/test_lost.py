@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from pyworker.config.schema import AppConfig, ResolvedApp
 from pyworker.daemon import lost
-from pyworker.protocol.inherited import WorkerId
+from pyworker.daemon.app import Generation
+from pyworker.daemon.direct import Direct
+from pyworker.daemon.handles import WorkerHandle
+from pyworker.daemon.loop import Loop
+from pyworker.protocol.inherited import WorkerId, worker_fd
 from pyworker.protocol.names import ENV_BIRTH
 from pyworker.unix.process import spawn
 from tests.support.wait import wait_until
@@ -80,3 +87,27 @@ def test_only_the_one_that_was_given_up_is_ended(null: int) -> None:
     pid = spawn(SLEEP, {ENV_BIRTH: str(WORKER)}, {0: null, 1: null})
     wait_until(lambda: lost.end(pid, WORKER), what="its exec to be over")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def test_one_that_is_given_up_ends_although_its_guardian_has_died(pipe: tuple[int, int], null: int) -> None:
+    guardian = spawn(SLEEP, {}, {0: null, 1: null})  # the next one: a child of ours, as the orphan is
+    pid = spawn(SLEEP, {ENV_BIRTH: str(WORKER)}, {0: null, 1: pipe[1]})
+    pipes = {worker_fd("out", WORKER): pipe[0]}
+    store = SimpleNamespace(guardian_pid=guardian, get=pipes.get)
+    brain: Any = SimpleNamespace(loop=(loop := Loop()), store=store)
+    resolved = ResolvedApp(AppConfig("job", command=("true",), balance="shared"), 1, "", {}, (), None, None, (), "", 0)
+    app: Any = SimpleNamespace(generations={1: Generation(1, resolved)})
+    before = len(os.listdir("/proc/self/fd"))
+    Direct(brain).end_untold(app, WorkerHandle(WORKER, held=False, born_at=0.0))
+    pipes.clear()  # they are given back at once
+    found: list[int] = []
+
+    def ended() -> bool:
+        loop.turn(0.01)
+        found[:] = [*found, os.waitpid(pid, os.WNOHANG)[0]]
+        return pid in found
+
+    wait_until(ended, what="its end")
+    wait_until(lambda: bool(loop.turn(0.01)) or len(os.listdir("/proc/self/fd")) == before, what="its pipe to be closed")
+    loop.close()
+    reap(guardian)

@@ -308,7 +308,7 @@ class Asked:
             loop=SimpleNamespace(clock=lambda: 1.0), emit=lambda *args, **data: None, remark=lambda app, text: None,
             stacks=SimpleNamespace(take=lambda app, handle, then: self.asked.append(then)),
             messages=SimpleNamespace(disconnect=lambda app, handle: bool(config.env.get("CHANNEL"))),
-            listening=SimpleNamespace(drops=lambda app, number: set()),
+            listening=SimpleNamespace(drops=lambda app, number: set()), direct=SimpleNamespace(end_untold=lambda app, handle: self.asked.append("end untold")),
             deaths=SimpleNamespace(ended=lambda app, handle, status: self.asked.append("ended")),
         )  # fmt: skip
         brain.readiness = Readiness(brain)
@@ -443,8 +443,7 @@ def test_who_is_to_be_killed_for_not_being_ready_is_asked_where_it_is_before(
         (True, False, False, []),  # it is about to say the pid
         (True, False, True, ["ended"]),
         (False, False, False, ["ended"]),
-        (False, True, False, []),  # it is looked for
-        (False, True, True, ["ended"]),
+        (False, True, False, ["end untold", "ended"]),
     ],
 )
 def test_one_whose_pid_nobody_has_said_ends_by_the_end_of_its_channel_and_no_process_is_signalled(
