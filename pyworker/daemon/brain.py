@@ -413,7 +413,9 @@ class Brain:
 
     def note_is_over(self, app: App, text: str) -> None:
         """What was noted is not so any more."""
-        app.notes = [note for note in app.notes if note != text[:LONGEST_NOTE]]
+        if text[:LONGEST_NOTE] in app.notes:
+            app.notes.remove(text[:LONGEST_NOTE])
+            self.poke(app)  # else the memo has it still, and the next daemon would go on saying it
 
 
 def _is_over(app: App) -> bool:

@@ -52,6 +52,18 @@ def test_an_event_of_a_worker_says_which_generation_and_process_of_its_slot_that
     ]
 
 
+def test_a_note_that_is_over_is_so_for_the_next_daemon_too(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[App] = []
+    monkeypatch.setattr(brain, "_round", rounds.append)  # which ends with the memo
+    app: Any = SimpleNamespace(name="api", notes=["slow"])
+    brain.note_is_over(app, "another")
+    brain.loop.turn(0)
+    assert (app.notes, rounds) == (["slow"], [])
+    brain.note_is_over(app, "slow")
+    brain.loop.turn(0)
+    assert (app.notes, rounds) == ([], [app])
+
+
 def test_an_app_has_its_round_though_one_of_its_name_that_was_deleted_is_looked_at_in_the_same_turn(
     brain: Brain, monkeypatch: pytest.MonkeyPatch
 ) -> None:

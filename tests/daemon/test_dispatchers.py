@@ -378,7 +378,8 @@ def test_one_that_somebody_kills_in_a_start_is_tried_once_more(ends: tuple[socke
 
 @pytest.mark.parametrize("text", ["no file is left", "no file is left " * 40])
 def test_a_trouble_is_a_note_until_it_is_over(text: str) -> None:
-    brain: Any = SimpleNamespace(loop=SimpleNamespace(clock=lambda: 0.0), remark=lambda app, text: None)
+    clock = SimpleNamespace(clock=lambda: 0.0)
+    brain: Any = SimpleNamespace(loop=clock, remark=lambda app, text: None, poke=lambda app: None)
     brain.note = lambda app, text: Brain.note(brain, app, text)
     brain.note_is_over = lambda app, text: Brain.note_is_over(brain, app, text)
     app: Any = SimpleNamespace(notes=[], workers={})
