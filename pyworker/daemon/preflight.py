@@ -98,7 +98,8 @@ class Preflight:
                 self._end(version, "")
 
     def _too_slow(self) -> None:
-        self._end("", f"its {', '.join(self._running)} did not start within {PATIENCE:g} s")
+        step = f"try again when this machine has less to do; if that stays, mend the installation of {self._python}"
+        self._end("", f"its {', '.join(self._running)} did not start within {PATIENCE:g} s", step)
 
     def _end(self, version: str, why: str, step: str = "") -> None:
         if self._over:

@@ -71,6 +71,23 @@ def test_a_check_that_ends_for_want_of_something_says_what_to_do(tmp_path: Path,
     assert step == step_for(number)
 
 
+def test_a_check_that_takes_too_long_may_be_the_machine_s_fault(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 600\n")
+    python.chmod(0o755)
+    now = 0.0
+    loop = Loop(lambda: now)
+    said: list[tuple[str, str]] = []
+    preflight = Preflight(loop, str(python), b"", lambda version, why, step: said.append((why, step)))
+    now = 31.0
+    while preflight._running:
+        loop.turn(5)
+    loop.close()
+    ((why, step),) = said
+    assert why.endswith("did not start within 30 s")
+    assert step.startswith("try again when this machine has less to do")
+
+
 def test_an_interpreter_that_is_gone_is_named_once() -> None:
     loop = Loop()
     said: list[str] = []
