@@ -81,9 +81,12 @@ def test_a_pidfd_of_which_nobody_can_say_whose_it_is_is_not_kept(monkeypatch: py
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-def test_the_pidfd_of_another_users_process_is_not_kept() -> None:
+def test_the_pidfd_of_another_users_process_or_of_one_that_has_gone_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     before = os.listdir("/proc/self/fd")
     assert open_pidfd(os.getpid(), os.geteuid() + 1) is None
+    monkeypatch.setattr(process, "pidfd_pid", lambda pidfd: -1)  # what the number stands for by now is the owner's as well
+    with pytest.raises(ProcessLookupError):
+        open_pidfd(os.getpid(), os.geteuid())
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
@@ -210,6 +213,7 @@ def test_how_a_worker_ended_is_read_before_the_guardian_says_it(
         told.pids.watch(told.app, handle, pidfd)
         wait_until(lambda: told.loop.turn(0.01) or handle.ended_at, what="its end")
         assert told.ended == ([(1, ExitStatus(3, None))] if at_once else [])
+        assert not told.loop.watches(pidfd)  # it is readable for good
         told.pass_time(STATUS_PATIENCE + 0.1)
         assert told.ended == [(1, ExitStatus(3, None))]
         assert handle.reaped is reaped
@@ -248,6 +252,21 @@ def test_who_is_claimed_is_kept_watched_and_told_of() -> None:
     assert told.loop.watches(pidfd)
     assert (told.ended, told.pids._known) == ([], {})
     os.close(pidfd)
+
+
+def test_a_helper_of_our_own_is_reaped_when_what_its_number_is_needed_for_is_done() -> None:
+    child = subprocess.Popen(["sh", "-c", "exit 3"])
+    pidfd = os.pidfd_open(child.pid)
+    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+    told = Told()
+    ends: list[tuple[ExitStatus, str]] = []
+    told.brain.deaths.shortages.of_death = lambda pid, status: Shortage(str(process.zombie_status(pid, pidfd) is not None))
+    told.pids.of_helper(child.pid, pidfd, lambda status, shortage: ends.append((status, shortage.reason)))
+    assert ends == [(ExitStatus(3, None), "True")]
+    with pytest.raises(ChildProcessError):
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    os.close(pidfd)
+    child.wait()
 
 
 def test_a_helper_ended_as_the_guardian_has_said_or_says_in_a_moment() -> None:

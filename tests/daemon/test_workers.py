@@ -34,14 +34,14 @@ from tests.support.words import TOO_MANY_OPEN_FILES
 def test_one_that_asks_to_be_replaced_is_said_to_be_once_and_not_if_it_leaves_already(state: State, events: int) -> None:
     said: list[Any] = []
     brain: Any = SimpleNamespace(
-        loop=SimpleNamespace(clock=lambda: 1.0), readiness=None, poke=lambda app: None,
+        loop=SimpleNamespace(clock=lambda: 1.0), readiness=None, poke=lambda app: said.append("a round"),
         emit=lambda app, kind, worker, **data: said.append((kind, worker.id.slot, data["reason"])),
     )  # fmt: skip
     app: Any = SimpleNamespace(generations={1: object()}, runs_once=False)
     handle = WorkerHandle(WorkerId("api", 1, 2, 3), held=False, born_at=0.0, state=state, pid=4242)
     for _ in range(2):
         Workers(brain)._take(app, handle, w.Recycle("max_requests 5"))
-    assert said == [("worker_recycled", 2, "max_requests 5")] * events
+    assert said == [("worker_recycled", 2, "max_requests 5"), "a round"] * events
     assert handle.can_wait == bool(events)  # it serves well, if its successor does not
 
 
@@ -106,15 +106,20 @@ def test_a_script_whose_answer_cannot_be_sent_now_is_answered_as_soon_as_it_can(
     loop = Loop()
     ours, theirs = socketpair()
     with ours, theirs:
-        listening = SimpleNamespace(find=lambda *_: SimpleNamespace(index=0, sock=ours), is_asked_for=lambda *_: None)
+        asked_for: list[int] = []
+        listening = SimpleNamespace(
+            find=lambda *_: SimpleNamespace(index=0, sock=ours), is_asked_for=lambda app, listener, number: asked_for.append(number)
+        )
         handle = WorkerHandle(WorkerId("scr", 1, 1, 7), held=False, born_at=0.0, ctl=ours)
         handle.waits_to_bind = ("inet", "127.0.0.1", 8000)
+        handle.failure = w.Failed("bind", "cannot listen on 127.0.0.1:80", "")  # which it has tried before
         Workers(SimpleNamespace(loop=loop, listening=listening))._answer_bind(app, handle)  # type: ignore[arg-type]
         packet = wait_until(lambda: loop.turn(0.01) or recv_packet(theirs, MAX_MESSAGE, 1), what="its answer")
     loop.close()
     assert packet is not None
     fds.close_all(packet.fds)
     assert (decode(w.ToWorker, packet.data), len(packet.fds), errors) == (w.Bound(0), 1, [])
+    assert (handle.waits_to_bind, handle.failure, asked_for) == (None, None, [1])
 
 
 def test_one_that_has_closed_its_channel_is_not_told_for_as_long_as_it_lives() -> None:
@@ -123,6 +128,8 @@ def test_one_that_has_closed_its_channel_is_not_told_for_as_long_as_it_lives() -
     theirs.close()
     with ours:
         handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, ctl=ours)
+        Workers(SimpleNamespace(loop=loop))._tell(handle, w.Go())  # type: ignore[arg-type]
+        handle.ctl = None
         Workers(SimpleNamespace(loop=loop))._tell(handle, w.Go())  # type: ignore[arg-type]
     assert loop._timers == []
     loop.close()
@@ -304,8 +311,10 @@ class Asked:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, config: AppConfig, state: State, *, hears: bool = True) -> None:
         self.asked: list[Any] = []
+        self.said: list[str] = []
         brain: Any = SimpleNamespace(
-            loop=SimpleNamespace(clock=lambda: 1.0), emit=lambda *args, **data: None, remark=lambda app, text: None,
+            loop=SimpleNamespace(clock=lambda: 1.0), emit=lambda app, kind, worker, **data: self.said.append(kind),
+            remark=lambda app, text: self.said.append(text),
             stacks=SimpleNamespace(take=lambda app, handle, then: self.asked.append(then)),
             messages=SimpleNamespace(disconnect=lambda app, handle: bool(config.env.get("CHANNEL"))),
             listening=SimpleNamespace(drops=lambda app, number: set()), direct=SimpleNamespace(end_untold=lambda app, handle: self.asked.append("end untold")),
@@ -359,7 +368,18 @@ def test_who_drains_is_told_so_in_a_way_that_it_hears(
     draining = Asked(monkeypatch, config, State.READY, hears=hears)
     draining.workers.drain(draining.app, draining.handle, to_empty=False, reason="stop", now=1.0)
     assert (draining.asked, draining.kicked, draining.handle.state) == (asked, kicks, State.DRAINING)
+    assert draining.said == ["worker_draining"]
     assert draining.handle.leaving_because == "stop"
+
+
+@pytest.mark.parametrize(("to_empty", "dropped"), [(True, set()), (False, {1})])
+def test_who_drains_takes_all_that_waits_at_a_listener_that_will_be_nobodys(
+    monkeypatch: pytest.MonkeyPatch, to_empty: bool, dropped: set[int]
+) -> None:
+    draining = Asked(monkeypatch, ASGI, State.READY)
+    monkeypatch.setattr(draining.workers._brain.listening, "drops", lambda app, number: dropped)
+    draining.workers.drain(draining.app, draining.handle, to_empty=to_empty, reason="reload", now=1.0)
+    assert draining.asked == [w.Drain(30.0, to_empty=True)]
 
 
 @pytest.mark.parametrize(
@@ -405,6 +425,9 @@ def test_who_has_not_ended_within_its_time_to_drain_is_asked_where_it_is_before_
         assert late.asked == [answered, "SIGTERM"]  # its number may be another's
     else:
         assert late.asked == ["SIGTERM"]
+    if is_asked or is_stopped:
+        how = ": it was stopped by a signal, and kill -CONT 4242 lets it go on" if is_stopped else ""
+        assert late.said == [f"worker 1 has not ended within stop.drain_timeout (30 s){how}"]
 
 
 @pytest.mark.parametrize(
