@@ -21,6 +21,7 @@ from pyworker.daemon.readiness import Readiness
 from pyworker.daemon.workers import Workers
 from pyworker.policy.converge import DRAIN_TIMEOUT
 from pyworker.policy.lifecycle import State
+from pyworker.policy.talk import AT_ONCE
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.wire import MAX_MESSAGE, decode, encode
@@ -82,8 +83,9 @@ def test_a_script_that_binds_while_there_is_no_descriptor_is_told_so_and_does_no
         handle: Any = SimpleNamespace(
             id=SimpleNamespace(generation=1), ctl=ours, failure=None, waits_to_bind=("inet", "127.0.0.1", 8000)
         )
-        Workers(SimpleNamespace(listening=listening))._answer_bind(app, handle)  # type: ignore[arg-type]
+        assert not Workers(SimpleNamespace(listening=listening))._answer_bind(app, handle)  # type: ignore[arg-type]
         packet = recv_packet(theirs, MAX_MESSAGE, 1)
+    assert handle.waits_to_bind is None
     assert packet is not None
     answer = decode(w.ToWorker, packet.data)
     assert answer == w.Bound(errno.EMFILE, f"cannot listen on 127.0.0.1:8000: {TOO_MANY_OPEN_FILES}")
@@ -113,7 +115,7 @@ def test_a_script_whose_answer_cannot_be_sent_now_is_answered_as_soon_as_it_can(
         handle = WorkerHandle(WorkerId("scr", 1, 1, 7), held=False, born_at=0.0, ctl=ours)
         handle.waits_to_bind = ("inet", "127.0.0.1", 8000)
         handle.failure = w.Failed("bind", "cannot listen on 127.0.0.1:80", "")  # which it has tried before
-        Workers(SimpleNamespace(loop=loop, listening=listening))._answer_bind(app, handle)  # type: ignore[arg-type]
+        assert Workers(SimpleNamespace(loop=loop, listening=listening))._answer_bind(app, handle)  # type: ignore[arg-type]
         packet = wait_until(lambda: loop.turn(0.01) or recv_packet(theirs, MAX_MESSAGE, 1), what="its answer")
     loop.close()
     assert packet is not None
@@ -480,6 +482,44 @@ def test_one_whose_pid_nobody_has_said_ends_by_the_end_of_its_channel_and_no_pro
     else:
         unborn.workers.stop(unborn.app, unborn.handle, "stop", 1.0)
     assert unborn.asked == [w.Drain(0.0, to_empty=False), *follows]
+
+
+def test_one_that_has_said_its_first_word_by_now_is_signalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    born = Asked(monkeypatch, ASGI, State.STARTING)
+    born.handle.pid = 0
+    monkeypatch.setattr(born.workers, "on_message", lambda app, handle: setattr(handle, "pid", 4242))
+    born.workers.stop(born.app, born.handle, "stop", 1.0)
+    assert born.asked == ["SIGTERM"]
+
+
+@pytest.mark.parametrize(("sender", "claimed"), [(4242, [4242]), (0, []), (-1, [])])
+def test_a_first_word_of_whom_the_kernel_names_no_process_claims_none(sender: int, claimed: list[int]) -> None:
+    """Out of a namespace of pids that ours does not see, say."""
+    pids: list[int] = []
+    brain: Any = SimpleNamespace(
+        loop=SimpleNamespace(clock=lambda: 1.0), readiness=None, pids=SimpleNamespace(claim=lambda app, handle, pid: pids.append(pid))
+    )
+    resolved = ResolvedApp(ASGI, 1, "python", {}, (), None, None, (), "", 0)
+    app: Any = SimpleNamespace(generations={1: Generation(1, resolved)})
+    Workers(brain)._take(app, WorkerHandle(WorkerId("api", 1, 1, 1), held=False, born_at=0.0), w.Hello("1"), sender)
+    assert pids == claimed
+
+
+def test_a_round_follows_each_word_and_a_state_that_is_said_once_is_written_down_before() -> None:
+    done: list[str] = []
+    ours, theirs = socketpair()
+    fds.pass_credentials(ours)
+    resolved = ResolvedApp(ASGI, 1, "python", {}, (), None, None, (), "", 0)
+    brain: Any = SimpleNamespace(loop=SimpleNamespace(clock=lambda: 1.0), poke=lambda app: done.append("round"))
+    brain.readiness = SimpleNamespace(is_ready=lambda app, handle, generation, serving: setattr(handle, "state", State.READY))
+    app: Any = SimpleNamespace(generations={1: Generation(1, resolved)}, write_memo=lambda: done.append("memo"))
+    handle = WorkerHandle(WorkerId("api", 1, 1, 1), held=False, born_at=0.0, pid=os.getpid(), ctl=ours)
+    with ours, theirs:
+        for message in (w.Ready(True), w.Drained(0, 0)):
+            fds.send_packet(theirs, encode(message))
+        Workers(brain).on_message(app, handle)
+    assert done == ["memo", "round", "round"]
+    assert handle.talk.left == AT_ONCE - 2
 
 
 @pytest.mark.parametrize(
