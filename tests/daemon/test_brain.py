@@ -17,6 +17,7 @@ from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.policy.lifecycle import State
+from pyworker.policy.restart import CLEAR
 from pyworker.protocol.inherited import WorkerId
 from pyworker.record import replace
 from tests.support.brain import app_of_one_worker
@@ -33,6 +34,11 @@ def test_apps_that_restart_together_are_written_down_once(brain: Brain, monkeypa
     for number in (2, 3, 4):
         app: Any = SimpleNamespace(restart_to=number, running=False, keep_listening=True, is_empty=lambda: True)
         brain._note_progress(app, 0.0)
+        assert (app.restart_to, app.keep_listening) == (None, False)
+    for not_yet in ({"running": True}, {"is_empty": lambda: False}):  # it is to stop, or stops
+        waits: Any = SimpleNamespace(**{"restart_to": 5, "running": False, "is_empty": lambda: True, "closed": True} | not_yet)
+        brain._note_progress(waits, 0.0)
+        assert waits.restart_to == 5
     wait_until(lambda: brain.loop.turn(0.01) or saved, what="the write")
     assert saved == [[2, 3, 4]]
 
@@ -79,6 +85,38 @@ def test_an_app_has_its_round_though_one_of_its_name_that_was_deleted_is_looked_
     brain.poke(fresh)
     brain.loop.turn(0)
     assert rounds[2:] == [fresh]
+
+
+def test_a_generation_is_kept_for_as_long_as_anything_is_or_may_be_of_it(brain: Brain) -> None:
+    removed: list[str] = []
+    brain.store.remove = removed.append  # type: ignore[method-assign]
+    app: Any = SimpleNamespace(
+        name="api", closed=False, generation=1, target=2, previous=3, restart_to=4, templates={5: object()},
+        workers={9: WorkerHandle(WorkerId("api", 6, 1, 9), held=False, born_at=0.0)},
+        generations=dict.fromkeys(range(1, 8)), codes=dict.fromkeys(range(1, 8)),
+    )  # fmt: skip
+    brain._drop_generations(app)
+    assert ([*app.generations], [*app.codes], removed) == ([*range(1, 7)], [*range(1, 7)], ["env.api.7"])
+    app.closed, app.workers = True, {}
+    brain._drop_generations(app)
+    assert 6 in app.generations  # as it is told of one that was deleted
+
+
+def test_a_start_that_failed_is_told_and_neither_tried_again_nor_is_the_reload_that_was_asked_for_meanwhile(
+    brain: Brain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    why = Failure("it said why")
+    monkeypatch.setattr(brain, "emit_failed", lambda name, failure: told.append((name, failure)))
+    monkeypatch.setattr(brain.reloads, "refuse", lambda app, number, failure: told.append((number, failure)))
+    app: Any = SimpleNamespace(name="api", start_failure=why, record=CLEAR, failure=None, running=True, starting=True, target=2)
+    brain._fail_start(app)
+    assert told == [(2, why), ("api", why)]
+    assert (app.start_failure, app.failure, app.running, app.starting, app.target) == (None, why, False, False, None)
+    assert app.record.permanent
+    app.target = None
+    brain._fail_start(app)
+    assert [of for of, _ in told] == [2, "api", "api"]
 
 
 def test_a_reload_is_done_when_no_old_worker_accepts_any_more_or_one_stands_still(brain: Brain) -> None:

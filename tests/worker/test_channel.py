@@ -36,6 +36,8 @@ def test_messages_and_fds_arrive_and_then_the_end(pair: tuple[Channel, socket.so
     assert isinstance(found, Received)
     assert found.message == Check()
     assert not os.get_inheritable(found.fd)
+    with pytest.raises(BrokenPipeError):  # there is a use for one only: the other is not kept
+        os.write(found.fd, b"x")
     os.close(found.fd)
     daemon.shutdown(socket.SHUT_RDWR)
     assert isinstance(channel.wait(), Closed)
@@ -56,6 +58,23 @@ def test_full_channel_keeps_messages_in_order_and_never_blocks(pair: tuple[Chann
         packet = recv_packet(daemon, MAX_WORKER_MESSAGE, 0)
         assert packet is not None
         assert wire.decode(FromWorker, packet.data) == Notice(text)
+
+
+def test_what_is_no_message_is_said_and_skipped_and_its_descriptor_is_not_kept(
+    pair: tuple[Channel, socket.socket], capfd: pytest.CaptureFixture[str]
+) -> None:
+    channel, daemon = pair
+    reader, writer = os.pipe()
+    send_packet(daemon, b'{"type": "of a daemon to come"}', [writer])
+    os.close(writer)
+    send_packet(daemon, wire.encode(Go()) + b" " * MAX_WORKER_MESSAGE)
+    send_packet(daemon, wire.encode(Go()))
+    assert channel.receive() == Received(Go(), -1)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+    of_another_version, cut = capfd.readouterr().err.splitlines()
+    assert "ignored a message of the daemon" in of_another_version
+    assert "it came cut" in cut
 
 
 def test_sending_to_nobody_is_no_error(pair: tuple[Channel, socket.socket]) -> None:
