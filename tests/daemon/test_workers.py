@@ -492,19 +492,6 @@ def test_one_that_has_said_its_first_word_by_now_is_signalled(monkeypatch: pytes
     assert born.asked == ["SIGTERM"]
 
 
-@pytest.mark.parametrize(("sender", "claimed"), [(4242, [4242]), (0, []), (-1, [])])
-def test_a_first_word_of_whom_the_kernel_names_no_process_claims_none(sender: int, claimed: list[int]) -> None:
-    """Out of a namespace of pids that ours does not see, say."""
-    pids: list[int] = []
-    brain: Any = SimpleNamespace(
-        loop=SimpleNamespace(clock=lambda: 1.0), readiness=None, pids=SimpleNamespace(claim=lambda app, handle, pid: pids.append(pid))
-    )
-    resolved = ResolvedApp(ASGI, 1, "python", {}, (), None, None, (), "", 0)
-    app: Any = SimpleNamespace(generations={1: Generation(1, resolved)})
-    Workers(brain)._take(app, WorkerHandle(WorkerId("api", 1, 1, 1), held=False, born_at=0.0), w.Hello("1"), sender)
-    assert pids == claimed
-
-
 def test_a_round_follows_each_word_and_a_state_that_is_said_once_is_written_down_before() -> None:
     done: list[str] = []
     ours, theirs = socketpair()
