@@ -17,7 +17,7 @@ from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.policy.lifecycle import State
-from pyworker.policy.restart import CLEAR
+from pyworker.policy.restart import CLEAR, Record
 from pyworker.protocol.inherited import WorkerId
 from pyworker.record import replace
 from tests.support.brain import app_of_one_worker
@@ -41,6 +41,53 @@ def test_apps_that_restart_together_are_written_down_once(brain: Brain, monkeypa
         assert waits.restart_to == 5
     wait_until(lambda: brain.loop.turn(0.01) or saved, what="the write")
     assert saved == [[2, 3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("running", "told", "case"),
+    [
+        (True, True, {}),
+        (False, False, {"is_open": False}),
+        (False, False, {"checked": False}),
+        (False, False, {"running": False}),
+        (False, False, {"closed": True}),
+        (False, False, {"starting": False}),
+        (True, False, {"is_open": False, "is_job": True}),  # it waits for its time
+        (True, False, {"is_open": False, "slots": []}),  # all of it has finished already
+        (False, False, {"is_open": False, "is_job": True, "gated": {1}}),  # what it depends on does not run yet
+    ],
+)
+def test_a_start_is_over_when_all_of_the_app_is_open_or_there_is_nothing_to_open(
+    brain: Brain, monkeypatch: pytest.MonkeyPatch, running: bool, told: bool, case: dict[str, Any]
+) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(brain, "emit", lambda app, kind, worker, **data: events.append(kind))
+    monkeypatch.setattr(brain.reloads, "complete", lambda app, now: True)
+    app: Any = SimpleNamespace(
+        restart_to=None, closed=case.get("closed", False), running=case.get("running", True), starting=case.get("starting", True),
+        is_open=lambda now: case.get("is_open", True), has_been_checked=lambda: case.get("checked", True), is_job=case.get("is_job", False),
+        slots=lambda: case.get("slots", [1]), gated=case.get("gated", set()), generation=1, started_at=1.0, failure=Failure("of the one before"),
+    )  # fmt: skip
+    starting = app.starting
+    brain._note_progress(app, 2.0)
+    assert (starting and not app.starting, events) == (running, ["app_running"] if told else [])
+    assert (app.failure is None) == told
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "case"),
+    [(True, {}), (False, {"record": Record(1, (1.0,), 2.0)}), (False, {"is_open": False}), (False, {"badly": True})],
+)
+def test_why_it_has_failed_is_shown_until_all_of_the_app_is_well_again(
+    brain: Brain, monkeypatch: pytest.MonkeyPatch, forgotten: bool, case: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(brain.reloads, "complete", lambda app, now: False)
+    app: Any = SimpleNamespace(
+        restart_to=None, closed=False, running=True, starting=False, record=case.get("record", CLEAR), failure=Failure("it said why"),
+        is_open=lambda now: case.get("is_open", True), has_ended_badly=lambda: case.get("badly", False),
+    )  # fmt: skip
+    brain._note_progress(app, 2.0)
+    assert (app.failure is None) == forgotten
 
 
 def test_an_event_of_a_worker_says_which_generation_and_process_of_its_slot_that_is(brain: Brain) -> None:

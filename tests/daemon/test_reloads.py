@@ -21,6 +21,7 @@ from pyworker.daemon.desired import InlineSource
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.ledger import Ledger
 from pyworker.policy.lifecycle import State
+from pyworker.policy.restart import CLEAR, Record
 from pyworker.protocol.inherited import WorkerId
 from pyworker.record import replace
 from tests.support.brain import app_of_one_worker
@@ -53,6 +54,31 @@ def test_what_a_generation_that_is_rolled_back_has_finished_is_not_finished_by_t
         app.generation, app.previous, app.finished_slots = 2, 1, {1} if run_of == 1 or not cron else set()
         brain.reloads.roll_back(app, 1, "it was given up")
         assert app.slots() == slots
+
+
+@pytest.mark.parametrize(("scale", "then"), [(None, (3, 2)), (5, (5, 4))])  # scaled meanwhile: that stays
+def test_a_roll_back_leaves_nothing_of_the_generation_that_was_given_up_but_why(
+    brain: Brain, monkeypatch: pytest.MonkeyPatch, scale: int | None, then: tuple[int, int]
+) -> None:
+    said: list[Any] = []
+    brain.events.subscribe(lambda event: said.append((event.type, event.data)))
+    brain.save = lambda: said.append("saved")
+    monkeypatch.setattr(reloads.state, "address", lambda home, resolved: said.append("the state's owner"))
+    monkeypatch.setattr(brain, "write_logs_spec", lambda app: said.append("the log's form"))
+    with app_of_one_worker(State.READY) as (app, _, _):
+        app.generation, app.previous, app.reload_from, app.given_up = 2, 1, 1, "too many deaths"
+        app.record = app.template_record = Record(3, (1.0,), 9.0)
+        app.scale, app.scale_base, app.scale_before = scale, 4, (3, 2)
+        app.failure = Failure("exited with code 3", "a traceback")
+        brain.reloads.roll_back(app, 1, "too many deaths")
+        assert (app.generation, app.previous, app.reload_from, app.given_up) == (1, None, None, "")
+        assert (app.record, app.template_record) == (CLEAR, CLEAR)
+        assert (app.scale, app.scale_base) == then
+        why = "too many deaths: exited with code 3"
+        assert (app.refused[2].message, app.refused[2].traceback) == (why, "a traceback")
+        assert app.notes == [f"generation 2 was rolled back: {why}"]
+    assert said[:3] == ["the log's form", "the state's owner", "saved"]
+    assert said[-1] == ("reload_rolled_back", {"from": 1, "to": 2, "reason": why})
 
 
 def test_an_address_that_a_reload_has_left_out_is_shut_in_a_moment_in_which_nobody_waits_there(
