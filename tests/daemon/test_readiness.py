@@ -131,6 +131,21 @@ def test_who_comes_up_before_the_commit_is_held_if_it_can_be(config: AppConfig, 
     assert coming.said == [(happens, 1)]
 
 
+def test_who_is_held_is_ready_and_checked_from_then_on_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    coming = Coming(PROXIED)
+    checked: list[int] = []
+    monkeypatch.setattr(Readiness, "watch_health", lambda self, app, handle: checked.append(handle.id.slot))
+    handle = coming.worker(1, 42)
+    coming.readiness.is_held(coming.app, handle, coming.now)
+    coming.now += 7
+    for _ in range(2):
+        coming.readiness.is_held(coming.app, handle, coming.now)
+        coming.readiness.accepts(coming.app, handle)
+    assert (handle.state, handle.ready_at, checked) == (State.READY, 100.0, [1])
+    assert coming.said == [("worker_held", 1), ("worker_ready", 1)]
+    coming.loop.close()
+
+
 def test_who_is_ready_before_its_pid_is_told_is_so_when_it_is() -> None:
     coming = Coming()
     handle = coming.worker(1, 0)
