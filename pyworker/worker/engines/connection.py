@@ -312,11 +312,11 @@ class Connection(asyncio.Protocol):
             headers = self._of_named_host(url, headers)
         if forwarded is not None:
             client = server.trust.client(forwarded) or client
-        if server.request_ids is not None:
+        if server.new_id is not None:
             if not ident or not self.trusted or not request_id.acceptable(ident):
                 if ident:
                     headers = [pair for pair in headers if pair[0] != request_id.HEADER]
-                ident = server.request_ids.make()
+                ident = server.new_id()
                 headers.append((request_id.HEADER, ident))
         else:
             ident = b""

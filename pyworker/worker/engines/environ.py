@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyworker.worker.engines.connection import Connection
 
 _REMEMBERED = 1024
+(_ESCAPE,) = b"%"  # as in exchange
 _keys: dict[bytes, str] = {
     b"content-type": "CONTENT_TYPE",
     b"content-length": "CONTENT_LENGTH",
@@ -48,7 +49,7 @@ def environ(exchange: Exchange, static: dict[str, Any]) -> dict[str, Any]:
     """Return the environ of one request; raises BadTarget for a request target that is none."""
     made = static.copy()
     raw_path, query = split_target(exchange.target)
-    path = (unquote_to_bytes(raw_path) if b"%" in raw_path else raw_path).decode("latin-1")
+    path = (unquote_to_bytes(raw_path) if _ESCAPE in raw_path else raw_path).decode("latin-1")
     root = made["SCRIPT_NAME"]
     if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
         path = path[len(root) :]

@@ -20,6 +20,8 @@ from pyworker.worker.engines import heads
 if TYPE_CHECKING:
     from pyworker.worker.engines.connection import Connection
 
+# as numbers: to look for bytes in bytes, `in` raises an exception inside and forgets it, at ten times the cost
+_FRAGMENT, _NUL = b"#\0"
 _field = heads._names.get
 _monotonic_ns = time.monotonic_ns
 
@@ -30,7 +32,7 @@ class BadTarget(ValueError):
 
 def split_target(target: bytes) -> tuple[bytes, bytes]:
     """Return (raw path, query) of a request target; raises BadTarget for what is none."""
-    if target.startswith(b"/") and b"#" not in target:
+    if target[:1] == b"/" and _FRAGMENT not in target:
         path, _, query = target.partition(b"?")
         return path, query
     if target == b"*":
@@ -203,7 +205,7 @@ class Exchange:
             parts += (prefix, value, b"\r\n")
             count += 1
         head = b"".join(parts)
-        if head.count(b"\n") != count or head.count(b"\r") != count or b"\0" in head:
+        if head.count(b"\n") != count or head.count(b"\r") != count or _NUL in head:
             raise heads.InvalidHeader("a header value holds a line break or a NUL")
         tail = [head]
         if self.method == "HEAD" or status in (204, 304) or status < 200:
@@ -224,7 +226,7 @@ class Exchange:
         if product:
             tail.append(server.server_line)
         if ident:
-            tail.append(b"x-request-id: %b\r\n" % ident)
+            tail += (b"x-request-id: ", ident, b"\r\n")
         if self.expects and not (self.complete or self.body):
             # it was told to send no body and may still do so: nobody could tell that from its next request
             keep_alive = False

@@ -5,20 +5,21 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections.abc import Iterator
 
 HEADER = b"x-request-id"
 _ACCEPTABLE = re.compile(rb"[!-~]{1,128}\Z")
+# to format a number costs more than all else that is done for an id
+_LAST = [b"%02x" % n for n in range(256)]
 
 
-class RequestIds:
-    """Ids of one worker: random bytes chosen once (after the fork), then a counter."""
-
-    def __init__(self) -> None:
-        self._prefix = os.urandom(8).hex().encode()
-        self._next = itertools.count(1).__next__
-
-    def make(self) -> bytes:
-        return b"%b-%06x" % (self._prefix, self._next())
+def ids() -> Iterator[bytes]:
+    """Yield the ids of one worker: random bytes chosen once (after the fork), then a counter."""
+    prefix = os.urandom(8).hex().encode()
+    for n in itertools.count():
+        first = b"%b-%04x" % (prefix, n)
+        for last in _LAST:
+            yield first + last
 
 
 def acceptable(value: bytes) -> bool:

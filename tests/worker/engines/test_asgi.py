@@ -272,6 +272,9 @@ def test_an_app_that_breaks_the_rules_is_a_500_or_cut(
         if path == "/split":
             await send({**start, "headers": [(b"x-a", b"b\r\nset-cookie: c")]})
             await send({"type": "http.response.body"})
+        if path == "/nul":
+            await send({**start, "headers": [(b"x-a", b"b\0c")]})
+            await send({"type": "http.response.body"})
         if path == "/status":
             await send({**start, "status": 99})
         if path == "/start-only":
@@ -284,7 +287,7 @@ def test_an_app_that_breaks_the_rules_is_a_500_or_cut(
             await send({"type": "http.response.body", "body": b"x"})
 
     site = serve(app, loop=loop)
-    for path in ("/nothing", "/raise", "/exit", "/body-first", "/split", "/status", "/start-only"):
+    for path in ("/nothing", "/raise", "/exit", "/body-first", "/split", "/nul", "/status", "/start-only"):
         response = site.client().get(path)
         assert response is not None, path
         assert (response.status, response.closes) == (500, True), path

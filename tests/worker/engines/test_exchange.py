@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pyworker.worker.engines.exchange import split_target
 from tests.worker.engines.conftest import ALL_MODES, Serve
 from tests.worker.engines.test_websocket import opened
 
@@ -111,3 +112,18 @@ def test_the_child_of_a_lifespan_ends_there(serve: Serve, loop: str, error: Base
     response = serve(app, loop=loop).client().get()
     assert response is not None
     assert response.body == {None: b"0", ValueError: b"1", SystemExit: b"3"}[type(error) if error else None]
+
+
+@pytest.mark.parametrize(
+    ("target", "parts"),
+    [
+        (b"/", (b"/", b"")),
+        (b"/a?b?c", (b"/a", b"b?c")),
+        (b"*", (b"*", b"")),
+        (b"/a?b#c", (b"/a", b"b")),
+        (b"http://host/a?b", (b"/a", b"b")),
+        (b"http://host", (b"/", b"")),
+    ],
+)
+def test_a_target_is_split_without_its_fragment(target: bytes, parts: tuple[bytes, bytes]) -> None:
+    assert split_target(target) == parts
