@@ -248,7 +248,9 @@ def _is_like(typed: str, option: str) -> bool:
 
 
 def _usage(error: click.ClickException) -> PyworkerError:
-    message = error.format_message().partition(" Choose from:")[0].rstrip(".")  # the choices are in the argument's name
+    # with possibilities, what click makes of them stands in format_message()
+    message = error.message if hasattr(error, "possibilities") else error.format_message()
+    message = message.partition(" Choose from:")[0].rstrip(".")  # the choices are in the argument's name
     ctx = getattr(error, "ctx", None)
     path = ctx.command_path if ctx is not None else "pyworker"
     word = getattr(error, "command_name", "")
@@ -259,9 +261,7 @@ def _usage(error: click.ClickException) -> PyworkerError:
     known = OPTIONS_ELSEWHERE.get(typed, ())
     elsewhere = ELSEWHERE.get(f"{path} {word}".removeprefix("pyworker "), "") if word else ""
     if meant := elsewhere or next((m for m in known if m[0] != "-" or m.split()[0] in ours), ""):
-        message = error.message.rstrip(".")
         hint = f"{meant}\n{hint}"
     elif near:
-        message = error.message.rstrip(".")
         hint = "did you mean " + " or ".join(f"`{p}`" for p in sorted(near)) + f"?\n{hint}"
     return PyworkerError(message[:1].lower() + message[1:], hint=hint, code="usage")
