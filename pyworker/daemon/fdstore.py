@@ -256,13 +256,15 @@ class FdStore:
                 self.send(store.Pong(number))
             case store.Pong():
                 self.unanswered = 0
-            case store.LogStats():
-                self.on_log_stats(message)
+            case store.Relay(text=text):
+                self.on_log_stats(decode(store.LogStats, text.encode()))
             case store.Closed(names=names):
                 # the word may be about pipes that had these names before: those here now are asked
                 self.forget(*[n for n in names if n in self.fds and unix_fds.at_end(self.fds[n])])
             case store.LoggerState():
-                self.logger_pid, self.logger_version = message.pid, message.version
+                self.logger_pid, self.logger_version = message.pid, ""
+            case store.LoggerVersion(version=version):
+                self.logger_version = version
             case store.Leave():
                 self.on_leave()
             case store.Missing(names=names):

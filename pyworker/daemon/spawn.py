@@ -242,6 +242,7 @@ class Spawner:
             app=config,
             generation=generation.number,
             slot=handle.id.slot if handle else 0,
+            serial=0,
             held=held,
             python=resolved.python,
             env=self._environment(role, generation, config, handle),

@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 
+from pyworker import __version__
 from pyworker.dispatcher.main import Dispatcher
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.scoreboard import SIZE
@@ -37,7 +38,7 @@ def main() -> int:
     channel = socket.socket(fileno=d.CHANNEL_FD)
     channel.setblocking(False)
     dispatcher = Dispatcher(channel, board)
-    dispatcher.say(d.Up())
+    dispatcher.say(d.Up(__version__))
     dispatcher.loop.run()
     return 0
 

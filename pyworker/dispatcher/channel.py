@@ -10,6 +10,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
+from pyworker import __version__
 from pyworker.dispatcher.loop import IN, Loop
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol.wire import WireError, decode, encode
@@ -89,7 +90,7 @@ class Channel:
 
     def _ask_again(self) -> None:
         self._asks_later = False
-        self.say(d.Up())
+        self.say(d.Up(__version__))
 
     def _end(self) -> None:
         self._loop.remove(self._sock.fileno())

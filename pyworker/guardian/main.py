@@ -304,6 +304,8 @@ class Guardian:
         daemon.restore(self._store)
         daemon.say(self._restore_done(daemon))
         daemon.say(self._logger_state())
+        if self._logger.version:
+            daemon.say(m.LoggerVersion(self._logger.version))
         for pid, status in self._children.ended.items():
             daemon.say(m.Exited(pid, status.code, status.signal, status.core))
 
@@ -356,10 +358,10 @@ class Guardian:
                 os.write(lifeline, b"\n")
 
     def _restore_done(self, program: Program) -> m.RestoreDone:
-        return m.RestoreDone(program.reason, os.getpid(), __version__)
+        return m.RestoreDone(0, program.reason, os.getpid(), __version__)
 
     def _logger_state(self) -> m.LoggerState:
-        return m.LoggerState(self._logger.pid, self._logger.version)
+        return m.LoggerState(self._logger.pid, 0, "")
 
     # ---- ended children -----------------------------------------------------------------------------
     def _find_ended(self, now: float) -> None:
@@ -488,7 +490,7 @@ class Guardian:
         message: Any = wire.decode(m.FromLogger, packet.data)
         match message:
             case m.LogStats():
-                self._daemon.say(message, droppable=True)
+                self._daemon.say(m.Relay(wire.encode(message).decode()), droppable=True)
             case m.Closed(names):
                 dropped = keep.drop_closed(self._store, names)
                 if dropped:
@@ -497,7 +499,7 @@ class Guardian:
                 self._logger.ponged(number)
             case m.Hello(version):
                 self._logger.version = version
-                self._daemon.say(self._logger_state())
+                self._daemon.say(m.LoggerVersion(version))
 
     # ---- sending ------------------------------------------------------------------------------------
     def _flush(self, now: float) -> None:

@@ -138,7 +138,7 @@ class Output:
         """Return what has changed since the last call: lines that were lost, and why."""
         told = self._unreported()
         self._said |= {file.app: (file.lost, file.error) for file in told}
-        return [LogStats(file.app, file.lost, file.error) for file in told]
+        return [LogStats(file.app, file.lost, 0, file.error) for file in told]
 
     def _unreported(self) -> list[LogFile | Stdout]:
         return [f for f in self._files.values() if (f.lost, f.error) != self._said.get(f.app, (0, ""))]

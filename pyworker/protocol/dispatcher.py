@@ -143,6 +143,8 @@ class Leave:
 class Up:
     """The first message: it runs, with its rights dropped. Later: it could not take something, all is to be said again."""
 
+    version: str  # read by nobody
+
 
 @record
 class Empty:

@@ -2,10 +2,11 @@
 
 fds ride in SCM_RIGHTS beside the message that names them, in the order named, at most BATCH in one packet.
 The daemon's end and the logger's end are fd CHANNEL_FD of the new process. First the guardian sends
-`Restore` packets and `RestoreDone`; nothing else is acted on before that.
+`Restore` packets and `RestoreDone(count)`; nothing else is acted on before that.
 
 Two versions of pyworker may meet here for a moment (an upgrade, or files that were replaced under a running daemon). A
-message that the other side does not know is ignored, so what is new is a new message, never a new field of an old one.
+message that the other side does not know is ignored, so what is new is a new message, never a new field of an old one,
+and a field that nobody reads any more is still said.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Restore:
 
 @record
 class RestoreDone:
+    count: int  # read by nobody
     reason: str  # why this process was started: "boot", "exited with code 1", "killed by KILL", "hung", "upgrade"
     guardian_pid: int
     guardian_version: str
@@ -66,10 +68,25 @@ class Pong:
 
 
 @record
+class Relay:
+    """To the daemon: what the logger said (LogStats as JSON text)."""
+
+    text: str
+
+
+@record
 class LoggerState:
-    """To the daemon: the logger's pid, and its version once it has said Hello."""
+    """To the daemon: the logger's pid."""
 
     pid: int
+    restarts: int  # read by nobody, as the next
+    reason: str
+
+
+@record
+class LoggerVersion:
+    """To the daemon: the version that the running logger is."""
+
     version: str
 
 
@@ -149,10 +166,11 @@ class StandsBy:
 # ---- logger -> guardian ----------------------------------------------------------------------------
 @record
 class LogStats:
-    """Lines of an app that could not be written (disk full), since the logger started. The guardian passes it on to the daemon."""
+    """Lines of an app that could not be written (disk full), since the logger started."""
 
     app: str
     dropped: int
+    written: int  # read by nobody
     error: str  # "" or why lines are dropped, e.g. "No space left on device"
 
 
@@ -163,7 +181,9 @@ class Closed:
     names: tuple[str, ...]
 
 
-ToDaemon = Union[Restore, RestoreDone, Exited, Ping, Pong, LogStats, Closed, LoggerState, Leave, UpgradeFailed, Missing]
+ToDaemon = Union[
+    Restore, RestoreDone, Exited, Ping, Pong, Relay, Closed, LoggerState, LoggerVersion, Leave, UpgradeFailed, Missing
+]
 FromDaemon = Union[Store, Remove, Collected, Stopping, Ping, Pong, Hello, Upgrade, StandsBy, Fate]
 ToLogger = Union[Restore, RestoreDone, Forget, Ping, Stopping, Leave]
 FromLogger = Union[LogStats, Closed, Pong, Hello]

@@ -36,6 +36,7 @@ class LaunchSpec:
     app: AppConfig  # resolved: absolute cwd, script, bind paths
     generation: int
     slot: int  # 0 for a template
+    serial: int  # read by nobody
     held: bool  # wait for Go before serving (a command: before its exec)
     python: str
     env: dict[str, str]  # complete, without PYWORKER_* and LISTEN_*, which the launcher and the worker add
@@ -114,6 +115,7 @@ class Ping:
 class Loaded:
     """The app is imported. With preload=False each worker imports it for itself, and `why` says the reason."""
 
+    pid: int  # read by nobody
     python: str  # version: "3.11.7"
     interface: Literal["asgi", "wsgi"]
     engine: str  # e.g. "uvicorn 0.54.0, httptools 0.9.0, uvloop 0.23.0 (from the app's environment)"
@@ -121,6 +123,7 @@ class Loaded:
     preload: bool
     why: str
     took: float  # seconds
+    version: str = ""  # of the runtime that it and its workers are: read by nobody
     code: str = ""  # changes when a file that it has imported changes
     newest: str = ""  # the file of them that was changed last
     # from when to when its TLS certificate is valid, in seconds since the epoch; 0: it has none, or that cannot be told

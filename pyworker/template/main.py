@@ -25,7 +25,7 @@ import types
 import zlib
 from typing import Any, Literal, NamedTuple, NoReturn
 
-from pyworker import failpoint
+from pyworker import __version__, failpoint
 from pyworker.errors import Exit
 from pyworker.protocol import template as t
 from pyworker.protocol import wire
@@ -146,8 +146,8 @@ def prepare_app(spec: t.LaunchSpec, channel: socket.socket, argv: list[str], sta
     code, newest = imported_code()
     valid = tls.validity(_path(spec.cert_fd), _path(spec.key_fd)) if ssl_context is not None else None
     loaded = t.Loaded(
-        version, target.interface, engine.description, engine.loop, not why, why, round(took, 4),
-        code, clip(newest), *(valid or ()),
+        os.getpid(), version, target.interface, engine.description, engine.loop, not why, why, round(took, 4),
+        __version__, code, clip(newest), *(valid or ()),
     )  # fmt: skip
     return _Ready(
         loaded, worker_main.new_server(spec.app, target.application, target.interface, ssl_context), ssl_context

@@ -56,7 +56,7 @@ GENERATION_FROM_ELSEWHERE = {
     "number": "the descriptor's name", "resolved": "compared below", "prepared": "whatever lives was prepared",
     "by": "said as it begins, by the daemon that was asked",
 }  # fmt: skip
-TEMPLATE: dict[str, Any] = {"since": 4.5, "state": "ready", "ready_at": 3.5, "pid": 4712, "loaded": Loaded("3.11.7", "asgi", "e", "uvloop", True, "", 0.5)}
+TEMPLATE: dict[str, Any] = {"since": 4.5, "state": "ready", "ready_at": 3.5, "pid": 4712, "loaded": Loaded(4712, "3.11.7", "asgi", "e", "uvloop", True, "", 0.5)}
 TEMPLATE_FROM_ELSEWHERE = {
     "app": "the descriptor's name", "generation": "the descriptor's name", "channel": "the store", "failure": "it is asked again",
     "killed_because": "its pidfd tells the end", "shortage": "its pidfd tells the end", "ended": "its pidfd tells the end", "unanswered": "begins anew",

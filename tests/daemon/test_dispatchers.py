@@ -144,7 +144,7 @@ def test_one_that_could_not_take_what_it_was_told_is_told_all_of_it_again(ends: 
     first = handed.said()
     assert first[-1] == d.Finish()
     handed.dispatchers._brain.loop = SimpleNamespace(clock=lambda: 1.0)  # type: ignore[assignment]
-    handed.dispatchers._take(handed.app, handed.app.dispatcher, d.Up())
+    handed.dispatchers._take(handed.app, handed.app.dispatcher, d.Up("0.1.0"))
     assert handed.said() == first
 
 

@@ -216,8 +216,8 @@ def test_what_is_handed_over_is_taken_and_what_is_said_meanwhile_is_heard_once_s
     before = {*os.listdir("/proc/self/fd")}
     for message, count in (
         (encode(protocol.Restore(("board.api", "ledger.api"))), 2), (encode(protocol.Exited(4711, 1, None, False)), 0),
-        (b'{"type":"of another version"}', 1), (encode(protocol.LoggerState(42, "")), 0),
-        (encode(protocol.Restore(("env.api.1",))), 1), (encode(protocol.RestoreDone("exited with code 3", 4712, "0.1.0")), 0),
+        (b'{"type":"of another version"}', 1), (encode(protocol.LoggerState(42, 0, "")), 0),
+        (encode(protocol.Restore(("env.api.1",))), 1), (encode(protocol.RestoreDone(3, "exited with code 3", 4712, "0.1.0")), 0),
         (encode(protocol.Exited(4713, 0, None, False)), 0),
     ):  # fmt: skip
         assert fds.send_packet(ends[1], message, [fd] * count)
@@ -262,7 +262,7 @@ def test_the_guardian_that_stands_by_is_let_go_once_all_is_here_if_it_can_hear_t
     while stopped and fds.send_packet(ours, encode(protocol.Ping(0)), []):
         pass
     fds.send_packet(ends[1], encode(protocol.Restore((STANDBY,))), [ours.fileno()])
-    fds.send_packet(ends[1], encode(protocol.RestoreDone("upgrade", 4712, "0.1.0")), [])
+    fds.send_packet(ends[1], encode(protocol.RestoreDone(1, "upgrade", 4712, "0.1.0")), [])
     ours.close()
     store = FdStore(ends[0])
     store.restore()

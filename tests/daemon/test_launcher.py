@@ -59,7 +59,7 @@ class Asked:
         self.out, writer = os.pipe()
         os.set_blocking(self.out, False)
         spec = LaunchSpec(
-            role="command", app=AppConfig(name="job", command=command, cwd="/"), generation=1, slot=1, held=False,
+            role="command", app=AppConfig(name="job", command=command, cwd="/"), generation=1, slot=1, serial=0, held=False,
             python=sys.executable, env={"PATH": os.environ["PATH"]}, uid=None, gid=None, groups=(), engine=Engine("", ""),
             channel_fd=4, runtime_fd=-1, board_fd=-1, row=0, listener_fds=(),
         )  # fmt: skip

@@ -137,7 +137,7 @@ def test_of_an_app_that_was_stopped_before_a_boot_only_its_name_and_its_past_are
 
 
 def test_of_a_script_no_requests_are_counted_and_of_a_template_all_is_told_that_it_found(brain: Any, sampler: Any, app: App) -> None:
-    app.templates[2] = TemplateHandle("api", 2, 0.0, "ready", 43, loaded=Loaded("3.11.7", "asgi", "pyworker", "uvloop", True, "", 0.5))
+    app.templates[2] = TemplateHandle("api", 2, 0.0, "ready", 43, loaded=Loaded(43, "3.11.7", "asgi", "pyworker", "uvloop", True, "", 0.5))
     told = describe(brain, sampler, app, frozenset(), reveal=False)
     assert told["kind"] == "asgi"
     assert told["template"] == {

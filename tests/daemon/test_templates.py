@@ -147,7 +147,7 @@ def test_who_is_to_leave_is_told_so_first_and_who_hangs_in_an_import_is_asked_wh
     monkeypatch.setattr(process, "send_signal", lambda pidfd, number: found.append(words[number]) or True)
     brain: Any = SimpleNamespace(store=SimpleNamespace(get={fd_name("tpid", "api", 1): 0}.get), loop=loop)
     handle = TemplateHandle("api", 1, 0.0, state=state, channel=ends[0], pid=4711, killed_because="" if reason else "before")
-    handle.loaded = t.Loaded("3.11.7", "asgi", "e", "uvloop", True, "", 0.5) if loaded else None
+    handle.loaded = t.Loaded(7, "3.11.7", "asgi", "e", "uvloop", True, "", 0.5) if loaded else None
     app: Any = SimpleNamespace(name="api", templates={1: handle})
     Templates(brain).stop(app, handle, reason, 100.0)
     if told[0] == "where it is":

@@ -169,7 +169,7 @@ def test_logger_is_handed_pipes_only_and_is_told_when_they_are_forgotten(start: 
     successor = rig.peer("logger")
     assert successor.hear_until(protocol.RestoreDone).reason == "killed by KILL"
     assert set(successor.fds) == {"logs.api"}
-    assert daemon.hear_until(protocol.LoggerState) == protocol.LoggerState(successor.pid, "")
+    assert daemon.hear_until(protocol.LoggerState) == protocol.LoggerState(successor.pid, 0, "")
     os.close(writes)
 
 
@@ -186,8 +186,8 @@ def test_pipe_is_dropped_at_closed_only_when_it_really_is_at_its_end(start: OPEN
     assert "out.api.1.1.1" in daemon.fds
     os.close(writes)
     logger.say(protocol.Closed(("out.api.1.1.1", "control")))
-    logger.say(protocol.LogStats("api", 1, ""))
-    assert daemon.hear_until(protocol.LogStats) == protocol.LogStats("api", 1, "")
+    logger.say(protocol.LogStats("api", 1, 0, ""))
+    assert "log_stats" in daemon.hear_until(protocol.Relay).text
     daemon.leave()
     daemon = rig.peer("daemon")
     daemon.hear_until(protocol.RestoreDone)
@@ -248,7 +248,7 @@ def test_peer_that_answers_pings_stays(start: OPEN_RIGS) -> None:
     for number in range(1, 5):  # the second without an answer is a hang
         for peer in (daemon, logger):
             ping = peer.hear(answer_pings=False)
-            if isinstance(ping, protocol.LoggerState):
+            if isinstance(ping, protocol.LoggerVersion):
                 ping = peer.hear(answer_pings=False)
             assert isinstance(ping, protocol.Ping)
             assert ping.number >= number

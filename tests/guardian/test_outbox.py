@@ -22,7 +22,7 @@ def outbox() -> Iterator[Outbox]:
     store = FdStore({"board.api": os.open(os.devnull, os.O_RDONLY)})
     made = Outbox(store)
     made.restore(["board.api"])
-    made.say(protocol.RestoreDone("boot", 1, "1"))
+    made.say(protocol.RestoreDone(0, "boot", 1, "1"))
     yield made
     store.remove("board.api")
 
@@ -47,7 +47,7 @@ def test_what_there_is_no_room_for_waits_in_its_order(
     assert first is not None
     assert second is not None
     assert wire.decode(protocol.ToDaemon, first.data) == protocol.Restore(("board.api",))
-    assert wire.decode(protocol.ToDaemon, second.data) == protocol.RestoreDone("boot", 1, "1")
+    assert wire.decode(protocol.ToDaemon, second.data) == protocol.RestoreDone(0, "boot", 1, "1")
     assert len(first.fds) == 1
     fds.close_all(first.fds)
 

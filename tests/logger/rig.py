@@ -45,7 +45,7 @@ class Rig:
         for first in range(0, len(names), protocol.BATCH):
             batch = names[first : first + protocol.BATCH]
             self.say(protocol.Restore(tuple(batch)), [self.store[n] for n in batch])
-        self.say(protocol.RestoreDone("boot", os.getpid(), "0"))
+        self.say(protocol.RestoreDone(0, "boot", os.getpid(), "0"))
 
     def say(self, message: Any, numbers: list[int] | None = None) -> None:
         assert fds.send_packet(self.channel, wire.encode(message), numbers or [])

@@ -143,7 +143,7 @@ def test_errors_name_the_field() -> None:
 def test_a_whole_config_travels() -> None:
     app = AppConfig(name="api", target="a:b", health=HealthConfig(path="/x"), tls=TlsConfig("c", "k"), workers="auto", preload=False)
     spec = template.LaunchSpec(
-        "template", app, 1, 0, False, "/usr/bin/python3", {"A": "ü"}, None, 5, (1, 2), template.Engine("/x", "abi"), 4, 5, 6, 0, (7,)
+        "template", app, 1, 0, 0, False, "/usr/bin/python3", {"A": "ü"}, None, 5, (1, 2), template.Engine("/x", "abi"), 4, 5, 6, 0, (7,)
     )  # fmt: skip
     data = encode(spec)
     assert decode(template.LaunchSpec, data) == spec

@@ -199,6 +199,7 @@ class FakeDaemon:
             app=self.app,
             generation=self.generation,
             slot=slot,
+            serial=0,
             held=held,
             python=self.python,
             env={"PATH": os.environ["PATH"], **self.env},

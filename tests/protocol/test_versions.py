@@ -1,0 +1,97 @@
+"""What processes of two versions say to each other stays as both know it: files are replaced while they run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyworker.protocol import dispatcher, store, template, worker
+from pyworker.record import MISSING, fields
+
+# each message and its fields, "=" behind one that has a default; what is new comes in, nothing leaves
+KNOWN = """
+dispatcher.Asked: serial text
+dispatcher.Attach: serial queries
+dispatcher.Begin:
+dispatcher.Bound: key errno
+dispatcher.CloseInbox: slot
+dispatcher.DispatcherSpec: app uid gid groups
+dispatcher.Empty: serial
+dispatcher.Finish:
+dispatcher.Gone: serial
+dispatcher.Inbox: slot
+dispatcher.Leave:
+dispatcher.Listen: index
+dispatcher.Listening: serial
+dispatcher.Open: serial slot row via port= proxy_protocol=
+dispatcher.Over: text
+dispatcher.Ping: number
+dispatcher.Pong: number
+dispatcher.Said: serial text size
+dispatcher.Settled:
+dispatcher.Shut: serial
+dispatcher.Tell: serial text
+dispatcher.Trouble: text
+dispatcher.Unlisten: index
+dispatcher.Up: version
+dispatcher.Wants: key kind address port
+store.Closed: names
+store.Collected: pids
+store.Exited: pid code signal core
+store.Fate: code
+store.Forget: names
+store.Hello: version
+store.Leave:
+store.LogStats: app dropped written error
+store.LoggerState: pid restarts reason
+store.LoggerVersion: version
+store.Missing: names
+store.Ping: number
+store.Pong: number
+store.Relay: text
+store.Remove: names
+store.Restore: names
+store.RestoreDone: count reason guardian_pid guardian_version
+store.StandsBy:
+store.Stopping:
+store.Store: names
+store.Upgrade: python
+store.UpgradeFailed: why
+template.Engine: path abi
+template.Fork: slot serial row held workers inbox= ipc=
+template.ForkFailed: serial errno
+template.Forked: serial pid
+template.Launch: number spec_fd places direct=
+template.LaunchSpec: role app generation slot serial held python env uid gid groups engine channel_fd runtime_fd board_fd row listener_fds cert_fd= key_fd= ca_fd= ipc_fd= notify_socket= stacks_fd= workers=
+template.Launched: number errno= pid=
+template.LoadFailed: kind message traceback hint=
+template.Loaded: pid python interface engine loop preload why took version= code= newest= cert_from= cert_until=
+template.Parked: pid
+template.Ping: number
+template.Pong: number
+template.Retire:
+worker.Accepting:
+worker.Bind: family host port
+worker.Bound: errno message=
+worker.Check:
+worker.Drain: timeout to_empty
+worker.Drained: requests cancelled
+worker.Failed: kind message traceback hint=
+worker.Go:
+worker.Hello: version
+worker.Kick:
+worker.Notice: text
+worker.Ready: serving=
+worker.Recycle: reason
+"""
+MODULES: dict[str, Any] = {"dispatcher": dispatcher, "store": store, "template": template, "worker": worker}
+
+
+def test_a_message_keeps_its_fields_since_the_version_on_the_other_side_wants_them_and_says_them() -> None:
+    for line in KNOWN.split("\n")[1:-1]:
+        name, _, words = line.partition(":")
+        module, _, message = name.partition(".")
+        known = set(words.split())
+        found = fields(getattr(MODULES[module], message))
+        mine = {f.name if f.default is MISSING and f.default_factory is MISSING else f"{f.name}=" for f in found}
+        assert {w for w in mine if not w.endswith("=")} == {w for w in known if not w.endswith("=")}, name
+        assert known <= mine, name
