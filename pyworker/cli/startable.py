@@ -1,4 +1,4 @@
-"""CLI: what `pyworker start` was given: a config file, an app without one, or names the daemon knows.
+"""CLI: what `pyworker start` or `run` was given: a config file, an app without one, or names the daemon knows.
 
 Reads and validates config files; sends nothing, starts nothing.
 """
@@ -30,7 +30,6 @@ _RUN_BY = {  # what is no program itself, and by what it is run
 _SETTINGS = (".json", ".yaml", ".yml", ".ini", ".conf", ".cfg")
 NO_TOML = "a config file is TOML, and its name ends in .toml: pyworker init writes one"
 _LOOKED_AT = 64 * 1024  # characters of a file that may be another process manager's
-_KINDS = "FILE.toml, MODULE:APP, SCRIPT.py, the NAME of an app, or -- COMMAND"
 
 
 class Words(NamedTuple):
@@ -72,27 +71,28 @@ def find_startable(words: Words) -> Startable:
     first = what[0] if what else ""
     if after is not None and not what:
         if not after:
-            raise _usage("there is no command after --", "pyworker start -- sleep 60")
+            raise _usage("there is no command after --", f"pyworker {words.verb} -- sleep 60")
         return _inline({"command": list(after)}, words)
     if first.endswith(".toml") or os.path.isdir(first):
-        return _file(_config_of(first), words._replace(only=(*words.only, *what[1:])))
+        return _file(_config_of(first, words.verb), words._replace(only=(*words.only, *what[1:])))
     if first.endswith(".py") or is_target(first):
         if len(what) > 1:
-            raise _usage(f"start takes one app at a time, and {what[1]!r} is one more", _after_hint(what))
+            message = f"{words.verb} takes one app at a time, and {what[1]!r} is one more"
+            raise _usage(message, _after_hint(what, words.verb))
         if first.endswith(".py"):
             if not os.path.isfile(first):
-                raise no_file(first, _a_command(first))
+                raise no_file(first, _a_command(first, words.verb))
             if hint := hint_to_import(first):
                 raise _usage(f"{first!r} is no app", hint)
             return _inline({"script": absolute(first), "args": list(after or ())}, words)
         if after is not None:
-            raise _usage("words after -- go with a script or stand alone as a command", _after_hint(what))
+            raise _usage("words after -- go with a script or stand alone as a command", _after_hint(what, words.verb))
         if first.endswith("()"):
             message = f"{first} is a call, and an app is named"
             raise _usage(message, f"a function that returns it: {first[:-2]} --factory")
         return _inline({"target": first}, words)
     if not what:
-        return _file(_config_here(), words)
+        return _file(_config_here(words.verb), words)
     return _names(words)
 
 
@@ -116,7 +116,7 @@ def _file(path: str, words: Words) -> Startable:
     if words.name:
         raise _usage("--name is for an app without a file", "the name of an app stands in its file: [apps.NAME]")
     if words.after is not None:
-        raise _usage("words after -- do not go with a config file", f"start takes {_KINDS}")
+        raise _usage("words after -- do not go with a config file", _takes(words.verb))
     apps = load.load(absolute(path), only=words.only, environ=os.environ, profile=words.profile).apps
     if words.overrides:
         if len(apps) > 1:
@@ -132,25 +132,24 @@ def _names(words: Words) -> Startable:
     for word in what:
         if (_FILE.search(word) and os.path.isfile(word)) or not _NAMES.match(word):
             if at := _TARGET_IN_FOLDER.match(word):
-                hint = f"pyworker start --cwd {shlex.join((at['folder'], at['module'] + ':' + at['attribute']))}"
+                hint = f"pyworker {words.verb} --cwd {shlex.join((at['folder'], at['module'] + ':' + at['attribute']))}"
                 raise _usage(f"{word!r} is no target: that is a module and what is in it", hint)
             if word != what[0] and shutil.which(what[0]):
-                raise _usage(f"{what[0]!r} is a program", _behind(what))
+                raise _usage(f"{what[0]!r} is a program", _behind(what, words.verb))
             if os.sep in word or os.path.exists(word):
-                raise _usage(
-                    f"{word!r} is no config file and no Python script",
-                    hint_to_import(word)
-                    or (NO_TOML if word.endswith(_SETTINGS) else f"any program: pyworker start -- {_typed(word)}"),
-                )
-            raise _usage(f"{word!r} is nothing that can be started", _a_command(word) or f"start takes {_KINDS}")
+                program = f"any program: pyworker {words.verb} -- {_typed(word)}"
+                hint = hint_to_import(word) or (NO_TOML if word.endswith(_SETTINGS) else program)
+                raise _usage(f"{word!r} is no config file and no Python script", hint)
+            hint = _a_command(word, words.verb) or _takes(words.verb)
+            raise _usage(f"{word!r} is nothing that can be started", hint)
         if _DOTTED.search(word):
-            hint = f"an app in a module stands behind a colon, like shop.wsgi:application\nstart takes {_KINDS}"
+            hint = f"an app in a module stands behind a colon, like shop.wsgi:application\n{_takes(words.verb)}"
             raise _usage(f"{word!r} is no file that is here, and no name of an app", hint)
     if after is not None:
-        hint = f"a program stands behind it, too: pyworker start -- {shlex.join((*what, *after))}"
+        hint = f"a program stands behind it, too: pyworker {words.verb} -- {shlex.join((*what, *after))}"
         raise _usage(f"words after -- do not go with {what[0]!r}, the name of an app", hint)
     if words.name or words.only or words.overrides:
-        hint = hint_to_file(what[0], words.verb) or hint_to_module(what[0]) or f"start takes {_KINDS}"
+        hint = hint_to_app(what[0], words.verb) or _takes(words.verb)
         raise _usage("options do not go with the names of apps that the daemon knows", hint)
     return Startable({"names": list(what)}, ())
 
@@ -172,11 +171,11 @@ def hint_to_file(word: str, verb: str = "start") -> str:
     return f"{os.path.basename(path)} has it: pyworker {verb} --only {word}" if path and word in names else ""
 
 
-def hint_to_module(word: str) -> str:
-    """Return what may have been meant by the name of an app, when a module of this folder has it; else ""."""
-    if not os.path.isfile(f"{word}.py"):
-        return ""
-    return f"{word}.py is here: pyworker start {word}:app (or whatever the app in it is called), or {word}.py if that serves by itself"
+def hint_to_app(word: str, verb: str = "start") -> str:
+    """Return what may have been meant by the name of an app that the file or a module of this folder has; else ""."""
+    if (hint := hint_to_file(word, verb)) or not os.path.isfile(f"{word}.py"):
+        return hint
+    return f"{word}.py is here: pyworker {verb} {word}:app (or whatever the app in it is called), or {word}.py if that serves by itself"
 
 
 def hint_to_import(path: str) -> str:
@@ -202,26 +201,26 @@ def _typed(program: str) -> str:
     return program if os.sep in program else f"./{program}"
 
 
-def _config_of(path: str) -> str:
+def _config_of(path: str, verb: str) -> str:
     if os.path.isdir(path):
         from pyworker.config import load
 
         found = load.find(path, {})
         if found is None:
-            raise _usage(f"there is no app.toml in {path}", "pyworker start MODULE:APP needs no file")
+            raise _usage(f"there is no app.toml in {path}", f"pyworker {verb} MODULE:APP needs no file")
         return found
     if not os.path.exists(path):
         raise no_file(path)
     return path
 
 
-def _config_here() -> str:
+def _config_here(verb: str) -> str:
     from pyworker.config import load
 
     found = load.find(here(), os.environ)
     if found is None:
         message = f"nothing to start: there is no app.toml in this folder ({os.getcwd()})"
-        raise _usage(message, f"{load.elsewhere(os.getcwd())}start takes {_KINDS}\npyworker init writes an app.toml")
+        raise _usage(message, f"{load.elsewhere(os.getcwd())}{_takes(verb)}\npyworker init writes an app.toml")
     return found
 
 
@@ -238,19 +237,23 @@ def split_environment(pairs: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _behind(what: tuple[str, ...]) -> str:
-    app = next(
-        (f"\nan app needs no server: pyworker start {shlex.quote(word)}" for word in what if is_target(word)), ""
-    )
-    return f"a command stands behind --: pyworker start -- {shlex.join(what)}{app}"
+def _takes(verb: str) -> str:
+    names = "the NAME of an app, " if verb == "start" else ""
+    return f"{verb} takes FILE.toml, MODULE:APP, SCRIPT.py, {names}or -- COMMAND"
 
 
-def _a_command(words: str) -> str:
-    return f"a command: pyworker start -- {words}" if " " in words else ""
+def _behind(what: tuple[str, ...], verb: str) -> str:
+    hint = f"a command stands behind --: pyworker {verb} -- {shlex.join(what)}"
+    app = next(filter(is_target, what), "")
+    return f"{hint}\nan app needs no server: pyworker {verb} {shlex.quote(app)}" if app else hint
 
 
-def _after_hint(what: tuple[str, ...]) -> str:
-    return f"arguments of a program stand behind --: pyworker start {shlex.quote(what[0])} -- {shlex.join(what[1:])}".rstrip()
+def _a_command(words: str, verb: str) -> str:
+    return f"a command: pyworker {verb} -- {words}" if " " in words else ""
+
+
+def _after_hint(what: tuple[str, ...], verb: str) -> str:
+    return f"arguments of a program stand behind --: pyworker {verb} {shlex.join((what[0], '--', *what[1:]))}"
 
 
 def _usage(message: str, hint: str) -> PyworkerError:

@@ -236,6 +236,19 @@ def test_a_wrong_command_line_says_what_and_starts_nothing(
     assert not Path(home).exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("sh", "server.py"), ("sh", "a:b"), ("./server",), ("server",), ("server", "-w", "4"), ("python app.py",), ("a:b", "c:d"),
+     ("../shop/main.py:app",), ("shop.wsgi",), ("many.toml", "--", "x"), ("npm", "--", "start"), ("--",)],
+)
+def test_what_run_was_given_is_not_to_be_given_to_a_daemon(home: str, folder: str, words: tuple[str, ...]) -> None:
+    found = run("run", *words, home=home, cwd=folder)
+    assert found.code == 2
+    assert "pyworker run" in found.err or "run takes" in found.err
+    assert "start takes" not in found.err
+    assert "pyworker start" not in found.err
+
+
 def test_in_a_folder_that_was_removed_it_says_so(home: str, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     start = ["sh", "-c", 'rmdir ../old && exec "$@"', "sh", sys.executable, "-m", "pyworker", "start", "shop.main:app"]
@@ -260,12 +273,12 @@ def test_a_program_is_told_from_a_name_and_how_it_is_started(
     assert f"any program: pyworker start -- {typed}\n" in found.err
 
 
-@pytest.mark.parametrize(("typed", "verb"), [("start api", "start"), ("reload api", "start"), ("run api", "run"), ("run api --once", "run")])
+@pytest.mark.parametrize(("typed", "verb"), [("start api", "start"), ("reload api", "start"), ("restart api", "start"), ("run api", "run"), ("run api --once", "run")])
 def test_an_app_of_the_file_here_that_the_daemon_does_not_know_is_not_looked_for_in_another(
     home: str, folder: str, typed: str, verb: str
 ) -> None:
     unknown = refuses("no_such_app", 4, "no app matches 'api'", hint="another PYWORKER_HOME?")
-    with FakeControl(home, {"start": unknown, "reload": unknown}):
+    with FakeControl(home, dict.fromkeys(("start", "reload", "restart"), unknown)):
         found = run(*typed.split(), home=home, cwd=folder)
     assert found.err.splitlines()[1:] == [f"  = help: app.toml has it: pyworker {verb} --only api"]
 

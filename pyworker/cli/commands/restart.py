@@ -8,6 +8,8 @@ from pyworker.cli.asking import need_names
 from pyworker.cli.client import shell_env
 from pyworker.cli.operation import run
 from pyworker.cli.options import Settings, common, option
+from pyworker.cli.startable import hint_to_file
+from pyworker.errors import PyworkerError
 
 
 @click.command()
@@ -23,4 +25,9 @@ def cmd(settings: Settings, names: tuple[str, ...], wait: bool) -> int:
     """
     need_names(settings, "restart", names)
     request = {"type": "restart", "selectors": list(names), "shell_env": shell_env(), "wait": wait}
-    return run(settings, "restart", request)
+    try:
+        return run(settings, "restart", request)
+    except PyworkerError as error:
+        if error.code == "no_such_app":
+            error.hint = next(filter(None, map(hint_to_file, names)), error.hint)
+        raise

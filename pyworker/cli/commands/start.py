@@ -18,7 +18,7 @@ from pyworker.cli.here import absolute
 from pyworker.cli.operation import Header, run, who_starts
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import line
-from pyworker.cli.startable import Startable, Words, find_startable, hint_to_file, hint_to_module, split_environment
+from pyworker.cli.startable import Startable, Words, find_startable, hint_to_app, split_environment
 from pyworker.errors import PyworkerError
 
 
@@ -109,8 +109,7 @@ def cmd(
         return run(settings, "start", request, _header(found))
     except PyworkerError as error:
         if error.code == "no_such_app":
-            hints = (hint_to_file(word) or hint_to_module(word) for word in what)
-            error.hint = next(filter(None, hints), error.hint)
+            error.hint = next(filter(None, map(hint_to_app, what)), error.hint)
         raise
 
 
