@@ -56,6 +56,10 @@ def is_numeric(host: str) -> bool:
     return True
 
 
+def is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) <= 65535
+
+
 def parse_bind(text: str) -> Address:
     """Return the address that `text` stands for; raise AddressError with a hint."""
     if text.startswith("unix:"):
@@ -75,8 +79,8 @@ def parse_bind(text: str) -> Address:
         raise AddressError(f'"{text}" is not an address', hint)
     host, colon, port = text.rpartition(":")
     if not colon:
-        hint = f'did you mean ":{text}"?' if text.isdecimal() else f'did you mean "{text}:8000"?' if text else ""
-        raise AddressError(f'"{text}" has no port', hint)
+        meant = f":{_port(text, text)}" if text.isdecimal() else f"{text}:8000"
+        raise AddressError(f'"{text}" has no port', f'did you mean "{meant}"?' if text else "")
     if host.startswith("[") and port.endswith("]"):
         raise AddressError(f'"{text}" has no port', f'did you mean "{text}:8000"?')
     return _internet(text, host, _port(text, port))
@@ -97,7 +101,7 @@ def _abstract() -> AddressError:
 
 
 def _port(text: str, port: str) -> int:
-    if not (port.isascii() and port.isdecimal()) or len(port) > 5 or int(port) > 65535:
+    if not is_port(port):
         raise AddressError(f'"{text}": the port must be a number from 0 to 65535', "")
     return int(port)
 

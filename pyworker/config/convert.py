@@ -15,6 +15,7 @@ import typing
 from typing import Any
 
 from pyworker.config import units
+from pyworker.config.address import is_port
 from pyworker.config.option import Option, option_of
 from pyworker.config.report import Report, dotted, shown
 from pyworker.config.schema import INHERIT, KINDS, AppConfig, HealthConfig
@@ -196,7 +197,7 @@ def _unknown(cls: type, name: str, value: Any, path: Path, report: Report) -> No
     elif (meant := nearest(name, names)) is not None:
         report.attempted.add((*path, meant))
         hint = f"did you mean `{meant}`?"
-        if meant == "bind" and name == "port" and str(value).isdecimal():
+        if meant == "bind" and name == "port" and is_port(str(value)):
             hint = f'did you mean bind = "127.0.0.1:{value}"?'
     elif cls is AppConfig and (found := _in_a_table(name, 0.8)):
         hint = f"did you mean `{found}`?"
@@ -304,8 +305,8 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
         return words
     if not isinstance(value, list):
         hint = f'text needs quotes: "{shown(value)}"' if _is_plain(value) else ""
-        if name == "bind" and isinstance(value, int):
-            hint = f'did you mean ":{value}"?'
+        if name == "bind":
+            hint = f'did you mean ":{value}"?' if is_port(str(value)) else 'an address, for example: bind = ":8000"'
         if name == "inherit_env" and value is True:
             hint = 'everything: inherit_env = ["*"]'
         raise _Wrong(f"must be text or a list of texts, not {shown(value)}", hint)
