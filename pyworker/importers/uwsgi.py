@@ -150,7 +150,7 @@ def _target(app: Imported, settings: dict[str, str]) -> None:
         name = path.removesuffix(".py").removeprefix("./").strip("/").replace("/", ".")
         target(app, f"{name}:{attribute}", "application", "wsgi-file")
     else:
-        app.set("target", f"CHANGE.ME:{attribute}", "target")
+        target(app, f"CHANGE.ME:{attribute}", "application", "target")
         app.translated.remove("target")
         app.look("target", "neither module nor wsgi-file is set: write module:attribute")
     if "callable" in settings:

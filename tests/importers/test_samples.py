@@ -485,6 +485,11 @@ def test_every_python_path_of_uwsgi_counts_and_0_is_off() -> None:
     }  # fmt: skip
 
 
+def test_a_factory_of_uwsgi_is_one_where_its_module_is_not_said_too() -> None:
+    table = app(read("uwsgi.ini", text="[uwsgi]\ncallable = make()\n"), "shop").table
+    assert table == {"target": "CHANGE.ME:make", "factory": True}
+
+
 def test_what_supervisor_counts_by_process_is_named_and_its_noughts_are_not_lost() -> None:
     text = (
         "[program:web]\ncommand = env A=1 server 80%(process_num)02d\nnumprocs = 2\nenvironment = P=8%(process_num)d,Q=1\n"
