@@ -279,7 +279,8 @@ class Deaths:
             self.start_failed(app, failure, now, killed=killed)
             return
         refuses = status.code == UNUSABLE  # to be started again
-        if (not refuses or app.is_job) and not restart.wants_replacement(config, clean=status.code == 0):
+        ends_slot = app.is_job or not (refuses or self._has_predecessor(app, handle))
+        if ends_slot and not restart.wants_replacement(config, clean=status.code == 0):
             app.finished_slots.add(handle.id.slot)
             if status.code != 0:
                 app.failure = failure
@@ -295,6 +296,16 @@ class Deaths:
         if app.previous is not None:
             app.soak_deaths += 1
         self.unstable(app, failure, now, permanent=refuses, asked=handle.failure is None)
+
+    @staticmethod
+    def _has_predecessor(app: App, handle: WorkerHandle) -> bool:
+        """Whether the one that it was to replace (`restart api.2`) serves on: that one is not to go with it."""
+        of = handle.id
+        return any(
+            other.id.slot == of.slot and other.id.serial < of.serial and other.state in SERVING
+            for other in app.workers.values()
+            if other.id.generation == of.generation
+        )
 
     def start_failed(self, app: App, failure: Failure, now: float, *, killed: bool) -> None:
         """A first start went wrong. What somebody has `killed` says nothing of the code: it is tried once more."""

@@ -163,6 +163,8 @@ NEVER_READY: dict[str, Any] = {"ready_at": None}
 NEVER_CAME: dict[str, Any] = {"ready_at": None, "pid": 0}
 SERVES: Any = SimpleNamespace(id=WorkerId("api", 1, 2, 8), ready_at=50.0)
 OF_BEFORE: Any = SimpleNamespace(id=WorkerId("api", 0, 2, 8), ready_at=50.0)
+PREDECESSOR: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 3), ready_at=50.0, state=State.READY)
+SUCCESSOR: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 9), ready_at=99.5, state=State.READY)
 COMES_UP: Any = SimpleNamespace(id=WorkerId("api", 1, 2, 8), ready_at=None)
 FAILED, REFUSED, KILLED, DONE = ExitStatus(1, None), ExitStatus(78, None), ExitStatus(None, 9), ExitStatus(0, None)
 TRIED = Record(3, (97.0, 98.0, 99.0), 101.0)
@@ -207,6 +209,10 @@ TRIED = Record(3, (97.0, 98.0, 99.0), 101.0)
         ("counted", process.UNKNOWN, {"worker": NEVER_CAME | {"lost": True}}),
         ("counted", process.UNKNOWN, {"worker": NEVER_READY | {"lost": True}, "record": TRIED}),
         ("finished", process.UNKNOWN, {"worker": NEVER_CAME | {"lost": True}, "policy": "never"}),
+        # it was to replace one that serves on
+        ("counted", process.UNKNOWN, {"worker": NEVER_CAME, "policy": "never", "workers": {3: PREDECESSOR}}),
+        ("counted", DONE, {"policy": "on-failure", "workers": {3: PREDECESSOR}}),
+        ("finished", DONE, {"policy": "on-failure", "workers": {9: SUCCESSOR}}),
     ],
 )  # fmt: skip
 def test_what_follows_from_a_death(
