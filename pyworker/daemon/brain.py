@@ -163,8 +163,7 @@ class Brain:
             self.emit(app, "app_running", None, generation=app.generation, workers=len(app.slots()), took_s=took)
         elif app.starting and app.generation not in app.gated and (app.is_job or not app.slots()):
             app.starting = False  # a job waits for its time; or all of it has finished already (policy = "never")
-        if self.reloads.complete(app, now):
-            return
+        self.reloads.complete(app, now)
         if not app.starting and app.record.is_clear and app.is_open(now) and not app.has_ended_badly():
             app.failure = None
 

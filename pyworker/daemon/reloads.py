@@ -56,11 +56,11 @@ class Reloads:
         self._brain.write_logs_spec(app)
         self._brain.events.emit_data("reload_committed", app.name, None, {"from": old, "to": number})
 
-    def complete(self, app: App, now: float) -> bool:
-        """Whether a reload has just been completed: the new serve, and none of the old accepts any more."""
+    def complete(self, app: App, now: float) -> None:
+        """End a reload when the new serve, and none of the old accepts any more."""
         serves = app.is_open(now) or not app.slots()  # a job between its times, or scaled to 0: nobody has to accept
         if app.reload_from is None or not serves:
-            return False
+            return
         done = not self._brain.may_old_ones_accept(app, now)  # all of them have been told to leave
         self._brain.listening.refuse_dropped(app, at_once=done)
         if done:
@@ -69,7 +69,6 @@ class Reloads:
             app.reload_from = None
             app.board.add_app(AppF.RELOADS)
             self._brain.events.emit_data("reload_done", app.name, None, data)
-        return done
 
     def abort(self, app: App) -> None:
         """Forget the target, of which nothing has been seen outside."""

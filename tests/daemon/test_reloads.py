@@ -41,6 +41,15 @@ def test_a_reload_that_was_asked_for_before_a_start_has_failed_is_refused_with_i
         assert app.target is None
 
 
+def test_what_is_shown_of_the_generation_before_goes_with_the_end_of_its_reload(brain: Brain) -> None:
+    """Nothing may happen to the app afterwards: it was shown as one that had failed for as long as it served."""
+    with app_of_one_worker(State.READY) as (app, _, _):
+        app.running, app.closed, app.generation, app.reload_from = True, False, 2, 1
+        app.failure = Failure("gave up after 10 restarts")
+        brain._note_progress(app, 1.0)
+        assert (app.reload_from, app.failure) == (None, None)
+
+
 @pytest.mark.parametrize(("cron", "run_of", "slots"), [(None, 2, [1]), ("* * * * *", 2, []), ("* * * * *", 1, [1])])
 def test_what_a_generation_that_is_rolled_back_has_finished_is_not_finished_by_the_one_before(
     brain: Brain, cron: str | None, run_of: int, slots: list[int]
