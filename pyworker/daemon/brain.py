@@ -220,7 +220,8 @@ class Brain:
                 self._fail_start(app)
             case act.ClearRecord():
                 app.record = restart.CLEAR
-                app.failure = None
+                if app.slots() or not (app.is_job or app.has_ended_badly()):
+                    app.failure = None
             case act.ShutListeners():
                 for listener in app.listeners.values():
                     with contextlib.suppress(OSError):

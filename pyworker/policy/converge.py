@@ -113,6 +113,8 @@ def _outcomes(app: AppView, now: float) -> Iterator[act.Action]:
             # is not wanted any more (`stop api.2`)
             tried = serve
         ready_at = min((w.ready_at for w in tried if w.ready_at is not None), default=None)
+        if not wanted and _can_fork(app):
+            ready_at = last  # all have finished or were stopped: nobody will be tried
         if ready_at is not None:
             yield _when(ready_at + app.restart.min_uptime, now, act.ClearRecord())
 

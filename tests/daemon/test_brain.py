@@ -16,6 +16,7 @@ from pyworker.daemon import operations
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.handles import WorkerHandle
+from pyworker.policy.actions import ClearRecord
 from pyworker.policy.lifecycle import State
 from pyworker.policy.restart import CLEAR, Record
 from pyworker.protocol.inherited import WorkerId
@@ -256,3 +257,15 @@ def test_that_an_app_is_over_is_written_down_before_its_port_is_given_back(
         monkeypatch.setattr(brain.listening, "close", lambda *_: known.append(app.ledger.read()["running"]))
         brain.close(app)
         assert known == [False]
+
+
+@pytest.mark.parametrize(("config", "is_shown"), [({"restart": RestartConfig(policy="never")}, True), ({"cron": "* * * * *"}, True), ({}, False)])
+def test_how_the_last_one_has_ended_is_shown_when_the_record_is_cleared_since_nobody_is_wanted(
+    brain: Brain, config: dict[str, Any], is_shown: bool
+) -> None:
+    with app_of_one_worker(State.READY) as (app, _, _):
+        generation = app.generations[1]
+        generation.resolved = replace(generation.resolved, config=replace(app.config, **config))
+        app.finished_slots, app.last_exits, app.failure = {1}, {1: {"code": 0 if not config else 3}}, Failure("exited with code 3")
+        brain._perform(app, ClearRecord(), 1.0)
+        assert (app.failure is not None) is is_shown

@@ -142,6 +142,15 @@ def test_the_record_of_a_slot_that_was_stopped_is_cleared_when_all_others_are_st
     assert c.converge(app(record=record, workers=young), 15.0) == [act.LookAgain(19.0)]
 
 
+def test_the_record_is_cleared_when_nobody_is_wanted_who_could_be_tried() -> None:
+    """All have finished (policy = "on-failure"): a failure of the template that is over was shown for ever."""
+    record = Record(1, (61.0,), 61.1)
+    done, back = frozenset({1, 2}), (TemplateView(1, "ready", 62.0),)
+    assert act.ClearRecord() not in doing(app(record=record, finished_slots=done, forks=True, templates=()), 72.0)
+    assert doing(app(record=record, finished_slots=done, forks=True, templates=back), 70.0) == []
+    assert doing(app(record=record, finished_slots=done, forks=True, templates=back), 72.0) == [act.ClearRecord()]
+
+
 def test_a_template_that_is_back_clears_the_record_of_its_deaths_when_all_workers_have_served_on() -> None:
     """Without a worker that is born after them nothing did: the app was degraded for ever."""
     record = Record(10, tuple(float(i) for i in range(1, 11)), 70.0, failed=True)
