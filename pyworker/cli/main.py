@@ -18,7 +18,7 @@ from pyworker import __version__
 from pyworker.cli import fail
 from pyworker.cli.here import is_gone
 from pyworker.cli.names import ALIASES, COMMANDS, ELSEWHERE, GROUPS, HIDDEN, OPTIONS_ELSEWHERE
-from pyworker.cli.options import NAMES, options, shows
+from pyworker.cli.options import NAMES, TimeIsUp, options, shows
 from pyworker.cli.render import look, mute, out
 from pyworker.errors import BROKEN_DISK, FULL_DISK, NO_DESCRIPTOR, WANTING, Exit, PyworkerError
 
@@ -187,6 +187,8 @@ def _run(argv: list[str], as_json: bool) -> int:
         return shown.exit
     except (KeyboardInterrupt, click.exceptions.Abort):
         return int(Exit.INTERRUPTED)
+    except TimeIsUp:
+        return fail.report(PyworkerError("the time of --timeout is over", code="timeout"), as_json, how)
     except PyworkerError as error:
         return fail.report(error, as_json, how, (ctx and ctx.invoked_subcommand) or "")
     except click.ClickException as error:

@@ -10,8 +10,9 @@ import functools
 import json
 import os
 import re
+import signal
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import click
 
@@ -20,11 +21,18 @@ from pyworker.cli.render import argument, note, out
 from pyworker.errors import PyworkerError
 from pyworker.protocol.names import ENV_HOME
 
+if TYPE_CHECKING:
+    from types import FrameType
+
 _LONGEST_HOME = 4096 - 300  # bytes: PATH_MAX, with room for what is in it
 SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 # seconds, 23 days: poll(2) takes no more milliseconds than an int has, and a socket none of the year 3000
 _LONGEST = 2e6
+
+
+class TimeIsUp(BaseException):
+    """--timeout is over for a view that follows: as Ctrl-C, nothing on its way takes it for a failure to wait out."""
 
 
 class Settings(NamedTuple):
@@ -81,7 +89,13 @@ _OPTIONS = (
     Option(["-v", "--verbose"], is_flag=True, default=None, help="More detail."),
     Option(["--color"], type=click.Choice(["auto", "always", "never"]), default=None, help="When to use colour."),
     Option(["-y", "--yes"], is_flag=True, default=None, help="Do not ask."),
-    Option(["--timeout"], type=Duration(), default=None, metavar="TIME", help="Wait no longer than this (exit 75)."),
+    Option(
+        ["--timeout"],
+        type=Duration(),
+        default=None,
+        metavar="TIME",
+        help="Wait or follow no longer than this (exit 75).",
+    ),
     Option(["--home"], default=None, metavar="DIR", help=f"State folder; default: ${ENV_HOME}."),
 )
 HELP = shows(["-h", "--help"], _show_help, "Show this message and exit.")
@@ -117,6 +131,17 @@ def settings_of(given: dict[str, Any]) -> Settings:
         timeout=given.get("timeout"),
         home=home,
     )
+
+
+def follow_no_longer(settings: Settings) -> None:
+    """Have TimeIsUp raised when --timeout is over, whatever this view of ours is at then."""
+
+    def end(_signum: int, _frame: FrameType | None) -> NoReturn:
+        raise TimeIsUp
+
+    if settings.timeout is not None:
+        signal.signal(signal.SIGALRM, end)
+        signal.setitimer(signal.ITIMER_REAL, max(settings.timeout, 0.001))
 
 
 def say(settings: Settings, document: dict[str, Any], text: str) -> int:

@@ -27,7 +27,7 @@ from pyworker.protocol.control import Reply
 from pyworker.web.__main__ import TOKEN_FILE
 from tests.cli import documents, results
 from tests.support.cli import environment, run
-from tests.support.fake_control import FakeControl, Handler, event, refuses, replies
+from tests.support.fake_control import HANG, FakeControl, Handler, event, refuses, replies
 
 
 def test_alone_it_shows_examples_and_the_commands_in_groups(home: str) -> None:
@@ -526,6 +526,17 @@ def test_waiting_in_vain_for_an_app_that_is_stopped_is_told_how_it_is_started(ho
     assert (found.code, found.err) == (
         75, f"error: not ready within 0.1 s: {stopped['name']} is stopped\n  = help: pyworker start {stopped['name']}\n"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "view", ["events -f", "events -f --json", "logs -f", "logs -f --json", "top --json", "top --once -i 9s"]
+)
+def test_a_view_that_follows_ends_when_the_time_that_it_was_given_is_over(view: str, home: str) -> None:
+    with FakeControl(home, {"ps": replies(documents.ps()), "follow": lambda _: [HANG]}):
+        found = run(*view.split(), "--timeout", "0.5s", home=home)
+    assert found.code == 75
+    said = json.loads(found.err)["error"]["message"] if "--json" in view else found.err
+    assert said.strip().removeprefix("error: ") == "the time of --timeout is over"
 
 
 def test_ctrl_c_while_the_command_is_still_imported_is_no_traceback(home: str) -> None:

@@ -13,7 +13,7 @@ from pyworker.cli import render
 from pyworker.cli.client import Call, Lost, check_readable, patience, waiting
 from pyworker.cli.eventlog import Printer, matches, parse, past
 from pyworker.cli.moment import Moment
-from pyworker.cli.options import Settings, common, option
+from pyworker.cli.options import Settings, common, follow_no_longer, option
 from pyworker.errors import PyworkerError
 from pyworker.protocol.events import TYPES, Event
 
@@ -49,6 +49,8 @@ def cmd(
     types = _types(kinds)
     if count is None:
         count = sys.maxsize if since_seq is not None or since else 10 if follow else 50
+    if follow:
+        follow_no_longer(settings)
     check_readable(settings.home)
     show = _shower(settings)
     known = past(settings.home, 1, 0, (), frozenset())  # what the file has by now is not asked for again

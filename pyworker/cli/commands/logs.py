@@ -16,7 +16,7 @@ from pyworker.cli.homes import apps_wanted
 from pyworker.cli.logreader import Reader
 from pyworker.cli.logview import Choice, View, entry
 from pyworker.cli.moment import Moment
-from pyworker.cli.options import Settings, common, option
+from pyworker.cli.options import Settings, common, follow_no_longer, option
 from pyworker.errors import PyworkerError
 from pyworker.protocol.events import Event, names_in_words
 
@@ -90,6 +90,8 @@ def cmd(
     stream = "" if only_out == only_err else "out" if only_out else "err"
     if count is None and not since:
         count = 10 if follow else 50
+    if follow:
+        follow_no_longer(settings)
     check_readable(settings.home)
     pid = 0
     since, until = since or "", until or ""

@@ -20,7 +20,7 @@ from pyworker.cli import render
 from pyworker.cli.client import ask, patience
 from pyworker.cli.commands.ps import show
 from pyworker.cli.eventlog import past
-from pyworker.cli.options import Duration, Settings, common, option
+from pyworker.cli.options import Duration, Settings, common, follow_no_longer, option
 from pyworker.errors import Exit, PyworkerError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def cmd(settings: Settings, names: tuple[str, ...], interval: float, once: bool,
     pyworker top --json          one document of `ps --json` a line, for ever
     """
     interval = max(0.1, interval)
+    follow_no_longer(settings)
     tty = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     if settings.json:
         return _json(settings, names, interval, once)

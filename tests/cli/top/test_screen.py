@@ -106,10 +106,14 @@ HANDLERS = {"ps": replies(documents.ps()), "describe": replies(documents.describ
 
 
 @pytest.mark.parametrize(
-    ("how", "code"), [("q", 0), ("\x03", 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
-)
+    ("how", "code"),
+    [
+        ("q", 0), ("\x03", 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130),
+        (signal.SIGALRM, 75),  # the end of --timeout
+    ],
+)  # fmt: skip
 def test_the_terminal_is_given_back(home: str, how: str | signal.Signals, code: int) -> None:
-    with FakeControl(home, HANDLERS), top(home) as terminal:
+    with FakeControl(home, HANDLERS), top(home, "--timeout", "1h") as terminal:
         if isinstance(how, str):
             terminal.type(how)
         else:
