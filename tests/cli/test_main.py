@@ -9,7 +9,9 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -526,6 +528,21 @@ def test_waiting_in_vain_for_an_app_that_is_stopped_is_told_how_it_is_started(ho
     assert (found.code, found.err) == (
         75, f"error: not ready within 0.1 s: {stopped['name']} is stopped\n  = help: pyworker start {stopped['name']}\n"
     )  # fmt: skip
+
+
+def test_who_waits_for_an_app_that_is_stopped_is_told_once_that_nothing_starts_it(home: str) -> None:
+    app = documents.ps()["apps"][0]
+    stopped = {**app, "state": "stopped", "started_at": None, "pool": [], "workers": {"want": 0, "ready": 0, "total": 0}}
+    note = f"{app['name']} is stopped; waiting for a start: pyworker start {app['name']}\n"
+    for options, said in (((), note), (("--quiet",), ""), (("--json",), "")):
+        looks = iter([[stopped], [stopped], [app]])
+
+        def ps(_request: Any, looks: Iterator[Any] = looks) -> list[Any]:
+            return [Reply(True, {**documents.ps(), "apps": next(looks)})]
+
+        with FakeControl(home, {"ps": ps}):
+            found = run("wait", app["name"], *options, home=home)
+        assert (found.code, found.err) == (0, said)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""CLI: `pyworker wait`: silent until apps are ready (or stopped), for scripts. Never starts a daemon."""
+"""CLI: `pyworker wait`: silent until apps are ready (or stopped), for scripts. Starts nothing, and says so."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pyworker.cli.fail import is_said
 from pyworker.cli.health import why_unwell
 from pyworker.cli.options import Settings, common, option
 from pyworker.errors import PyworkerError
+from pyworker.protocol.events import names_in_words
 
 _PAUSE = 0.1
 
@@ -47,6 +48,7 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
     need_names(settings, "wait", names)
     began = time.monotonic()
     apps: list[dict[str, Any]] | None = None
+    has_said = settings.json or settings.quiet
     while True:
         apps = _look(settings, names, goal, began, is_first=apps is None)
         open_apps = [app for app in apps if not _reached(app, goal)]
@@ -55,12 +57,17 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
             raise _failed(failed[0])
         if not open_apps:
             break
+        stopped = [render.line(a["name"]) for a in open_apps if a["state"] == "stopped" and not a["started_at"]]
         if settings.timeout is not None and time.monotonic() - began > settings.timeout:
             left = ", ".join(_as_it_is(app) for app in open_apps)
-            stopped = [render.line(a["name"]) for a in open_apps if a["state"] == "stopped" and not a["started_at"]]
             first = render.line(open_apps[0]["name"])
             step = f"pyworker start {stopped[0]}" if stopped else f"pyworker describe {first}   says why"
             raise PyworkerError(f"not {goal} within {settings.timeout:g} s: {left}", hint=step, code="timeout")
+        if stopped and goal != "stopped" and not has_said:
+            has_said = True
+            step = f"pyworker start {' '.join(stopped)}"
+            note = f"{names_in_words(stopped)} {'are' if stopped[1:] else 'is'} stopped; waiting for a start: {step}"
+            render.note(note, render.look(sys.stderr, settings.color))
         time.sleep(_PAUSE)
     if settings.json:
         for app in apps:
