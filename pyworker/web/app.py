@@ -9,7 +9,8 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -155,7 +156,7 @@ async def _stream(hub: Hub, request: Request) -> Response:
     if request.method == "HEAD":
         return Response(media_type="text/event-stream")
 
-    async def lines() -> AsyncIterator[str]:
+    async def lines() -> AsyncGenerator[str, None]:
         stream = hub.stream()
         try:
             following = asyncio.ensure_future(anext(stream))
@@ -176,7 +177,7 @@ async def _stream(hub: Hub, request: Request) -> Response:
                 await following
             await stream.aclose()  # type: ignore[attr-defined]  # an async generator
 
-    return StreamingResponse(lines(), media_type="text/event-stream")
+    return _streamed(request, lines())
 
 
 async def _logs(hub: Hub, request: Request) -> Response:
@@ -191,11 +192,26 @@ async def _logs(hub: Hub, request: Request) -> Response:
         except Away:
             pass
 
-    async def lines() -> AsyncIterator[str]:
+    async def lines() -> AsyncGenerator[str, None]:
         async for batch in logtail.follow(path, 300):
             yield _sse("lines", batch) if batch else ": still here\n\n"
 
-    return StreamingResponse(lines(), media_type="text/event-stream")
+    return _streamed(request, lines())
+
+
+def _streamed(request: Request, lines: AsyncGenerator[str, None]) -> Response:
+    kind = "text/event-stream"
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return StreamingResponse(_packed(lines), headers={"content-encoding": "gzip"}, media_type=kind)
+    return StreamingResponse(lines, media_type=kind)
+
+
+async def _packed(lines: AsyncGenerator[str, None]) -> AsyncIterator[bytes]:
+    """Yield each message at once, in less than a tenth of its bytes: a look at hundreds of apps has hundreds of kilobytes."""
+    pack = zlib.compressobj(1, wbits=31)
+    async with contextlib.aclosing(lines):
+        async for line in lines:
+            yield pack.compress(line.encode()) + pack.flush(zlib.Z_SYNC_FLUSH)
 
 
 def _sse(kind: str, value: Any) -> str:

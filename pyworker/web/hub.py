@@ -25,6 +25,12 @@ HISTORY_FILE = "web-history.jsonl"
 Message = tuple[str, Any]
 
 
+class _Looker(asyncio.Queue[Message | None]):
+    """What a browser has not been sent yet, None at the end. A look is made when it is sent: the newest is all that counts."""
+
+    has_look = False  # one of the messages is
+
+
 class Hub:
     """What is known, and who wants to know."""
 
@@ -38,7 +44,7 @@ class Hub:
             os.makedirs(folder, mode=0o700, exist_ok=True)
         self._ring = Ring(os.path.join(folder, HISTORY_FILE))
         self.history = History(self._ring.load(time.time() - 3600))
-        self._lookers: set[asyncio.Queue[Message | None]] = set()
+        self._lookers: set[_Looker] = set()
         self._wake = asyncio.Event()
         self._seq = 0
         self._time = ""
@@ -67,20 +73,26 @@ class Hub:
 
     async def stream(self) -> AsyncIterator[Message]:
         """Yield what a page starts with, then what is new. A reader that is too slow is dropped (and comes back)."""
-        queue: asyncio.Queue[Message | None] = asyncio.Queue(_MOST_WAITING)
-        self._lookers.add(queue)
+        looker = _Looker(_MOST_WAITING)
+        self._lookers.add(looker)
         self._wake.set()
         try:
             yield "state", self.state()
-            while (message := await queue.get()) is not None:
+            while (message := await looker.get()) is not None:
+                if message[0] == "look":
+                    looker.has_look = False
+                    message = ("look", self._seen())
                 yield message
         finally:
-            self._lookers.discard(queue)
+            self._lookers.discard(looker)
 
-    def _tell(self, kind: str, value: Any) -> None:
+    def _tell(self, kind: str, value: Any = None) -> None:
         for looker in list(self._lookers):
+            if kind == "look" and looker.has_look:
+                continue
             try:
                 looker.put_nowait((kind, value))
+                looker.has_look |= kind == "look"
             except asyncio.QueueFull:
                 self._lookers.discard(looker)
                 while not looker.empty():
@@ -100,7 +112,7 @@ class Hub:
                 point = self.history.feed(self.document, time.time(), time.monotonic())
                 self._ring.add(point, self.history.points)
                 self._tell("point", point)
-            self._tell("look", self._seen())
+            self._tell("look")
             pause = began + (LOOK if self._lookers else STEP) - time.monotonic()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), max(0.05, pause))

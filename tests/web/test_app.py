@@ -12,6 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -257,6 +258,34 @@ def test_what_happens_has_the_daemon_asked_at_once_only_while_somebody_looks(tmp
 
     assert not is_asked(101)
     assert asyncio.run(look())
+
+
+def test_a_reader_that_is_behind_gets_only_the_newest_look(tmp_path: Path) -> None:
+    hub = Hub(str(tmp_path))
+
+    async def read() -> list[tuple[str, Any]]:
+        stream = hub.stream()
+        await anext(stream)
+        for number in range(100):
+            hub.document = {"number": number}
+            hub._tell("look")
+        hub._tell("event", {"seq": 1})
+        hub.end()
+        return [message async for message in stream]
+
+    look, event = asyncio.run(read())
+    assert (look[0], look[1]["document"]) == ("look", {"number": 99})
+    assert event == ("event", {"seq": 1})
+
+
+def test_a_stream_is_packed_for_who_can_unpack_it_and_each_message_comes_at_once(web: Dashboard) -> None:
+    unpack, text = zlib.decompressobj(wbits=31), b""
+    with web.open("GET", "/api/stream", Accept_Encoding="gzip, br") as answer:
+        assert answer.headers["content-encoding"] == "gzip"
+        while b"event: look" not in text or not text.endswith(b"\n\n"):
+            text += unpack.decompress(answer.read1())
+    with web.open("GET", "/api/stream") as answer:
+        assert answer.headers["content-encoding"] is None
 
 
 def test_the_token_is_kept_private_and_can_be_made_anew(home: str) -> None:
