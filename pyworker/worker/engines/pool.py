@@ -1,13 +1,14 @@
 """Worker: the threads that run a wsgi app, and the way their output comes back to the loop: one hop there, one back.
 
-Threads only ever touch the queue, the outbox and their own exchange's counters; everything else belongs to the loop.
+Threads only ever touch the jobs, the outbox and their own exchange's counters; everything else belongs to the loop.
+Each hop is a fight for Python's lock, so few are made: jobs wait for the end of the loop's turn, one thread is woken at a
+time, the one that slept last, and it takes whatever waits when it is done.
 The threads are daemons: a worker that has to go does not wait for an app that never returns.
 """
 
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
 import traceback
 from collections import deque
@@ -24,14 +25,17 @@ MORE, FINISHED, BROKEN = range(3)  # what comes with a piece of output
 
 
 class ThreadPool:
-    """A fixed number of threads. `on_change` is called in the loop when jobs come and go."""
+    """A fixed number of threads. `on_change` is called in the loop when `is_full` is another, and when no job is left."""
 
     def __init__(self, threads: int, loop: asyncio.AbstractEventLoop, on_change: Callable[[], None]) -> None:
         self.size = threads
         self.pending = 0  # jobs that wait or run; the loop's number
         self._loop = loop
         self._on_change = on_change
-        self._jobs: queue.SimpleQueue[ThreadExchange | None] = queue.SimpleQueue()
+        self._jobs: deque[ThreadExchange | None] = deque()
+        self._handing_out = False  # when the loop turns
+        self._idle: list[threading.Lock] = []  # what those that sleep wait for
+        self._rousing = False  # one was woken, and has not looked yet
         self._outbox: deque[tuple[ThreadExchange | None, bytes, Any]] = deque()
         self._waking = False
         self._threads = [
@@ -47,9 +51,17 @@ class ThreadPool:
     def submit(self, exchange: ThreadExchange) -> None:
         exchange.room = None
         exchange.written = exchange.taken = 0
+        self._jobs.append(exchange)
+        if not self._handing_out:
+            self._handing_out = True
+            self._loop.call_soon(self._hand_out)
         self.pending += 1
-        self._on_change()
-        self._jobs.put(exchange)
+        if self.pending == self.size:
+            self._on_change()
+
+    def put(self, exchange: ThreadExchange | None, data: bytes, end: Any) -> None:
+        """From a thread: output that the loop finds when it is woken by what this thread delivers next."""
+        self._outbox.append((exchange, data, end))
 
     def deliver(self, exchange: ThreadExchange | None, data: bytes, end: Any) -> None:
         """From a thread: hand output to the loop. `end`: see ThreadExchange.on_output; no exchange: the thread is free."""
@@ -63,8 +75,22 @@ class ThreadPool:
 
     def close(self) -> None:
         """Let idle threads end; busy ones are left to themselves."""
-        for _ in self._threads:
-            self._jobs.put(None)
+        self._jobs.extend([None] * self.size)
+        self._rouse()
+
+    def _hand_out(self) -> None:
+        self._handing_out = False
+        self._rouse()
+
+    def _rouse(self) -> None:
+        """Wake a thread if there is a job, unless one is on its way: that one wakes the next."""
+        if self._jobs and not self._rousing:
+            try:
+                gate = self._idle.pop()
+            except IndexError:
+                return  # all are busy, and look before they sleep
+            self._rousing = True
+            gate.release()
 
     def _collect(self) -> None:
         self._waking = False  # before looking: what is appended later wakes us again
@@ -77,11 +103,28 @@ class ThreadPool:
                 continue
             exchange.on_output(data, end)
         if freed:
+            was_full = self.is_full
             self.pending -= freed
-            self._on_change()
+            if self.is_full is not was_full or not self.pending:
+                self._on_change()
 
     def _work(self) -> None:
-        while (exchange := self._jobs.get()) is not None:
+        jobs = self._jobs
+        gate = threading.Lock()
+        gate.acquire()
+        while True:
+            try:
+                exchange = jobs.popleft()
+            except IndexError:
+                self._idle.append(gate)
+                self._rouse()  # for what came in between, when this one seemed busy
+                gate.acquire()
+                self._rousing = False  # before looking: for what is appended later another is woken
+                if len(jobs) > 1:
+                    self._rouse()
+                continue
+            if exchange is None:
+                return
             try:
                 exchange.run()
             except BaseException:  # noqa: BLE001 - a thread that ends would be missed for ever
@@ -106,7 +149,13 @@ class ThreadExchange(WsgiExchange):
         try:
             whole = self._call()
             if whole is not None:
-                self._emit(whole, BROKEN if self.cut_short else FINISHED)
+                end = BROKEN if self.cut_short else FINISHED
+                if self.iterable.__class__ is list and not self.body:
+                    self.server.pool.put(
+                        self, whole, end
+                    )  # nothing is to be closed: this thread says next that it is free
+                else:
+                    self._emit(whole, end)
             else:
                 assert self.steps is not None
                 for part in self.steps:
