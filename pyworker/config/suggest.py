@@ -68,8 +68,12 @@ def nearest(word: str, choices: Iterable[str], alike: float = 0.6) -> str | None
     if meant in known:
         return meant
     for found in difflib.get_close_matches(plain, folded, n=1, cutoff=alike):
-        # description is no script
-        if found[0] == plain[0] or difflib.SequenceMatcher(None, found, plain).ratio() > 0.75:
+        # description is no script, but pai is api
+        if (
+            found[0] == plain[0]
+            or found[:2] == plain[1::-1]
+            or difflib.SequenceMatcher(None, found, plain).ratio() > 0.75
+        ):
             return folded[found]
     return None
 
