@@ -341,6 +341,12 @@ def test_the_printed_address_is_taken_where_the_page_is_open_already(page: Page)
     assert "token" not in window.script("return location.href")
 
 
+def test_a_browser_from_before_2024_hears_the_server(page: Page) -> None:
+    window = page.open()
+    window.script("AbortSignal.any = undefined; choose('admin'); choose('api')")
+    window.wait("document.querySelectorAll('#log div').length === 54")
+
+
 def test_a_server_that_hangs_is_not_shown_as_one_that_has_no_news(page: Page) -> None:
     window = page.open()
     page.board.process.send_signal(signal.SIGSTOP)

@@ -343,11 +343,12 @@ async function call(path, options = {}) {
 // EventSource cannot send a header, and a token has no place in an address: so the stream is read by hand
 async function listen(path, handlers, abort) {
   // a connection that a sleep or a tunnel has taken does not end; the server says something every 15 s
-  const cut = new AbortController();
+  const cut = new AbortController(), leave = () => cut.abort();
+  abort.signal.addEventListener("abort", leave);
   let heard = Date.now();
   const watch = setInterval(() => { if (Date.now() - heard > SILENT * 1000) { state.failures ||= 1; cut.abort(); } }, 1000);
   try {
-    const answer = await call(path, {signal: AbortSignal.any([abort.signal, cut.signal])});
+    const answer = await call(path, {signal: cut.signal});
     if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
@@ -362,7 +363,10 @@ async function listen(path, handlers, abort) {
         if (kind && data && handlers[kind[1]]) handlers[kind[1]](JSON.parse(data[1]));
       }
     }
-  } finally { clearInterval(watch); }
+  } finally {
+    clearInterval(watch);
+    abort.signal.removeEventListener("abort", leave);
+  }
 }
 async function follow() {
   if (follow.runs) return;  // one that waits to try again takes the new token
