@@ -3,7 +3,8 @@
 `python -I -m pyworker.template SPEC_FD` becomes a template. With `--serve CHANNEL_FD` it forks for each script or command
 that it is asked for (launches.py), so that hundreds of them need one start of an interpreter. It gives up the daemon's
 rights before anything that the app's user can write is looked at, and then execs the app's interpreter or command.
-Every failure is a message on the channel and exit code 78. It never imports an app.
+Every failure is a message on the channel and exit code 78; where it cannot read what to start it knows no channel, and may be
+tried again. It never imports an app.
 """
 
 from __future__ import annotations
@@ -44,8 +45,11 @@ def launch(spec_fd: int) -> int:
     try:
         spec = read_spec(spec_fd)
     except (OSError, wire.WireError) as error:
-        say(f"cannot read what to start: {error}")
-        return Exit.BAD_CONFIG
+        step = (
+            ". Is the daemon of another version? pyworker daemon upgrade" if isinstance(error, wire.WireError) else ""
+        )
+        say(f"cannot read what to start: {error}{step}")
+        return Exit.FAILED  # it is not the app that is wrong
     keep_from_exec()
     set_name("pyworker launch")
     if spec.role != "template":
