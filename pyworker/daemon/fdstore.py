@@ -19,13 +19,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NoReturn, assert_never
 
-from pyworker import failpoint
+from pyworker import __version__, failpoint
 from pyworker.daemon.loop import READ, WRITE, Loop
 from pyworker.daemon.shortage import step_for
 from pyworker.protocol import store
 from pyworker.protocol.inherited import STANDBY, FdName, parse_fd_name
 from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
 from pyworker.unix import fds as unix_fds
+from pyworker.unix import stderr
 from pyworker.unix.process import exec_with
 
 RETRY = 0.05  # seconds until a send that the kernel has no room for is tried again
@@ -69,9 +70,10 @@ class FdStore:
                 raise EOFError(f"no descriptor is left for what the guardian hands over: {step}")
             try:
                 message = decode(store.ToDaemon, packet.data)
-            except WireError:
+            except WireError as error:  # of a guardian of another version
+                stderr.write(f"the guardian said what version {__version__} does not know, ignored: {error}\n")
                 unix_fds.close_all(packet.fds)
-                continue  # of a guardian of another version
+                continue
             match message:
                 case store.Restore(names=names):
                     if len(names) != len(packet.fds):

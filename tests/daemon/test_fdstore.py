@@ -210,7 +210,7 @@ def said(end: socket.socket) -> list[object]:
 
 
 def test_what_is_handed_over_is_taken_and_what_is_said_meanwhile_is_heard_once_somebody_listens(
-    loop: Loop, ends: tuple[socket.socket, socket.socket]
+    loop: Loop, ends: tuple[socket.socket, socket.socket], capfd: pytest.CaptureFixture[str]
 ) -> None:
     fd = null()
     before = {*os.listdir("/proc/self/fd")}
@@ -218,13 +218,16 @@ def test_what_is_handed_over_is_taken_and_what_is_said_meanwhile_is_heard_once_s
         (encode(protocol.Restore(("board.api", "ledger.api"))), 2), (encode(protocol.Exited(4711, 1, None, False)), 0),
         (b'{"type":"of another version"}', 1), (encode(protocol.LoggerState(42, 0, "")), 0),
         (encode(protocol.Restore(("env.api.1",))), 1), (encode(protocol.RestoreDone(3, "exited with code 3", 4712, "0.1.0")), 0),
-        (encode(protocol.Exited(4713, 0, None, False)), 0),
+        (encode(protocol.Relay(encode(protocol.LogStats("api", 5, 0, "")).decode())), 0), (encode(protocol.Exited(4713, 0, None, False)), 0),
     ):  # fmt: skip
         assert fds.send_packet(ends[1], message, [fd] * count)
     store = FdStore(ends[0])
     exited: list[int] = []
+    dropped: list[int] = []
     store.on_exited = lambda message: exited.append(message.pid)
+    store.on_log_stats = lambda stats: dropped.append(stats.dropped)
     store.restore()
+    assert "ignored: message: unknown type 'of another version'" in capfd.readouterr().err
     assert list(store.fds) == ["board.api", "ledger.api", "env.api.1"]
     taken = {str(fd) for fd in store.fds.values()}
     assert len({*os.listdir("/proc/self/fd")} - before - taken) <= 1  # the listing's own
@@ -234,7 +237,7 @@ def test_what_is_handed_over_is_taken_and_what_is_said_meanwhile_is_heard_once_s
     store.attach(loop)
     assert (exited, store.logger_pid) == ([4711], 42)
     wait_until(lambda: loop.turn(0) or len(exited) == 2, what="the next word")
-    assert exited == [4711, 4713]
+    assert (exited, dropped) == ([4711, 4713], [5])
     assert said(ends[1]) == [protocol.Ping(1)]
     store.remove(*store.fds)
     os.close(fd)
