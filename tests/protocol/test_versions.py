@@ -1,14 +1,19 @@
-"""What processes of two versions say to each other stays as both know it: files are replaced while they run."""
+"""What processes of two versions say to each other, or leave for each other, stays as both know it: files are replaced while they run."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pyworker.protocol import dispatcher, store, template, worker
+from pyworker.config import schema
+from pyworker.daemon import desired
+from pyworker.protocol import dispatcher, run, store, template, worker
 from pyworker.record import MISSING, fields
 
-# each message and its fields, "=" behind one that has a default; what is new comes in, nothing leaves
+# each message or memo and its fields, "=" behind one that has a default; what is new comes in, nothing leaves
 KNOWN = """
+desired.DesiredApp: name source running= generation= stopped_slots= scale= scale_base=
+desired.FileSource: path app overrides= env_names= kind= profile=
+desired.InlineSource: table cwd env_names= kind=
 dispatcher.Asked: serial text
 dispatcher.Attach: serial queries
 dispatcher.Begin:
@@ -34,6 +39,8 @@ dispatcher.Trouble: text
 dispatcher.Unlisten: index
 dispatcher.Up: version
 dispatcher.Wants: key kind address port
+run.RunSpec: request= home= logs= probe= lame_duck=
+schema.ResolvedApp: config workers python env secrets uid gid groups source mtime_ns env_origins= state= from_shell= crc= env_files= users_own=
 store.Closed: names
 store.Collected: pids
 store.Exited: pid code signal core
@@ -83,7 +90,7 @@ worker.Notice: text
 worker.Ready: serving=
 worker.Recycle: reason
 """
-MODULES: dict[str, Any] = {"dispatcher": dispatcher, "store": store, "template": template, "worker": worker}
+MODULES: dict[str, Any] = {module.__name__.rpartition(".")[2]: module for module in (desired, dispatcher, run, schema, store, template, worker)}
 
 
 def test_a_message_keeps_its_fields_since_the_version_on_the_other_side_wants_them_and_says_them() -> None:
