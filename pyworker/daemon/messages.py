@@ -7,6 +7,7 @@ waits itself), and a descriptor that comes along is closed. The codec is protoco
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ _READS = 4
 AGAIN = 0.5  # seconds until a channel is listened to that could not be
 REST = 0.2  # seconds without reading one that has said too much
 READ_SIZE = 4096  # of many small messages all that were read become events before others get a turn
+_READY = b'"ready"'  # as a line
 _CLOSED = "it has closed its message channel"
 _A_READ = READ_SIZE / node.MAX_TEXT  # of a message, is spent on it: there may be none in what is said
 
@@ -145,6 +147,7 @@ class Messages:
         for _ in range(_READS):
             if not self._may_read(app, handle, channel):
                 return
+            self._look_for_ready(app, handle, channel)
             try:
                 packet = unix_fds.recv_packet(channel.sock, READ_SIZE, unix_fds.MOST_FDS)
             except OSError:
@@ -162,6 +165,16 @@ class Messages:
             for event in channel.link.feed(packet.data, packet.fds):
                 self._take(app, handle, channel, event)
             self._flush(channel)
+
+    def _look_for_ready(self, app: App, handle: WorkerHandle, channel: Channel) -> None:
+        """It is said once, so it is written down before it is taken out of the channel: a daemon may be killed in between."""
+        generation = app.generations.get(handle.id.generation)
+        if generation is None or generation.config.ready != "notify" or handle.state is not State.STARTING:
+            return
+        with contextlib.suppress(OSError):  # nothing is there, or the channel has ended
+            lines = channel.sock.recv(READ_SIZE, socket.MSG_PEEK | socket.MSG_DONTWAIT).split(b"\n")
+            if _READY in lines[int(channel.link.is_within_line) : -1]:
+                self._brain.readiness.says_ready(app, handle)
 
     def _closed(self, app: App, handle: WorkerHandle, channel: Channel) -> None:
         """A Node worker that was asked to disconnect has done so: what keeps it alive now is none of its connections."""

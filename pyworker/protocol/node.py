@@ -177,6 +177,11 @@ class Link:
         return self._backlog
 
     @property
+    def is_within_line(self) -> bool:
+        """Whether what comes next goes on with a line."""
+        return bool(self._parts) or self._skipping
+
+    @property
     def is_calm(self) -> bool:
         """True while so little waits that more may be sent."""
         return self._backlog < HIGH_WATER and self._handles <= _HANDLES_AT_ONCE

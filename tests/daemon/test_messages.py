@@ -87,6 +87,22 @@ def test_a_descriptor_that_nobody_takes_does_not_keep_the_daemon_awake(rig: Rig)
         assert rig.mask == READ
 
 
+@pytest.mark.parametrize(("before", "said", "is_ready"), [(b"", b'"so"\n"ready"\n', True), (b"", b'"ready"', False), (b"[", b'"ready"\n', False)])
+def test_that_a_worker_is_ready_is_known_before_what_it_has_said_is_taken_out_of_its_channel(
+    rig: Rig, before: bytes, said: bytes, is_ready: bool
+) -> None:
+    """It is said once: a daemon killed in between would leave one that was never ready."""
+    told: list[bytes] = []
+    readiness = SimpleNamespace(says_ready=lambda app, handle: told.append(rig.channel.sock.recv(100, socket.MSG_PEEK)))
+    rig.messages._brain.readiness = cast("Any", readiness)
+    generation = SimpleNamespace(config=AppConfig("api", target="a:b", ready="notify"))
+    handle = cast("Any", SimpleNamespace(id=WORKER.id, state=State.STARTING))
+    rig.channel.link.feed(before, [])
+    rig.peer.send(said)
+    rig.messages._look_for_ready(cast("Any", SimpleNamespace(generations={1: generation})), handle, rig.channel)
+    assert told == [said] * is_ready
+
+
 @pytest.mark.parametrize("said", [b'{"cmd":"NODE_HANDLE","type":"x"}\n', b'{"cmd":"NODE_X"}\n', b"\n", b"x"])
 def test_what_is_no_message_is_read_no_faster_than_messages(rig: Rig, said: bytes) -> None:
     app, handle = cast("Any", SimpleNamespace(name="api", generations={})), cast("Any", WORKER)
