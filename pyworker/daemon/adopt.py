@@ -33,7 +33,7 @@ from pyworker.protocol.wire import WireError, from_json
 from pyworker.record import field, mutable
 from pyworker.unix import process
 from pyworker.unix.fds import pass_credentials, read_whole
-from pyworker.unix.process import UNKNOWN, pidfd_pid
+from pyworker.unix.process import pidfd_pid
 
 LEAVE_WITHIN = 40.0  # seconds that the processes of an app that is let go have: more than any usual drain
 THEN_KILLED = 5.0  # seconds from SIGTERM to SIGKILL for those that have not left by then
@@ -275,9 +275,7 @@ def _templates(brain: Brain, app: App, memos: dict[str, Any]) -> None:
         brain.templates.watch(app, handle)
         pidfd = store.get(fd_name("tpid", app.name, number))
         if pidfd is None:
-            # the other died while it made it, which is no failure: its channel ends, and it leaves
-            handle.state = "retiring"
-            brain.templates.gone(app, handle, UNKNOWN)
+            brain.templates.never_told(app, handle)
         else:
             handle.pid = handle.pid or pidfd_pid(pidfd)
             brain.templates.watch_pid(app, handle, pidfd)

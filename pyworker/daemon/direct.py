@@ -5,7 +5,6 @@ Where it could not, as it or the daemon before this one died over it, they are l
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from pyworker import __version__
 from pyworker.daemon import lost
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.handles import WorkerHandle
+from pyworker.daemon.lost import AT_LAST, LAUNCHER_LEAVES
 from pyworker.daemon.nodeshared import is_node
 from pyworker.daemon.shortage import INSTALLATION, step_for
 from pyworker.protocol import worker as w
@@ -22,9 +22,6 @@ from pyworker.unix import process
 
 if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
-
-LAUNCHER_LEAVES = 0.05  # seconds from the end of its channel until what it had started is the guardian's ...
-AT_LAST = 0.4  # ... and of the last pause between two looks for it: it takes longer on a busy machine
 
 
 def is_direct(generation: Generation, handle: WorkerHandle) -> bool:
@@ -125,19 +122,12 @@ class Direct:
         generation = app.generations.get(handle.id.generation)
         if generation is None or not is_direct(generation, handle):
             return
-        theirs, pipe = self._brain.store.get(worker_fd("out", handle.id)), None
-        if theirs is not None:
-            with contextlib.suppress(OSError):  # no descriptor is left: it is found if its guardian lives
-                pipe = os.dup(theirs)
 
-        def look(pause: float) -> None:
+        def end(pipe: int | None) -> bool:
             pid = lost.find(self._brain.store.guardian_pid, handle.id, pipe)
-            if not (pid and lost.end(pid, handle.id)) and pause <= AT_LAST:
-                self._brain.loop.call_later(pause, lambda: look(pause * 2))
-            elif pipe is not None:
-                os.close(pipe)
+            return pid > 0 and lost.end(pid, handle.id)
 
-        look(LAUNCHER_LEAVES)
+        lost.hunt(self._brain.loop, self._brain.store.get(worker_fd("out", handle.id)), end)
 
     def _give_up(self, app: App, handle: WorkerHandle, why: str, step: str = "") -> None:
         if handle.pid or not handle.is_alive:

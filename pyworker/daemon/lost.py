@@ -1,27 +1,30 @@
-"""Daemon: commands that run and whose pid nobody has told: the launcher, or the daemon before this one, died over it.
+"""Daemon: processes that run and whose pid nobody has told: the launcher, or the daemon before this one, died over it.
 
-Such a command is the guardian's child like any other. It is known by its birth in its environment, or by its stdout when
-it has written over that. The guardian before this one may have died meanwhile: then it went to whoever this one went to.
-There it is among strangers, of another home maybe and born under the same name, so its stdout must be ours as well.
+Such a process is the guardian's child like any other. A template is known by its stdout; a command by its birth in its
+environment, or by its stdout when it has written over that. The guardian before this one may have died meanwhile: then it
+went to whoever this one went to. There it is among strangers, of another home maybe and born under the same name, so its
+stdout must be ours as well.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Callable, Iterator
 
+from pyworker.daemon.loop import Loop
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.names import ENV_BIRTH
 from pyworker.unix import process
 
+LAUNCHER_LEAVES = 0.05  # seconds from the end of its channel until what it had started is the guardian's ...
+AT_LAST = 0.4  # ... and of the last pause between two looks for it: it takes longer on a busy machine
+
 
 def find(guardian: int, worker: WorkerId, pipe: int | None) -> int:
     """Return the pid of the guardian's child that is this worker, 0 when there is none. `pipe`: of its stdout, for reading."""
-    of_orphans = _parent_and_session(guardian)[0]
-    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
-        parent, session = _parent_and_session(pid)
-        if session != pid or parent not in (guardian, of_orphans):
-            continue  # who leads no session is the child of a worker
+    for pid, parent in _candidates(guardian):
         born, writes = _was_born_as(worker, pid), pipe is not None and _writes_to(pipe, pid)
         if (born and writes) or (parent == guardian and (born or writes)):
             return pid
@@ -34,6 +37,39 @@ def end(pid: int, worker: WorkerId) -> bool:
     if found:
         process.kill_group(pid, signal.SIGKILL)
     return found
+
+
+def end_template(guardian: int, pipe: int) -> bool:
+    """Kill the template whose stdout has this end, for reading, and what its import has started; return whether one was there."""
+    found = [pid for pid, _ in _candidates(guardian) if _writes_to(pipe, pid)]
+    for pid in found:
+        process.kill_group(pid, signal.SIGKILL)
+    return bool(found)
+
+
+def hunt(loop: Loop, pipe: int | None, end: Callable[[int | None], bool]) -> None:
+    """Have one ended that may not have come to the guardian yet: now, or at one of some looks. `pipe` may be closed meanwhile."""
+    ours = None
+    if pipe is not None:
+        with contextlib.suppress(OSError):  # no descriptor is left: a command is found if its guardian lives
+            ours = os.dup(pipe)
+
+    def look(pause: float) -> None:
+        if not end(ours) and pause <= AT_LAST:
+            loop.call_later(pause, lambda: look(pause * 2))
+        elif ours is not None:
+            os.close(ours)
+
+    look(LAUNCHER_LEAVES)
+
+
+def _candidates(guardian: int) -> Iterator[tuple[int, int]]:
+    """Yield pid and parent of each that may be ours: who leads no session is the child of a worker."""
+    of_orphans = _parent_and_session(guardian)[0]
+    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
+        parent, session = _parent_and_session(pid)
+        if session == pid and parent in (guardian, of_orphans):
+            yield pid, parent
 
 
 def _parent_and_session(pid: int) -> tuple[int, int]:

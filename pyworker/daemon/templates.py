@@ -12,7 +12,7 @@ import random
 import signal
 from typing import TYPE_CHECKING, assert_never
 
-from pyworker.daemon import appmetrics, diagnosis, signals
+from pyworker.daemon import appmetrics, diagnosis, lost, signals
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.events import since_birth
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
@@ -66,6 +66,19 @@ class Templates:
 
     def watch_pid(self, app: App, handle: TemplateHandle, pidfd: int) -> None:
         self._brain.loop.add(pidfd, READ, lambda _: self._ended(app, handle, pidfd))
+
+    def never_told(self, app: App, handle: TemplateHandle) -> None:
+        """The daemon before this one died while it started it: no failure, and another one is started.
+
+        Whether it came nobody knows. One whose import hangs would never see the end of its channel.
+        """
+
+        def end(pipe: int | None) -> bool:
+            return pipe is not None and lost.end_template(self._brain.store.guardian_pid, pipe)
+
+        lost.hunt(self._brain.loop, self._brain.store.get(fd_name("tout", app.name, handle.generation)), end)
+        handle.state = "retiring"
+        self.gone(app, handle, process.UNKNOWN)
 
     def stop(self, app: App, handle: TemplateHandle, reason: str, now: float) -> None:
         has_been_told = handle.state == "retiring"

@@ -46,7 +46,7 @@ class Left:
             listening=SimpleNamespace(close=lambda app, listener: note(("closed", listener.index))),
             templates=SimpleNamespace(
                 watch=lambda app, handle: None, watch_pid=lambda app, handle, pidfd: note(("watches template", handle.pid)),
-                gone=lambda app, handle, status: note(("template never came", handle.state)),
+                never_told=lambda app, handle: note(("never told", handle.generation)),
             ),
             pids=SimpleNamespace(watch=lambda app, handle, pidfd: note(("watches worker", handle.pid))),
             workers=SimpleNamespace(resume=lambda app, handle: note(("goes on with", handle.id.serial, handle.state, handle.pid, handle.untold))),
@@ -137,7 +137,7 @@ def test_a_template_of_which_the_process_is_not_stored_never_came_and_that_is_no
     left.store.put("tpid.api.1", os.pidfd_open(child.pid))
     try:
         left.adopt()
-        assert left.done == [("watches template", child.pid), ("template never came", "retiring")]
+        assert left.done == [("watches template", child.pid), ("never told", 2)]
     finally:
         child.kill()
         child.wait()

@@ -1,4 +1,4 @@
-"""A command whose pid nobody has told is known by its birth, or by its stdout; nothing else is taken for it."""
+"""A process whose pid nobody has told is known by its birth, or by its stdout; nothing else is taken for it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from pyworker.config.schema import AppConfig, ResolvedApp
 from pyworker.daemon import lost
 from pyworker.daemon.app import Generation
 from pyworker.daemon.direct import Direct
-from pyworker.daemon.handles import WorkerHandle
+from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import Loop
+from pyworker.daemon.templates import Templates
 from pyworker.protocol.inherited import WorkerId, worker_fd
 from pyworker.protocol.names import ENV_BIRTH
 from pyworker.unix.process import spawn
@@ -111,3 +112,20 @@ def test_one_that_is_given_up_ends_although_its_guardian_has_died(pipe: tuple[in
     wait_until(lambda: bool(loop.turn(0.01)) or len(os.listdir("/proc/self/fd")) == before, what="its pipe to be closed")
     loop.close()
     reap(guardian)
+
+
+def test_a_template_that_nobody_was_told_of_ends_although_its_import_hangs_and_nothing_else_does(pipe: tuple[int, int], null: int) -> None:
+    guardian = spawn(SLEEP, {}, {0: null, 1: null})  # the next one: a child of ours, as the orphan is
+    another = spawn(SLEEP, {}, {0: null, 1: null})
+    pid = spawn(SLEEP, {}, {0: null, 1: pipe[1]})
+    pipes, ended = {"tout.api.2": pipe[0]}, []
+    brain: Any = SimpleNamespace(loop=(loop := Loop()), store=SimpleNamespace(guardian_pid=guardian, get=pipes.get))
+    templates = Templates(brain)
+    templates.gone = lambda app, handle, status: ended.append(handle.state)  # type: ignore[method-assign]
+    templates.never_told(SimpleNamespace(name="api"), TemplateHandle("api", 2, 0.0))  # type: ignore[arg-type]
+    pipes.clear()  # they are given back at once
+    wait_until(lambda: loop.turn(0.01) or os.waitpid(pid, os.WNOHANG)[0] == pid, what="its end")
+    assert ended == ["retiring"]  # which is no failure
+    for each in (guardian, another):
+        reap(each)
+    loop.close()
