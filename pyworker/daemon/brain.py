@@ -62,6 +62,7 @@ class Brain:
         self.home = home
         self.apps: dict[str, App] = {}
         self.save: Callable[[], None] = lambda: None  # writes apps.json; raises OSError
+        self.save_or_note: Callable[[], None] = lambda: None  # the same; a disk that refuses is a note, and tried again
         self.on_settled: Callable[[App], None] = lambda app: None  # after each round: waiting commands look
         self.logs_to_stdout: Literal["", "short", "json", "plain"] = ""  # in the foreground: how, instead of files
         self.on_closed: Callable[[App], None] = lambda app: None
@@ -170,12 +171,7 @@ class Brain:
     def _save_soon(self) -> None:
         """Write down the numbers of restarted apps, once for all that restart together: with hundreds, a write for each
         takes longer than their restart. A daemon that dies before it goes by their memos."""
-
-        def save() -> None:
-            with contextlib.suppress(OSError):
-                self.save()
-
-        self.loop.call_once("save soon", SAVE_WITHIN, save)
+        self.loop.call_once("save soon", SAVE_WITHIN, lambda: self.save_or_note())
 
     def emit(self, app: App, type: str, of: WorkerHandle | int | None, **data: object) -> None:
         """`of`: the worker, which adds its generation and pid; a slot alone, or None: the whole app."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 from pyworker import failpoint
@@ -102,8 +101,7 @@ class Reloads:
         app.refused[given_up] = failure
         self._brain.write_logs_spec(app)
         self._give_state_back(app)
-        with contextlib.suppress(OSError):
-            self._brain.save()
+        self._brain.save_or_note()
         self._brain.note(app, f"generation {given_up} was rolled back: {failure.message}")
         data = {"from": number, "to": given_up, "reason": failure.message}
         self._brain.events.emit_data("reload_rolled_back", app.name, None, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -16,6 +17,9 @@ from pyworker.daemon import operations
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.handles import WorkerHandle
+from pyworker.daemon.requests import desk
+from pyworker.daemon.requests.desk import Desk
+from pyworker.daemon.sample import Sampler
 from pyworker.policy.actions import ClearRecord
 from pyworker.policy.lifecycle import State
 from pyworker.policy.restart import CLEAR, Record
@@ -30,7 +34,7 @@ from tests.support.wait import wait_until
 def test_apps_that_restart_together_are_written_down_once(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
     saved: list[list[int]] = []
-    brain.save = lambda: saved.append(list(begun))
+    brain.save_or_note = lambda: saved.append(list(begun))
     monkeypatch.setattr(brain, "begin", lambda app, number: begun.append(number))
     for number in (2, 3, 4):
         app: Any = SimpleNamespace(restart_to=number, running=False, keep_listening=True, is_empty=lambda: True)
@@ -269,3 +273,24 @@ def test_how_the_last_one_has_ended_is_shown_when_the_record_is_cleared_since_no
         app.finished_slots, app.last_exits, app.failure = {1}, {1: {"code": 0 if not config else 3}}, Failure("exited with code 3")
         brain._perform(app, ClearRecord(), 1.0)
         assert (app.failure is not None) is is_shown
+
+
+def test_what_a_restart_or_roll_back_could_not_write_down_is_noted_and_written_when_it_can_be(
+    brain: Brain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "SAVE_AGAIN", 0.0)
+    tries: list[int] = []
+
+    def save() -> None:
+        tries.append(1)
+        if len(tries) % 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    brain.save = save
+    Desk(brain, Sampler(), "", 0.0)
+    brain._save_soon()
+    wait_until(lambda: brain.loop.turn(0.01) or len(tries) == 2, what="another try")
+    with app_of_one_worker(State.READY) as (app, _, _):
+        app.generation, app.previous = 2, 1
+        brain.reloads.roll_back(app, 1, "it was given up")
+        wait_until(lambda: brain.loop.turn(0.01) or len(tries) == 4, what="another try")

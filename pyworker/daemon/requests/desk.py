@@ -29,6 +29,7 @@ class Desk:
 
     def __init__(self, brain: Brain, sampler: Sampler, home: str, started_at: float) -> None:
         self.brain = brain
+        brain.save_or_note = self.save
         self.sampler = sampler
         self.home = home
         self.started_at = started_at
