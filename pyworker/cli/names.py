@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "web": (_HERE + "web", "A dashboard in the browser."),
     "check": (_HERE + "check", "Check a config file; start nothing."),
     "init": (_HERE + "init", "Write an app.toml for what is in a folder."),
-    "import": (_HERE + "import_", "app.toml from pm2, supervisor, gunicorn, uWSGI, a Procfile."),
+    "import": (_HERE + "import_", "app.toml from pm2, supervisor, gunicorn, uWSGI, systemd, a Procfile."),
     "diff": (_HERE + "diff", "What a reload would change."),
     "config": (_HERE + "config", "A config with every default, and where it comes from."),
     "schema": (_HERE + "schema", "The JSON Schema of config files."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-KINDS = ("pm2", "supervisor", "gunicorn", "uwsgi", "procfile")
+KINDS = ("pm2", "supervisor", "gunicorn", "uwsgi", "systemd", "procfile")
 
 
 def kind_of(path: str, text: str) -> str:
@@ -20,6 +20,8 @@ def kind_of(path: str, text: str) -> str:
         return "supervisor"
     if re.search(r"^\s*\[uwsgi\]", text, re.MULTILINE):
         return "uwsgi"
+    if re.search(r"^ExecStart\s*=", text, re.MULTILINE):
+        return "systemd"
     if ending in (".json", ".yaml", ".yml") and re.search(r"\b(apps|script)\b", text):
         return "pm2"
     if ending == ".py":

@@ -80,7 +80,6 @@ def test_of_a_compose_file_it_is_said_what_is_read_instead(tmp_path: Path, home:
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("shop.service", "[Service]\nExecStart=/v/bin/gunicorn shop:app\n", "units of systemd are not read: a Procfile is"),
         ("shop.yaml", "uwsgi:\n  module: shop\n", "of uWSGI's files the .ini is read"),
         ("shop.json", '{"uwsgi": {"module": "shop"}}', "of uWSGI's files the .ini is read"),
         ("shop.xml", "<uwsgi><module>shop</module></uwsgi>\n", "of uWSGI's files the .ini is read"),

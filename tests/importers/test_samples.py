@@ -17,7 +17,7 @@ import yaml
 from pyworker.config.jsonschema import schema
 from pyworker.config.load import load
 from pyworker.config.problem import ConfigError
-from pyworker.importers import gunicornconf, jsliteral, jsvalues, pm2, procfile, supervisor, uwsgi
+from pyworker.importers import gunicornconf, jsliteral, jsvalues, pm2, procfile, supervisor, systemd, uwsgi
 from pyworker.importers.kinds import kind_of
 from pyworker.importers.result import CannotImport, Imported, Result
 from pyworker.importers.write import document, report
@@ -41,6 +41,8 @@ def read(name: str, profile: str = "", text: str = "") -> Result:
             return gunicornconf.read(text, "shop")
         case "uwsgi":
             return uwsgi.read(text, "shop", ".", name.partition(".")[0])
+        case "systemd":
+            return systemd.read(text, name.removesuffix(".service"))
         case "procfile":
             return procfile.read(text)
     raise CannotImport(f"{name} is of no known kind")
@@ -849,3 +851,56 @@ def test_an_address_of_a_gunicorn_file_may_be_put_together(value: str, bind: str
     (app,) = gunicornconf.read(f'import os\nhost = "127.0.0.1"\nbind = {value}\n', "shop").apps
     assert app.table.get("bind") == bind
     assert ("bind" in {n.key for n in app.review}) == (bind in (None, ":9000"))
+
+
+def test_a_unit_of_systemd() -> None:
+    (shop,) = read("shop.service").apps
+    assert shop.name == "shop"
+    assert shop.table == {
+        "target": "shop.wsgi:application",
+        "python": "/srv/shop/venv",
+        "cwd": "/srv/shop",
+        "workers": 3,
+        "bind": "unix:/run/shop.sock",
+        "user": "shop",
+        "group": "www-data",
+        "env": {"DJANGO_SETTINGS_MODULE": "shop.settings", "WORKERS": "3", "MOTTO": "100% or $$5"},
+        "env_file": ["/etc/default/shop?"],
+        "hooks": {"pre_start": "/srv/shop/venv/bin/python manage.py migrate"},
+        "http": {"access_log": "text"},
+        "stop": {"kill_timeout": "65s"},
+        "limits": {"nofile": 65536},
+    }
+    assert [note.key for note in shop.review] == ["RuntimeDirectory", "ExecStartPre", "EnvironmentFile"]
+    assert [note.key for note in shop.dropped] == ["ExecReload", "KillMode", "RestartSec", "NotifyAccess, PrivateTmp"]
+
+
+def test_a_unit_of_systemd_with_all_that_a_command_line_may_have_there() -> None:
+    (mail,) = read("mail@.service").apps
+    assert mail.name == "mail"
+    assert mail.table == {
+        "command": ["sh", "-c", "exec /usr/bin/mail --queue %i --to $TO"],
+        "cwd": "~",
+        "inherit_env": ["TO"],
+        "hooks": {"pre_start": ["/bin/sh", "-c", "mkdir -p /tmp/mail && true"]},
+        "restart": {"policy": "always"},
+        "stop": {"signal": "INT"},
+    }
+    assert {note.key for note in mail.review} >= {"Type", "WorkingDirectory", "TimeoutStartSec", "ExecStartPre", "%"}
+
+
+@pytest.mark.parametrize("text", ["[Service]\nUser=x\n", "[Unit]\nExecStart=/bin/true\n"])
+def test_a_unit_that_starts_nothing_is_refused_in_words(text: str) -> None:
+    with pytest.raises(CannotImport, match="no ExecStart= in it"):
+        systemd.read(text, "x")
+
+
+def test_a_command_of_a_unit_ends_as_it_did_and_a_server_s_workers_are_replaced_as_they_were() -> None:
+    start = "[Service]\nExecStart=/usr/bin/"
+    assert systemd.read(f"{start}mail\n", "x").apps[0].table["restart"] == {"policy": "never"}
+    assert "restart" not in systemd.read(f"{start}gunicorn a:b\n", "x").apps[0].table
+
+
+def test_the_address_of_a_server_that_has_its_socket_from_systemd_is_asked_for() -> None:
+    (web,) = systemd.read("[Unit]\nRequires=web.socket\n[Service]\nExecStart=/usr/bin/gunicorn a:b\n", "web").apps
+    assert [(note.key, note.reason) for note in web.review] == [("bind", "write what ListenStream= of web.socket says")]

@@ -52,6 +52,7 @@ def cmd(
     pyworker import supervisord.conf
     pyworker import gunicorn.conf.py          read, not executed
     pyworker import uwsgi.ini
+    pyworker import /etc/systemd/system/shop.service
     pyworker import Procfile -o -             to stdout
     """
     from pyworker.importers.write import document, report
@@ -95,8 +96,6 @@ def _read(file: str, kind: str | None, profile: str, execute: bool) -> Result:
             hint = "circus files are not read; docs/from-circus.md has circus' words beside ours"
         elif re.search(r'<uwsgi|^uwsgi:|^\s*\{?\s*"uwsgi"\s*:', text, re.MULTILINE):
             hint = "of uWSGI's files the .ini is read: [uwsgi], and a line KEY = VALUE for each setting"
-        elif "ExecStart=" in text:
-            hint = "units of systemd are not read: a Procfile is, with the command of ExecStart= behind a name, like web: gunicorn shop:app"
         elif re.search(r"^services:", text, re.MULTILINE):
             hint = "Compose files are not read: a Procfile is, with a line for each service's command, like web: gunicorn shop:app"
         raise PyworkerError(f"{file}: it cannot be told which program this is of", hint=hint, code="usage")
@@ -131,6 +130,10 @@ def _parse(kind: str, file: str, text: str, profile: str, execute: bool) -> Resu
             from pyworker.importers import uwsgi
 
             return uwsgi.read(text, folder, _here(file), os.path.splitext(os.path.basename(file))[0])
+        case "systemd":
+            from pyworker.importers import systemd
+
+            return systemd.read(text, os.path.splitext(os.path.basename(file))[0])
         case _:
             from pyworker.importers import procfile
 

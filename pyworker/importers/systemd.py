@@ -1,0 +1,188 @@
+"""A unit of systemd (NAME.service) -> one app: its ExecStart=, with the settings of [Service] that mean something here."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+
+from pyworker.config.check import clean_name
+from pyworker.importers.commandline import hook, understand
+from pyworker.importers.result import CannotImport, Imported, Note, Result, seconds, whole
+
+_SETTING = re.compile(r"([A-Za-z0-9]+)\s*=\s*(.*)", re.DOTALL)
+_CONTINUED = re.compile(r"\\\n([#;].*\n)*")
+_SPAN = re.compile(r"(\d{1,9})\s*(ms|s|sec|seconds?|m|min|minutes?|h|hours?)?(?:\s+|\Z)")
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+)\b)")
+_SOCKET = re.compile(r"[\w@.-]+\.socket\b")
+_POLICIES = {
+    "no": "never", "always": "always", "on-failure": "on-failure",
+    **dict.fromkeys(("on-abnormal", "on-abort", "on-watchdog"), "on-failure"),
+}  # fmt: skip
+_DROPPED = {
+    "ExecReload": "pyworker reload",
+    "ExecStop": "pyworker stop; stop.signal is what it sends",
+    **dict.fromkeys(("ExecStartPost", "ExecStopPost"), "hooks.on_event runs a command at each event"),
+    "KillMode": "a worker gets the signal, and what is left of its process group is killed",
+    "PIDFile": "pyworker ps shows the pids",
+    "RestartSec": "restarts are spaced by themselves, longer with each failure",
+    **dict.fromkeys(
+        ("StandardOutput", "StandardError", "SyslogIdentifier"), "pyworker logs; logs.file names another file"
+    ),
+}
+_READ = ("ExecStart", "Environment", "WorkingDirectory")
+
+
+def read(text: str, name: str) -> Result:
+    """Return the app of a unit; `name`: what its file is called, without the ending."""
+    settings, result = _settings(text), Result("systemd", [])
+    app = Imported(clean_name(name.partition("@")[0]))
+    result.apps.append(app)
+    commands = [value for key, value in settings if key == "ExecStart"]
+    if not commands:
+        raise CannotImport("there is no ExecStart= in it", "name the .service that has it")
+    variables: dict[str, str] = {}
+    for pairs in (value for key, value in settings if key == "Environment"):
+        variables |= dict(word.partition("=")[::2] for word in _words(app, pairs, "Environment") if "=" in word)
+    for variable, value in variables.items():
+        app.variable(variable, value, "Environment")
+    _start(app, commands[-1], variables)
+    folders = [value.removeprefix("-") for key, value in settings if key == "WorkingDirectory"]
+    app.enter(folders[-1] if folders else "/", "WorkingDirectory")
+    if folders[-1:] == ["~"]:
+        app.look("WorkingDirectory", "was the home of User=: write which folder that is")
+    for command in commands[:-1]:
+        app.look("ExecStart", f"{command} runs before it: hooks.pre_start, or an app of its own")
+    for key, value in settings:
+        if key in _SERVICE:
+            _SERVICE[key](app, value, key)
+        elif key in _DROPPED:
+            app.drop(key, _DROPPED[key])
+    others = {key: None for key, _ in settings if key not in (*_SERVICE, *_DROPPED, *_READ)}
+    if others:
+        app.drop(
+            ", ".join(others), "no app has these here; the unit that pyworker startup makes can have them, for all"
+        )
+    if "target" not in app.table and all(key != "Restart" for key, _ in settings):
+        app.set("restart.policy", "never", "Restart")
+    if "target" in app.table and "bind" not in app.table and (socket := _SOCKET.search(text)) is not None:
+        app.look("bind", f"write what ListenStream= of {socket[0]} says")
+    if "env" in app.table and "env_file" in app.table:
+        app.look("EnvironmentFile", "what Environment= says of the same variable wins here, in systemd the file")
+    if "%" in "".join(value.replace("%%", "") for _, value in settings):
+        app.look("%", "systemd puts something in the place of %i, %h and their like: write what that is")
+    result.dropped.append(
+        Note("[Unit], [Install]", "pyworker startup starts all at boot; depends_on waits for other apps")
+    )
+    return result
+
+
+def _settings(text: str) -> list[tuple[str, str]]:
+    """Return what [Service] says, in its order. An empty value takes back what was said before."""
+    found: list[tuple[str, str]] = []
+    section = ""
+    for line in _CONTINUED.sub(" ", text).splitlines():
+        line = line.strip()
+        if line.startswith("["):
+            section = line
+        elif section == "[Service]" and line[:1] not in "#;" and (setting := _SETTING.match(line)) is not None:
+            if not setting[2]:
+                found = [pair for pair in found if pair[0] != setting[1]]
+            else:
+                found.append((setting[1], setting[2]))
+    return found
+
+
+def _words(app: Imported, text: str, source: str) -> list[str]:
+    try:
+        return [word.replace("%%", "%") for word in shlex.split(text)]
+    except ValueError as error:
+        app.look(source, f"could not be split ({error}): write it yourself")
+        return []
+
+
+def _start(app: Imported, command: str, variables: dict[str, str]) -> None:
+    """systemd splits the line and executes it: no shell, but $NAME and ${NAME} are filled in."""
+    line = command.lstrip("@-:+!|")
+    prefixes = command[: len(command) - len(line)]
+    words = _words(app, line, "ExecStart")
+    if "@" in prefixes:  # the second word is what ps shows
+        del words[1:2]
+    if ":" not in prefixes:
+        words = [_VARIABLE.sub(lambda found: variables.get(found[1] or found[2], found[0]), word) for word in words]
+    if "+" in prefixes or "!" in prefixes:
+        app.look("ExecStart", "ran with root's rights in spite of User=: leave user out")
+    understand(app, words, "ExecStart", variables=":" not in prefixes)
+
+
+def _time(key: str) -> Callable[[Imported, str, str], None]:
+    def apply(app: Imported, value: str, source: str) -> None:
+        parts = _SPAN.findall(value)
+        total = sum(int(number) * _UNITS["ms" if unit == "ms" else (unit or "s")[0]] for number, unit in parts)
+        if total and not _SPAN.sub("", value):
+            app.set(key, seconds(total), source)
+        else:
+            app.look(source, f"{value} is no time that ends: set {key}")
+
+    return apply
+
+
+def _restart(app: Imported, value: str, source: str) -> None:
+    if "target" in app.table:  # a server's master replaces its workers, whatever systemd does for itself
+        app.done(source)
+    elif value in _POLICIES:
+        app.set("restart.policy", _POLICIES[value], source)
+    else:
+        app.look(source, f"{value}: set restart.policy")
+
+
+def _type(app: Imported, value: str, source: str) -> None:
+    if value == "forking":
+        app.look(source, "forking: the program must stay in the foreground here, find the option of it that says so")
+    elif value == "oneshot":
+        app.look(source, "oneshot: a job that ends; cron says when it runs, hooks.pre_start runs it before another app")
+    elif value.startswith("notify") and "command" in app.table:
+        app.set("ready", "notify", source)
+    else:
+        app.done(source)
+
+
+def _file(app: Imported, value: str, source: str) -> None:
+    path = value.removeprefix("-")
+    app.set("env_file", [*app.table.get("env_file", ()), path + "?" * (path != value)], source)
+
+
+def _nofile(app: Imported, value: str, source: str) -> None:
+    number = whole(value.rpartition(":")[2])
+    if number is None:
+        app.look(source, f"{value}: set limits.nofile")
+    else:
+        app.set("limits.nofile", max(16, number), source)
+
+
+def _before(app: Imported, value: str, source: str) -> None:
+    line = value.lstrip("@-:+!|")
+    if "hooks" in app.table:
+        app.look(source, f"{line} runs then, too: write all of it into hooks.pre_start")
+    elif words := _words(app, line, source):
+        app.set("hooks.pre_start", line if hook(line) == line else words, source)
+        app.look(source, "runs before a start and a reload (hooks.pre_start), and has a minute (hooks.timeout)")
+
+
+_SERVICE: dict[str, Callable[[Imported, str, str], None]] = {
+    "Type": _type,
+    "User": lambda app, value, source: app.set("user", value, source),
+    "Group": lambda app, value, source: app.set("group", value, source),
+    "UMask": lambda app, value, source: app.set("umask", value, source),
+    "EnvironmentFile": _file,
+    "ExecStartPre": _before,
+    "Restart": _restart,
+    "TimeoutStartSec": _time("reload.ready_timeout"),
+    "TimeoutStopSec": _time("stop.kill_timeout"),
+    "KillSignal": lambda app, value, source: app.set("stop.signal", value.removeprefix("SIG"), source),
+    "LimitNOFILE": _nofile,
+    "RuntimeDirectory": lambda app, value, source: app.look(
+        source, f"/run/{value} must be there: systemd-tmpfiles makes it"
+    ),
+}
