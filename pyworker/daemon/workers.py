@@ -237,7 +237,7 @@ class Workers:
                 return
             # it stays there until what follows from it is written down: it is said once, and a daemon that is killed over it
             # would leave a worker that was never ready, or a script that waits for its port for ever
-            packet = unix_fds.peek_packet(handle.ctl, w.MAX_WORKER_MESSAGE)
+            packet = unix_fds.peek_packet(handle.ctl, w.MAX_WORKER_MESSAGE + 1)  # which is seen to be too long
             if packet is None:
                 return
             if not packet.data and not packet.pid:  # an empty message has a sender, the end has none
@@ -250,7 +250,7 @@ class Workers:
                 continue
             try:
                 if packet.truncated:
-                    raise WireError("a message that is too long, or with fds")
+                    raise WireError("a message with fds")
                 if not handle.talk.is_left(self._brain.loop.clock()):  # it has some ten to say in its life
                     raise WireError("more messages than there is a use for")
                 handle.talk.spend()

@@ -572,3 +572,34 @@ def test_what_cannot_be_done_of_what_a_worker_says_is_not_tried_again_and_again(
             Workers(brain).on_message(app, handle)
         assert fds.peek_packet(ours, MAX_MESSAGE) is None
         loop.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "given", "why"),
+    [
+        (encode(w.Notice("x" * w.MAX_WORKER_MESSAGE)), (), f"at most {w.MAX_WORKER_MESSAGE} are taken"),
+        (encode(w.Drained(0, 0)) + b" " * w.MAX_WORKER_MESSAGE, (), f"at most {w.MAX_WORKER_MESSAGE} are taken"),
+        (encode(w.Drained(0, 0)), (0,), "a message with fds"),
+    ],
+)
+def test_who_says_what_no_worker_of_ours_says_is_killed_and_it_is_said_what_that_was(
+    data: bytes, given: tuple[int, ...], why: str
+) -> None:
+    notes: list[str] = []
+    ours, theirs = socketpair()
+    with ours, theirs:
+        fds.pass_credentials(ours)
+        loop = Loop()
+        handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, ctl=ours, pid=4242)
+        app: Any = SimpleNamespace(generations={1: object()})
+        brain: Any = SimpleNamespace(loop=loop, poke=lambda app: None, note=lambda app, text: notes.append(text))
+        workers = Workers(brain)
+        workers.signal = lambda app, handle, number: notes.append(str(number))  # type: ignore[method-assign]
+        assert fds.send_packet(theirs, data, given)
+        workers.on_message(app, handle)
+        assert fds.peek_packet(ours, MAX_MESSAGE) is None
+        loop.close()
+    assert notes[0].endswith(why)
+    assert notes[1:] == [str(signal.SIGKILL.value)]
+    assert handle.failure is not None
+    assert handle.drained is None
