@@ -44,7 +44,8 @@ _PORT = re.compile(  # with what stands before it: times have colons, too
 )
 _AFTER_IT = 5  # lines: uvicorn, redis, nginx and PostgreSQL say more when they have found their port taken
 _CRASHED = "Fatal Python error: "
-_NO_PYTHON = (_CRASHED, "Could not import runpy module")  # the latter: for a types.py in PYTHONPATH
+# no crash is said by such a function; the latter: for a types.py in PYTHONPATH
+_NO_PYTHON = re.compile(_CRASHED + r"\w*(config|init)_\w+: |Could not import runpy module")
 _OF_PYTHON = "Python itself did not start: is one of its variables wrong? pyworker describe -v {app} | grep PYTHON"
 _NO_PROCESS = re.compile(
     r"can't start new thread|\b[Cc]annot fork\b|\bfork: (retry: )?Resource temporarily unavailable"
@@ -69,9 +70,8 @@ _SAID = (  # uvicorn's exception is above what is passed over
 )
 _EXCEPTION = re.compile(f"{_RAISED}|{_SAID}")
 _FATAL = re.compile(r"\w*(error|fatal|panic|critical|exception)", re.IGNORECASE)
-_NPM = re.compile(
-    r"npm (error|ERR!) (?!(code|syscall|path|errno) |A complete log)\S"
-)  # the first one says what is wrong
+# the first such line says what is wrong
+_NPM = re.compile(r"npm (error|ERR!) (?!(code|syscall|path|errno) |A complete log)\S")
 _ASK_FOR_HELP = re.compile(r"(Type|Try|See|Run|Use) .*\bhelp\b")  # below what was wrong
 _COLORS = re.compile("\x1b\\[[0-9;]*m")  # Python 3.13 writes tracebacks in colors where FORCE_COLOR is set
 
@@ -207,7 +207,7 @@ def _of_no_process(said: str) -> str:
 
 def _of_python(app: App, lines: list[str]) -> str:
     """Return the next step when Python has ended before it ran anything; else ""."""
-    return _OF_PYTHON.format(app=app.name) if any(line.startswith(_NO_PYTHON) for line in lines) else ""
+    return _OF_PYTHON.format(app=app.name) if any(map(_NO_PYTHON.match, lines)) else ""
 
 
 def _of_no_module(app: App, handle: WorkerHandle, said: str) -> str:

@@ -222,6 +222,17 @@ def test_a_python_that_does_not_start_says_why_and_is_no_wrong_version(
         assert hint.startswith("Python itself did not start: ")
 
 
+def test_what_a_child_says_that_has_crashed_is_not_taken_for_a_python_that_did_not_start(tmp_path: Path) -> None:
+    app: Any = SimpleNamespace(name="api", config=AppConfig(name="api", command=("serve",)), want=1, generations={})
+    (tmp_path / "logs").mkdir()
+    words = ["Fatal Python error: Segmentation fault", "", 'Current thread 0x1 (most recent call first):', '  File "a.py", line 1 in work']
+    words.append("subprocess.CalledProcessError: Command 'a.py' died with <Signals.SIGSEGV: 11>.")
+    (tmp_path / "logs" / "api.log").write_bytes(b"".join(line(7, each.encode()) for each in words))
+    worker: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 1), failure=None, pid=7, ready_at=None, bound=False)
+    reason, _, hint = of_worker(app, worker, ExitStatus(1, None), str(tmp_path), Shortage())
+    assert (reason, hint) == (words[-1], "")
+
+
 @pytest.mark.parametrize(
     "said", ["RuntimeError: can't start new thread", "sh: 1: Cannot fork", "bash: fork: retry: Resource temporarily unavailable"]
 )
