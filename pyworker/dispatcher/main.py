@@ -31,9 +31,8 @@ from pyworker.unix.fds import close_all
 ACCEPTS_A_TURN = 64
 RETRY = 0.01  # seconds until a connection that fits nowhere is tried again
 PAUSE = 0.1  # ... until accepting is tried again when the machine is out of files
-CALM = (
-    3.0  # ... without a want of something until that is over: at a limit there is room whenever another connection ends
-)
+# ... without a want of something until that is over: at a limit there is room whenever another connection ends
+CALM = 3.0
 REST = 0.2  # ... for which a worker whose port cannot be reached gets nothing
 LOOK = 0.1  # how often a worker that has not taken its connections is looked at; twice without progress: stuck
 FINISH_PATIENCE = 30.0  # how long relays may last when daemon and guardian are both gone

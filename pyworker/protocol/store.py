@@ -2,7 +2,7 @@
 
 fds ride in SCM_RIGHTS beside the message that names them, in the order named, at most BATCH in one packet.
 The daemon's end and the logger's end are fd CHANNEL_FD of the new process. First the guardian sends
-`Restore` packets and `RestoreDone(count)`; nothing else is acted on before that.
+`Restore` packets and `RestoreDone`; nothing else is acted on before that.
 
 Two versions of pyworker may meet here for a moment (an upgrade, or files that were replaced under a running daemon). A
 message that the other side does not know is ignored, so what is new is a new message, never a new field of an old one,
