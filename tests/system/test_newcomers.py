@@ -115,7 +115,7 @@ def test_a_file_where_an_app_is_to_be_named_is_not_looked_for_in_another_daemon(
     done = pw.run("reload", "app.toml")
     assert done.returncode == 4
     assert "name the app, or all: only pyworker start takes its file" in done.stderr
-    done = pw.run("stop", "1")  # the second one, for pm2
+    done = pw.run("stop", "0")  # the first one, for pm2
     assert done.returncode == 4
     assert "apps go by name here, workers by name and number: api.1" in done.stderr
     done = pw.run("export", "systemd", "app.toml")

@@ -119,7 +119,7 @@ class Desk:
             if unknown[0].endswith(".toml"):
                 hint = "name the app, or all: only pyworker start takes its file"
             elif unknown[0].isdecimal() and names:  # pm2's id
-                hint = f"apps go by name here, workers by name and number: {min(names)}.{unknown[0]}"
+                hint = f"apps go by name here, workers by name and number: {min(names)}.1"
             elif meant:
                 hint = f"did you mean {meant}?"
             else:
