@@ -20,7 +20,7 @@ from pyworker.unix.process import stat_fields
 FRESH = 0.5  # seconds in which the same answer is given again
 PSS_FRESH = 5.0  # the same for what takes longer to find out
 _PSS_TIME = 0.02  # seconds that one request may spend on that
-_MOST_LOOKED_AT = 500  # processes of one worker: of more the first count
+_FAMILY_TIME = 0.5  # ... of our processor time, on one worker and all that it has started
 _KEEP = 60.0  # seconds after which an earlier reading is too old to be compared with
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -118,12 +118,18 @@ class Sampler:
         """Return the memory of a worker and what it started, each shared page counted in equal parts; None when gone or not
         permitted.
 
-        Some 300 us a process, more for a big one: who starts a thousand must not keep the daemon from everybody else.
+        Some 300 us a process, 20 ms for one of 1 GB: who starts a thousand, or a hundred of these, must not keep the daemon
+        from everybody else. Of so many the first count.
         """
+        until = time.thread_time() + _FAMILY_TIME
         total = _pss(pid)
         if total is None:
             return None
-        return total + sum(_pss(other) or 0 for other in self._members(pid)[: _MOST_LOOKED_AT - 1])
+        for other in self._members(pid):
+            if time.thread_time() > until:
+                break
+            total += _pss(other) or 0
+        return total
 
     def pss_lately(self, pids: list[int], now: float) -> dict[int, int | None]:
         """The same of many, for those who ask again and again: some seconds old; a pid that there was no time for is missing.

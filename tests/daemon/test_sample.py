@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyworker.daemon.sample import _MOST_LOOKED_AT, FRESH, PSS_FRESH, Sampler
+from pyworker.daemon.sample import FRESH, PSS_FRESH, Sampler
 from pyworker.protocol.figures import Totals
 from tests.support.wait import wait_until
 
@@ -116,10 +116,13 @@ def test_fair_shares_are_looked_at_in_turn_the_oldest_first(
     assert looked[-1] == 5
 
 
-def test_of_one_that_has_started_thousands_the_first_count(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyworker.daemon.sample._pss", lambda pid: 10)
+def test_of_one_that_has_started_thousands_or_many_big_ones_the_first_count(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr("pyworker.daemon.sample.time.thread_time", lambda: len(looked) * 0.1)
+    monkeypatch.setattr("pyworker.daemon.sample._pss", lambda pid: looked.append(pid) or 10)
     monkeypatch.setattr(sampler, "_members", lambda pid: list(range(2, 5000 if pid == 1 else 5)))
-    assert sampler.pss(1) == 10 * _MOST_LOOKED_AT
+    assert sampler.pss(1) == 10 * len(looked)
+    assert len(looked) < 20
     assert sampler.pss(2) == 40
 
 
