@@ -151,9 +151,8 @@ class ThreadExchange(WsgiExchange):
             if whole is not None:
                 end = BROKEN if self.cut_short else FINISHED
                 if self.iterable.__class__ is list and not self.body:
-                    self.server.pool.put(
-                        self, whole, end
-                    )  # nothing is to be closed: this thread says next that it is free
+                    # nothing is to be closed: this thread says next that it is free
+                    self.server.pool.put(self, whole, end)
                 else:
                     self._emit(whole, end)
             else:
