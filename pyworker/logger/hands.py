@@ -8,13 +8,16 @@ and the log does not mention yet.
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import struct
+from collections.abc import Mapping
 
-from pyworker.protocol.logs import HAND, in_hand, unsaid
+from pyworker.protocol.inherited import APP_NAME
+from pyworker.protocol.logs import HAND, UNCOUNTED, in_hand, unsaid
 
-_ROWS, _MOST_OWED = 128, 64
+_ROWS, _MOST_OWED, _MOST_BEGUN = 128, 64, 32
 _SIZE = HAND.size * _ROWS
 _NAME, _COUNT = struct.Struct("=64s"), struct.Struct("=q")
 
@@ -35,11 +38,13 @@ class Hands:
         except OSError:  # nothing can be noted then; logging goes on
             self._map = mmap.mmap(-1, _SIZE)
         found = self._map[:]
-        self._map[:] = bytes(_SIZE)
-        self.left, self.unsaid = in_hand(found), unsaid(found)  # by the logger before this one
+        self.left, self.unsaid = _of_apps(in_hand(found)), _of_apps(unsaid(found))  # by the logger before this one
         self._rows: dict[str, int] = {}
         self._held: dict[str, int] = {}
         self._owed: dict[str, int] = {}
+        for app in [*{**self.unsaid, **self.left}][:_MOST_OWED]:  # the next one's, until this one has said it
+            self._owed[app] = self.unsaid.get(app, 0) + lines_left(self.left.get(app, 0))
+        self._note_anew()
 
     def hold(self, app: str, lines: int) -> None:
         """Note lines that are being taken out of a pipe. Before a read nobody knows how many: say UNCOUNTED, then the rest."""
@@ -65,14 +70,29 @@ class Hands:
         """Whether lines of this app can be noted before what is held is written."""
         return app in self._rows or len(self._rows) < _ROWS
 
-    def empty(self) -> None:
-        """All of it is written."""
+    def empty(self, begun: Mapping[str, int]) -> None:
+        """All of it is written but lines that have only `begun`, as many of each app."""
         for app in self._held:
-            _COUNT.pack_into(self._map, self._rows[app] + _NAME.size, 0)
-        self._held.clear()
+            _COUNT.pack_into(self._map, self._rows[app] + _NAME.size, begun.get(app, 0))
+        self._held = {app: lines for app, lines in begun.items() if app in self._rows}
         if len(self._rows) == _ROWS:
-            self._rows.clear()  # the next apps have them
-            self._map[:] = bytes(_SIZE)
+            self._held = dict(itertools.islice(self._held.items(), _MOST_BEGUN))
             self._owed = {app: lines for app, lines in self._owed.items() if lines}
-            for app, lines in self._owed.items():
-                self._note(f"!{app}", app, -lines)
+            self._note_anew()  # the next apps have the rows of the others
+
+    def _note_anew(self) -> None:
+        """Note what is held and owed, and nothing else; all at once, for we may be killed at any moment."""
+        notes = [(app, app, lines) for app, lines in self._held.items()]
+        notes += [(f"!{app}", app, -lines) for app, lines in self._owed.items()]
+        self._rows = {key: index * HAND.size for index, (key, _, _) in enumerate(notes)}
+        self._map[:] = b"".join(HAND.pack(app.encode(), count) for _, app, count in notes).ljust(_SIZE, b"\0")
+
+
+def lines_left(count: int) -> int:
+    """Return how many lines a count in hand stands for; where the last chunk was not counted there is one at least."""
+    return count and (count % UNCOUNTED or 1)
+
+
+def _of_apps(counts: dict[str, int]) -> dict[str, int]:
+    """Leave out what no logger has noted: the file may be anybody's."""
+    return {app: count for app, count in counts.items() if count < 2 * UNCOUNTED and APP_NAME.match(app)}

@@ -196,8 +196,10 @@ class Logger:
 
     def _put(self, pipe: Pipe, take: Callable[..., bytes], *chunk: bytes) -> None:
         """Have written what the pipe's lines give: what is complete by a chunk, or what is held."""
-        app = pipe.name.app
-        self._output.put(app, take(*chunk, stamp(time.time()), self._output.format(app)))
+        app, lines = pipe.name.app, pipe.lines
+        before = bool(lines.held)
+        records = take(*chunk, stamp(time.time()), self._output.format(app))
+        self._output.put(app, records, bool(lines.held) - before)
 
     def _drain(self, pipe: Pipe) -> None:
         """Read what is in a forgotten pipe now, then close it; who still writes to it gets SIGPIPE."""

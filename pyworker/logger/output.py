@@ -12,7 +12,7 @@ from typing import Literal
 
 from pyworker import failpoint
 from pyworker.logger.file import LogFile, point_to
-from pyworker.logger.hands import Hands
+from pyworker.logger.hands import Hands, lines_left
 from pyworker.logger.journal import Journal
 from pyworker.logger.lines import CHUNK
 from pyworker.logger.stdout import Stdout
@@ -39,6 +39,7 @@ class Output:
         self._for_journal: list[bytes] = []
         self._said: dict[str, tuple[int, str]] = {}  # app -> what the last LogStats told
         self._in_hand = 0  # bytes that are read and not written
+        self._begun: dict[str, int] = {}  # app -> lines of which only the beginning has been read
 
     # ---- what is read --------------------------------------------------------------------------------
     def take_in_hand(self, app: str) -> int:
@@ -49,11 +50,16 @@ class Output:
         return CHUNK - self._in_hand
 
     def has_taken(self, app: str, chunk: bytes | None) -> None:
-        self._hands.hold(app, (chunk.count(b"\n") if chunk else 0) - UNCOUNTED)
+        lines = chunk.count(b"\n") + (not chunk.endswith(b"\n")) if chunk else 0
+        self._hands.hold(app, lines - UNCOUNTED)
         self._in_hand += len(chunk or b"")
 
-    def put(self, app: str, records: bytes) -> None:
-        """Have an app's records written with the next `write`."""
+    def put(self, app: str, records: bytes, begun: int = 0) -> None:
+        """Have an app's records written with the next `write`. `begun`: so many lines more are held unfinished, or fewer."""
+        if begun:
+            self._begun[app] = self._begun.get(app, 0) + begun
+            if not self._begun[app]:
+                del self._begun[app]
         if records:
             self._batch.setdefault(self._file(app), []).append(records)
             if self._spec(app).journald:
@@ -73,7 +79,7 @@ class Output:
             if isinstance(file, LogFile):
                 self._hands.owe(file.app, file.unsaid)
         self._batch = {}
-        self._hands.empty()
+        self._hands.empty(self._begun)
         if self._for_journal:
             self._journal.write(b"".join(self._for_journal))
             self._for_journal = []
@@ -89,19 +95,28 @@ class Output:
         self.specs[app] = spec
         if self._home and spec.file != STDOUT:
             point_to(self._home, app, spec.file)
-        if count := self._hands.left.pop(app, 0):
-            how_many = "or more: it had not counted the last" if count >= UNCOUNTED else "at most"
-            lines = count % UNCOUNTED or 1
-            self._file(app).missed(lines, f"the logger was killed with them in its hands ({how_many})")
-        count = self._hands.unsaid.pop(app, 0)
-        if count and isinstance(owed := self._file(app), LogFile):
-            owed.owe(count, "the logger before this one could not write them")
-            self._hands.owe(app, owed.unsaid)
+        self._go_on_for(app)
         file = self._files.get(spec.file)
         if file is not None:
             file.spec = spec
         if before != spec.file:
             self._drop_unused_files(printing)
+
+    def _go_on_for(self, app: str) -> None:
+        """Have the app's log say what the logger before this one has lost."""
+        left, unsaid = self._hands.left.pop(app, 0), self._hands.unsaid.pop(app, 0)
+        if not left and not unsaid:
+            return
+        file = self._file(app)
+        if left:
+            how_many = "or more: it had not counted the last" if left >= UNCOUNTED else "at most"
+            file.missed(lines_left(left), f"the logger was killed with them in its hands ({how_many})")
+        if isinstance(file, LogFile):
+            if unsaid:
+                file.owe(unsaid, "the logger before this one could not write them")
+            self._hands.owe(file.app, file.unsaid)
+        if file.app != app or not isinstance(file, LogFile):
+            self._hands.owe(app, 0)
 
     def forget(self, app: str, printing: Iterable[str]) -> None:
         self.write()

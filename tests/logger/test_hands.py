@@ -10,6 +10,7 @@ import pytest
 
 from pyworker.logger.hands import Hands
 from pyworker.logger.main import Logger
+from pyworker.protocol.logs import UNCOUNTED
 from pyworker.unix import fds
 
 
@@ -17,7 +18,7 @@ def test_nothing_is_left_by_one_that_has_written_all(tmp_path: Path) -> None:
     hands = Hands(str(tmp_path / "hands"))
     hands.hold("api", 1)
     hands.hold("api", 41)
-    hands.empty()
+    hands.empty({})
     assert Hands(str(tmp_path / "hands")).left == {}
 
 
@@ -35,6 +36,28 @@ def test_a_killed_one_leaves_its_count_and_it_is_told_once(tmp_path: Path) -> No
     assert Hands(path).left == {}
 
 
+def test_what_was_lost_is_known_until_it_is_said_however_many_are_killed_before(tmp_path: Path) -> None:
+    path = str(tmp_path / "hands")
+    Hands(path).hold("api", UNCOUNTED + 2)
+    Hands(path).hold("api", 1)
+    Hands(path)
+    last = Hands(path)
+    assert last.unsaid == {"api": 3}
+    last.owe("api", 0)
+    assert Hands(path).unsaid == {}
+
+
+def test_a_line_that_has_only_begun_stays_in_hand_when_all_else_is_written(tmp_path: Path) -> None:
+    path = str(tmp_path / "hands")
+    hands = Hands(path)
+    for number in range(1000):
+        if not hands.has_room(f"app-{number}"):
+            hands.empty({f"app-{n}": 1 for n in range(number)})
+        hands.hold(f"app-{number}", 3)
+    hands.empty({"app-999": 1})
+    assert Hands(path).left == {"app-999": 1}
+
+
 def test_what_is_owed_stays_however_many_print_meanwhile_until_it_is_said(tmp_path: Path) -> None:
     path = str(tmp_path / "hands")
     hands = Hands(path)
@@ -42,19 +65,18 @@ def test_what_is_owed_stays_however_many_print_meanwhile_until_it_is_said(tmp_pa
     hands.owe("jobs", 2)
     for number in range(1000):
         if not hands.has_room(f"app-{number}"):
-            hands.empty()
+            hands.empty({})
         hands.hold(f"app-{number}", 1)
     hands.owe("jobs", 0)
     left = Hands(path)
     assert (left.unsaid, left.left.get("api")) == ({"api": 3}, None)
-    assert Hands(path).unsaid == {}
 
 
 def test_no_app_is_left_out_however_many_have_printed(tmp_path: Path) -> None:
     hands = Hands(str(tmp_path / "hands"))
     for number in range(1000):
         if not hands.has_room(f"app-{number}"):
-            hands.empty()
+            hands.empty({})
         hands.hold(f"app-{number}", 1)
     left = Hands(str(tmp_path / "hands")).left
     assert left["app-999"] == 1
@@ -65,7 +87,7 @@ def test_a_folder_that_cannot_be_written_only_loses_the_count(tmp_path: Path) ->
     (tmp_path / "logs").write_text("a file")
     hands = Hands(str(tmp_path / "logs" / "hands"))
     hands.hold("api", 5)
-    hands.empty()
+    hands.empty({})
     assert hands.left == {}
 
 

@@ -30,3 +30,20 @@ def test_a_chunk_that_a_killed_logger_had_not_counted_is_not_said_to_be_one_line
     successor.put("api", b"next\n")
     successor.write()
     assert said in log.read_bytes()
+
+
+def test_what_apps_that_share_a_file_have_lost_is_said_once(tmp_path: Path) -> None:
+    spec = LogsSpec(str(tmp_path / "all.log"), "text", 1 << 20, 1, compress=False)
+    killed = Output(str(tmp_path), "", lambda: None)
+    for app in ("api", "web"):
+        killed.take_in_hand(app)
+        killed.has_taken(app, b"one\n")
+    for _ in range(3):
+        successor = Output(str(tmp_path), "", lambda: None)
+        for app in ("api", "web"):
+            successor.configure(app, spec, ())
+        successor.put("web", b"next\n")
+        successor.write()
+    data = (tmp_path / "all.log").read_bytes()
+    assert data.count(b" lost here") == 1
+    assert b"2 lines were lost here" in data
