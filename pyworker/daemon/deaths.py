@@ -41,6 +41,7 @@ class Deaths:
         self._brain = brain
         self.shortages = Shortages(brain.loop)
         self._unburied: dict[int, tuple[App, WorkerHandle, process.ExitStatus]] = {}  # by id of the handle
+        self._asked: dict[int, Shortage] = {}  # the same; of those whose end is not done yet
         self._groups: set[int] = set()  # that have others than their leader, when all were looked at last
         self._looked_at = -LOOK_AT_GROUP
 
@@ -103,6 +104,7 @@ class Deaths:
         before = before or handle.state
         try:
             self._finish(app, handle, status, before)
+            self._asked.pop(id(handle), None)
         except Exception:
             # a dead worker must not count as one that serves, nor keep its slot, whatever went wrong with its end
             self._brain.loop.call_later(AGAIN, lambda: self.finish(app, handle, status, before))
@@ -129,7 +131,7 @@ class Deaths:
             else:
                 self._brain.loop.call_later(BURIAL_DELAY, lambda: self._bury(app, handle, status))
             return
-        shortage = self.shortages.of_death(handle.pid, status) if handle.pid else Shortage()  # while it is not reaped
+        shortage = self._shortage(handle, status)
         cut = app.board.stats(handle.id.serial).in_flight if before is State.KILLED else 0
         self._release(app, handle)
         self._brain.workers.kick_siblings(app, handle)
@@ -156,6 +158,14 @@ class Deaths:
             and restart.is_stable(handle.ready_at, handle.ended_at or 0.0, app.restart_config)
         )
 
+    def _shortage(self, handle: WorkerHandle, status: process.ExitStatus) -> Shortage:
+        """Ask once, while it is not reaped, however often its end is tried: a kill that was counted explains one death."""
+        found = self._asked.get(id(handle))
+        if found is None:
+            found = self.shortages.of_death(handle.pid, status) if handle.pid else Shortage()
+            self._asked[id(handle)] = found
+        return found
+
     def _count_restart(self, app: App, handle: WorkerHandle) -> None:
         app.board.add_app(AppF.RESTARTS)
         app.slot_restarts[handle.id.slot] = app.slot_restarts.get(handle.id.slot, 0) + 1
@@ -166,11 +176,12 @@ class Deaths:
             return  # with its app
         try:
             failpoint.hit("death.bury")
-            shortage = self.shortages.of_death(handle.pid, status)
+            shortage = self._shortage(handle, status)
             self._release(app, handle)
             self._tell(app, handle, status, shortage)
             self._count_restart(app, handle)  # last: a daemon that is killed before this buries it again
             self._brain.poke(app)  # which writes it down
+            self._asked.pop(id(handle), None)
         except Exception:
             self._unburied[id(handle)] = app, handle, status
             self._brain.loop.call_later(AGAIN, lambda: self._bury(app, handle, status))
