@@ -7,6 +7,7 @@ its sending side is reported as http.disconnect, and still gets its answer.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import urllib.parse
 from typing import Any
 
@@ -93,6 +94,10 @@ class AsgiExchange(Exchange):
     def cancel(self) -> None:
         self.cut = True
         self.task.cancel()
+        coroutine: Any = self.task.get_coro()
+        if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:  # it never takes its first step
+            self._give_up(503)
+            self._end()
 
     @property
     def waits_for_client(self) -> bool:
@@ -143,6 +148,9 @@ class AsgiExchange(Exchange):
                 else:
                     self.complain("the app returned without a response")
                 self._give_up(500)
+        self._end()
+
+    def _end(self) -> None:
         if self.background:
             self.background = False
             self.server.background_done(self)

@@ -126,6 +126,7 @@ class Server:
         self._cut_at: int | None = None  # how many requests it had answered by then
         self._cancelled = 0
         self._empty: asyncio.Future[None] | None = None
+        self._given_up = False  # what is left is waited for no longer
         self._cut_timers: list[asyncio.TimerHandle] = []
 
     # ---- life ------------------------------------------------------------------------------------
@@ -499,17 +500,17 @@ class Server:
             connection.abort()
         if self._websockets is not None:
             self._cancelled += self._websockets.abort()
-        self._running.clear()
-        self.background.clear()
-        if self._empty is not None and not self._empty.done():
-            self._empty.set_result(None)
+        self._given_up = True
+        self.check_empty()
 
     def check_empty(self) -> None:
-        """Wake `drained` when nothing is left."""
-        if self._empty is None or self._empty.done() or self._connections or self._running or self.background:
-            return
+        """Wake `drained` when nothing is left, or no more is waited for."""
+        if self._empty is not None and not self._empty.done() and (self._given_up or self._is_empty()):
+            self._empty.set_result(None)
+
+    def _is_empty(self) -> bool:
+        if self._connections or self._running or self.background:
+            return False
         if self._websockets is not None and self._websockets.busy:
-            return
-        if self.pool is not None and self.pool.pending:
-            return
-        self._empty.set_result(None)
+            return False
+        return self.pool is None or not self.pool.pending

@@ -16,6 +16,7 @@ import pytest
 
 from pyworker.config.schema import AppConfig, HttpConfig
 from pyworker.protocol.scoreboard import F
+from pyworker.worker.engines import server
 from pyworker.worker.engines.connection import LINGERING
 from tests.support.apps import echo, hello
 from tests.support.engine import Running, listener, running
@@ -197,6 +198,58 @@ def test_at_the_time_out_requests_are_answered_503(serve: Serve) -> None:
     client.close()
     report = site.running.finish()
     assert (report.requests, report.cancelled) == (0, 1)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_request_that_comes_in_the_turn_of_the_time_out_is_answered_503(serve: Serve, loop: str) -> None:
+    called: list[str] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        called.append(scope["path"])
+        await hello.asgi(scope, receive, send)
+
+    site = serve(app, loop=loop)
+    client = site.client()
+    assert client.get("/first") is not None
+    server = site.running.server
+    connection = next(iter(server._connections))
+
+    def come_and_cut() -> None:
+        server.begin_drain(30)
+        connection.data_received(b"GET /second HTTP/1.1\r\nHost: a\r\n\r\n")
+        server._cut()
+
+    site.running.call(come_and_cut)
+    response = client.recv()
+    assert response is not None
+    assert (response.status, response.closes) == (503, True)
+    assert called == ["/first"]
+    client.close()
+    site.running.call(site.running.stop.set)
+    assert site.running.finish().cancelled == 1
+
+
+def test_what_is_cut_is_in_flight_no_longer(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "AFTER_CUT", 0.0)
+    entered, go = threading.Event(), threading.Event()
+
+    async def stubborn(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        entered.set()
+        while not go.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+
+    site = serve(stubborn)
+    site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert entered.wait(30)
+    assert site.row[F.IN_FLIGHT] == 1
+    site.running.begin_drain(0)
+    wait_until(lambda: site.row[F.OPEN] == 0, what="its end")
+    assert site.row[F.IN_FLIGHT] == 0
+    go.set()
+    site.running.finish()
 
 
 def test_at_the_time_out_a_thread_that_does_not_answer_is_given_up(serve: Serve) -> None:
