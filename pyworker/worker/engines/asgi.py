@@ -158,6 +158,7 @@ class AsgiExchange(Exchange):
     def _give_up(self, status: int) -> None:
         if not self.done:
             Exchange.refuse(self, status)
+            self._wake()  # a task that the app has made may still wait for its client
 
     async def receive(self) -> dict[str, Any]:
         """ASGI receive()."""

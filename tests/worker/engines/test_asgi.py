@@ -233,6 +233,27 @@ def test_one_that_waits_for_a_disconnect_is_told_when_the_answer_is_complete(ser
     wait_until(lambda: said == ["http.disconnect"])
 
 
+def test_one_that_waits_for_a_disconnect_is_told_when_the_app_has_failed(serve: Serve, loop: str) -> None:
+    said: list[Any] = []
+    waiting: list[Any] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await receive()
+
+        async def wait() -> None:
+            said.append((await receive())["type"])
+
+        waiting.append(asyncio.ensure_future(wait()))
+        await asyncio.sleep(0)
+        raise ValueError("on purpose")
+
+    response = serve(app, loop=loop).client().get("/")
+    assert response is not None
+    assert response.status == 500
+    wait_until(lambda: said == ["http.disconnect"])
+
+
 def test_an_answer_to_a_client_that_has_just_left_is_no_error(serve: Serve, loop: str) -> None:
     went: list[str] = []
     entered, go = threading.Event(), threading.Event()
