@@ -211,6 +211,9 @@ class Connection(asyncio.Protocol):
             self.carry = 0
             if self.framing < 1:  # else a body is waited for as before: not a byte of it has come
                 self.deadline = NEVER
+        elif self.completed or (self.parsing is not None and self.framing < 1):
+            # a body that nobody wants: its request was answered, and the client may look at that when it has sent all
+            self.deadline = _monotonic() + self.server.idle_timeout
         if current is not None and not current.started:
             current.try_start()
 
@@ -544,7 +547,7 @@ class Connection(asyncio.Protocol):
         ):
             self._refuse(408)
         elif self.current is None:
-            self.close(linger=False)
+            self.close(linger=self.parsing is not None)
 
     def look_for_end(self) -> None:
         """Tell an app that its client has left although nothing is read, as requests wait behind this one."""

@@ -478,3 +478,33 @@ def test_the_body_of_a_request_whose_upgrade_is_not_taken_is_no_request(
             said = json.loads(response.body)
             assert said["path"] == path
             assert said["body"] == (inner.decode() if path == "/outer" and inner in body else "")
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_body_that_nobody_wants_may_come_as_slowly_as_any(serve: Serve, loop: str) -> None:
+    """Its client looks at the answer when it has sent all. It was cut when a connection that idles would be."""
+    site = serve(hello.asgi, loop=loop)
+    client = site.client().send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n1")
+    assert client.recv() is not None
+    (connection,) = site.running.server._connections
+
+    def deadline_after(data: bytes) -> float:
+        before: float = connection.deadline
+        connection.data_received(data)
+        return connection.deadline - before
+
+    assert site.running.call(lambda: deadline_after(b"2")) > 0
+    assert site.running.call(lambda: deadline_after(b"3")) > 0
+    assert client.get("/") is not None
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_body_that_nobody_wants_is_no_longer_waited_for_and_not_reset(serve: Serve, loop: str) -> None:
+    site = serve(hello.asgi, loop=loop)
+    client = site.client().send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n1")
+    wait_until(lambda: site.row[F.REQUESTS] == 1, what="the answer")
+    (connection,) = site.running.server._connections
+    site.running.call(connection.expire)
+    client.sock.sendall(b"23")
+    assert client.recv() is not None
+    assert client.sock.recv(1) == b""
