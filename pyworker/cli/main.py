@@ -192,7 +192,7 @@ def _run(argv: list[str], as_json: bool) -> int:
     except PyworkerError as error:
         return fail.report(error, as_json, how, (ctx and ctx.invoked_subcommand) or "")
     except click.ClickException as error:
-        return fail.report(_usage(error), as_json, how)
+        return fail.report(_usage(error, (ctx and ctx.invoked_subcommand) or ""), as_json, how)
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001  the last resort: words and a traceback instead of a bare one
@@ -249,12 +249,13 @@ def _is_like(typed: str, option: str) -> bool:
     return a in b or b in a or difflib.SequenceMatcher(None, a, b).ratio() >= 0.7
 
 
-def _usage(error: click.ClickException) -> PyworkerError:
+def _usage(error: click.ClickException, command: str) -> PyworkerError:
+    """`command`: the one that was typed; an option without its value does not know it."""
     # with possibilities, what click makes of them stands in format_message()
     message = error.message if hasattr(error, "possibilities") else error.format_message()
     message = message.partition(" Choose from:")[0].rstrip(".")  # the choices are in the argument's name
     ctx = getattr(error, "ctx", None)
-    path = ctx.command_path if ctx is not None else "pyworker"
+    path = ctx.command_path if ctx is not None else f"pyworker {command}".rstrip()
     word = getattr(error, "command_name", "")
     hint = f"{path} -h shows its {'commands' if word else 'options'}"
     typed = getattr(error, "option_name", "")

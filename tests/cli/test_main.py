@@ -152,6 +152,11 @@ def test_an_option_that_is_like_another_by_its_dashes_alone_is_not_taken_for_it(
     assert "did you mean" not in run(*typed, home=home).err.lower()
 
 
+def test_an_option_without_its_value_is_told_which_command_describes_it(home: str) -> None:
+    found = run("logs", "--since", home=home)
+    assert found.err.splitlines()[1:] == ["  = help: pyworker logs -h shows its options"]
+
+
 def test_an_option_that_the_command_does_not_have_is_not_offered(home: str) -> None:
     assert "-b HOST:PORT" not in run("ps", "--port", "8000", home=home).err
 
