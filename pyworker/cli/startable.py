@@ -86,7 +86,8 @@ def find_startable(words: Words) -> Startable:
                 raise _usage(f"{first!r} is no app", hint)
             return _inline({"script": absolute(first), "args": list(after or ())}, words)
         if after is not None:
-            raise _usage("words after -- go with a script or stand alone as a command", _after_hint(what, words.verb))
+            hint = f"an app gets no arguments: pyworker {words.verb} {shlex.quote(first)}"
+            raise _usage("words after -- go with a script or stand alone as a command", hint)
         if first.endswith("()"):
             message = f"{first} is a call, and an app is named"
             raise _usage(message, f"a function that returns it: {first[:-2]} --factory")
@@ -134,8 +135,11 @@ def _names(words: Words) -> Startable:
             if at := _TARGET_IN_FOLDER.match(word):
                 hint = f"pyworker {words.verb} --cwd {shlex.join((at['folder'], at['module'] + ':' + at['attribute']))}"
                 raise _usage(f"{word!r} is no target: that is a module and what is in it", hint)
-            if word != what[0] and shutil.which(what[0]):
-                raise _usage(f"{what[0]!r} is a program", _behind(what, words.verb))
+            if word != what[0] and (hint := hint_to_program(what, words.verb)):
+                raise _usage(f"{what[0]!r} is a program", hint)
+            if is_target(word):
+                message = f"{words.verb} takes one app at a time, and {word!r} is one more"
+                raise _usage(message, f"pyworker {words.verb} {shlex.quote(word)}")
             if os.sep in word or os.path.exists(word):
                 program = f"any program: pyworker {words.verb} -- {_typed(word)}"
                 hint = hint_to_import(word) or (NO_TOML if word.endswith(_SETTINGS) else program)
@@ -149,7 +153,7 @@ def _names(words: Words) -> Startable:
         hint = f"a program stands behind it, too: pyworker {words.verb} -- {shlex.join((*what, *after))}"
         raise _usage(f"words after -- do not go with {what[0]!r}, the name of an app", hint)
     if words.name or words.only or words.overrides:
-        hint = hint_to_app(what[0], words.verb) or _takes(words.verb)
+        hint = hint_to_app(what[0], words.verb) or hint_to_program(what, words.verb) or _takes(words.verb)
         raise _usage("options do not go with the names of apps that the daemon knows", hint)
     return Startable({"names": list(what)}, ())
 
@@ -176,6 +180,15 @@ def hint_to_app(word: str, verb: str = "start") -> str:
     if (hint := hint_to_file(word, verb)) or not os.path.isfile(f"{word}.py"):
         return hint
     return f"{word}.py is here: pyworker {verb} {word}:app (or whatever the app in it is called), or {word}.py if that serves by itself"
+
+
+def hint_to_program(words: tuple[str, ...], verb: str = "start") -> str:
+    """Return how a program is started, when that is what these words begin with; else ""."""
+    if not shutil.which(words[0]):
+        return ""
+    hint = f"a command stands behind --: pyworker {verb} -- {shlex.join(words)}"
+    app = next(filter(is_target, words), "")
+    return f"{hint}\nan app needs no server: pyworker {verb} {shlex.quote(app)}" if app else hint
 
 
 def hint_to_import(path: str) -> str:
@@ -240,12 +253,6 @@ def split_environment(pairs: tuple[str, ...]) -> dict[str, str]:
 def _takes(verb: str) -> str:
     names = "the NAME of an app, " if verb == "start" else ""
     return f"{verb} takes FILE.toml, MODULE:APP, SCRIPT.py, {names}or -- COMMAND"
-
-
-def _behind(what: tuple[str, ...], verb: str) -> str:
-    hint = f"a command stands behind --: pyworker {verb} -- {shlex.join(what)}"
-    app = next(filter(is_target, what), "")
-    return f"{hint}\nan app needs no server: pyworker {verb} {shlex.quote(app)}" if app else hint
 
 
 def _a_command(words: str, verb: str) -> str:

@@ -221,6 +221,9 @@ def test_names_start_what_the_daemon_knows(home: str, folder: str) -> None:
         (("shop.wsgi",), "stands behind a colon, like shop.wsgi:application"),
         (("shop.wsgi", "-w", "4"), "stands behind a colon, like shop.wsgi:application"),
         (("a:b", "c:d"), "one app at a time"),
+        (("no-such-server", "a:b"), "= help: pyworker start a:b"),
+        (("a:b", "--", "--debug"), "= help: an app gets no arguments: pyworker start a:b"),
+        (("sleep", "-w", "4"), "= help: a command stands behind --: pyworker start -- sleep"),
         (("--",), "there is no command after --"),
         (("a:b", "-w", "many"), "neither a whole number nor"),
         (("a:b", "-e", "NOPE_NOT_SET"), "no such variable here"),
@@ -238,7 +241,7 @@ def test_a_wrong_command_line_says_what_and_starts_nothing(
 
 @pytest.mark.parametrize(
     "words",
-    [("sh", "server.py"), ("sh", "a:b"), ("./server",), ("server",), ("server", "-w", "4"), ("python app.py",), ("a:b", "c:d"),
+    [("sh", "server.py"), ("sh", "a:b"), ("sleep", "60"), ("./server",), ("server",), ("server", "-w", "4"), ("python app.py",), ("a:b", "c:d"),
      ("../shop/main.py:app",), ("shop.wsgi",), ("many.toml", "--", "x"), ("npm", "--", "start"), ("--",)],
 )
 def test_what_run_was_given_is_not_to_be_given_to_a_daemon(home: str, folder: str, words: tuple[str, ...]) -> None:
@@ -281,6 +284,12 @@ def test_an_app_of_the_file_here_that_the_daemon_does_not_know_is_not_looked_for
     with FakeControl(home, dict.fromkeys(("start", "reload", "restart"), unknown)):
         found = run(*typed.split(), home=home, cwd=folder)
     assert found.err.splitlines()[1:] == [f"  = help: app.toml has it: pyworker {verb} --only api"]
+
+
+def test_a_program_that_is_no_app_of_the_daemon_is_told_where_it_stands(home: str, folder: str) -> None:
+    with FakeControl(home, {"start": refuses("no_such_app", 4, "no app matches 'sleep'", hint="did you mean sheep?")}):
+        found = run("start", "sleep", "60", home=home, cwd=folder)
+    assert found.err.splitlines()[1:] == ["  = help: a command stands behind --: pyworker start -- sleep 60", "  = help: did you mean sheep?"]
 
 
 @pytest.mark.parametrize(

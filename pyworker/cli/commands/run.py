@@ -17,7 +17,7 @@ from pyworker.cli import render
 from pyworker.cli.client import shell_env
 from pyworker.cli.commands.start import StartCommand, overrides_of, what_it_is
 from pyworker.cli.options import Settings, common, option
-from pyworker.cli.startable import Startable, Words, find_startable, hint_to_app
+from pyworker.cli.startable import Startable, Words, find_startable, hint_to_app, hint_to_program
 from pyworker.errors import PyworkerError
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def cmd(
     found = find_startable(Words(what, after, only, name, overrides, profile, "run"))
     if not found.apps:
         message = "run takes a file, MODULE:APP, a script or a command; names are those of a daemon"
-        hint = hint_to_app(what[0], "run") or "pyworker start NAME starts an app that the daemon knows"
+        hint = hint_to_app(what[0], "run") or hint_to_program(what, "run")
+        hint = hint or "pyworker start NAME starts an app that the daemon knows"
         raise PyworkerError(message, hint=hint, code="usage")
     if not any(app.inherit_env for app in found.apps):  # the environment of a container is meant for the app
         table = found.request.setdefault("inline" if found.request.get("inline") else "overrides", {})

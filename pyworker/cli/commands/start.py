@@ -18,7 +18,7 @@ from pyworker.cli.here import absolute
 from pyworker.cli.operation import Header, run, who_starts
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import line
-from pyworker.cli.startable import Startable, Words, find_startable, hint_to_app, split_environment
+from pyworker.cli.startable import Startable, Words, find_startable, hint_to_app, hint_to_program, split_environment
 from pyworker.errors import PyworkerError
 
 
@@ -109,7 +109,8 @@ def cmd(
         return run(settings, "start", request, _header(found))
     except PyworkerError as error:
         if error.code == "no_such_app":
-            error.hint = next(filter(None, map(hint_to_app, what)), error.hint)
+            found_here = next(filter(None, map(hint_to_app, what)), "")
+            error.hint = found_here or "\n".join(filter(None, (hint_to_program(what), error.hint)))
         raise
 
 
