@@ -103,7 +103,7 @@ def check_installation() -> None:
         raise PyworkerError(
             f"pyworker cannot run here: its own processes would not find it in {folder}",
             hint="they look neither in PYTHONPATH (pip install --target, --prefix), nor in ~/.local (pip install --user), nor in archives\n"
-            "in its folder, a virtual environment has it: python3 -m venv .venv && .venv/bin/pip install .",
+            "in pyworker's source, a virtual environment has it: python3 -m venv .venv && .venv/bin/pip install .",
             code="unavailable",
         )
 
