@@ -24,6 +24,7 @@ from pyworker.web.guard import Guard, is_loopback
 from pyworker.web.hub import Hub
 
 TOKEN_FILE = "web-token"
+UNSENT = 16 * 1024  # bytes of a connection that wait in the kernel
 HALF_REQUEST = 50  # ticks of the server, ten a second, between looks for those that send half a request
 
 
@@ -89,6 +90,8 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # of a browser on a slow link the kernel would hold a minute's looks, and the newest would come behind them
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
     try:
         listener.bind((host, port))
         listener.listen(64)

@@ -29,7 +29,7 @@ from tests.web.server import Dashboard, dashboard
 
 pytest.importorskip("starlette", reason="the dashboard is an extra: pip install 'pyworker[web]'")
 from pyworker.web import app as routes
-from pyworker.web.__main__ import token_of
+from pyworker.web.__main__ import _listen, token_of
 from pyworker.web.guard import Guard
 from pyworker.web.hub import Hub
 
@@ -276,6 +276,19 @@ def test_a_reader_that_is_behind_gets_only_the_newest_look(tmp_path: Path) -> No
     look, event = asyncio.run(read())
     assert (look[0], look[1]["document"]) == ("look", {"number": 99})
     assert event == ("event", {"seq": 1})
+
+
+def test_what_a_slow_reader_has_not_taken_waits_here_and_not_in_the_kernel() -> None:
+    with _listen("127.0.0.1", 0) as listener, socket.socket() as browser:
+        browser.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        browser.connect(listener.getsockname())
+        connection, _ = listener.accept()
+        taken = 0
+        with connection, contextlib.suppress(BlockingIOError):
+            connection.setblocking(False)
+            while taken < 1_000_000:
+                taken += connection.send(bytes(4096))
+    assert taken < 500_000
 
 
 def test_a_stream_is_packed_for_who_can_unpack_it_and_each_message_comes_at_once(web: Dashboard) -> None:
