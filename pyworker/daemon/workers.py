@@ -246,7 +246,11 @@ class Workers:
                 return
             if not handle.pid and packet.pid > 0 and handle.id.generation in app.generations:
                 # Hello, or what follows it if a daemon died over it. One that has ended by now is heard to its end in there
-                self._brain.pids.claim(app, handle, packet.pid)
+                try:
+                    self._brain.pids.claim(app, handle, packet.pid)
+                except Exception:
+                    unix_fds.drop_packet(handle.ctl)  # or it would be tried without end
+                    raise
                 continue
             try:
                 if packet.truncated:

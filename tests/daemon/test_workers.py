@@ -559,14 +559,17 @@ def test_what_a_worker_says_once_stays_in_its_channel_until_what_follows_from_it
         brain.loop.close()
 
 
-def test_what_cannot_be_done_of_what_a_worker_says_is_not_tried_again_and_again() -> None:
+@pytest.mark.parametrize("pid", [0, 4242])
+def test_what_cannot_be_done_of_what_a_worker_says_is_not_tried_again_and_again(pid: int) -> None:
     ours, theirs = socketpair()
     with ours, theirs:
         fds.pass_credentials(ours)
         loop = Loop()
-        handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, ctl=ours, pid=4242)
+        handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, ctl=ours, pid=pid)
         app: Any = SimpleNamespace(generations={1: object()})
-        brain: Any = SimpleNamespace(loop=loop, poke=lambda app: None, readiness=SimpleNamespace(is_ready=no_descriptor))
+        brain: Any = SimpleNamespace(
+            loop=loop, poke=lambda app: None, readiness=SimpleNamespace(is_ready=no_descriptor), pids=SimpleNamespace(claim=no_descriptor)
+        )
         assert fds.send_packet(theirs, encode(w.Ready(serving=True)))
         with pytest.raises(OSError, match=TOO_MANY_OPEN_FILES):
             Workers(brain).on_message(app, handle)
