@@ -143,7 +143,8 @@ class Program:
             self.channel.setblocking(False)
             os.set_inheritable(self.channel.fileno(), False)
 
-    def is_settled(self, now: float) -> bool:
+    @property
+    def is_settled(self) -> bool:
         return bool(self.pid) and not self.leaving and self.version != ""
 
     def _schedule(self, now: float, *, early: bool) -> None:

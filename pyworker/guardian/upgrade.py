@@ -80,6 +80,6 @@ class Upgrade:
                     say(f"upgrade: the {program.name} (pid {program.pid}) makes room")
                     program.leave(now, patience[program.name])
                 return
-            if not program.is_settled(now):
+            if not program.is_settled:
                 return
             del self._to_replace[0]
