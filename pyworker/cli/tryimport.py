@@ -148,9 +148,10 @@ def _try(app: AppConfig, file: str, profile: str, resolved: ResolvedApp, state: 
 def _show(output: IO[bytes]) -> None:
     """Print what the import prints, on stderr: it may not steer the terminal, nor read what is typed there."""
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-    while data := os.read(output.fileno(), 64 * 1024):
-        with contextlib.suppress(OSError):
-            write(sys.stderr, clean(decoder.decode(data)), look(sys.stderr))
+    with output:
+        while data := os.read(output.fileno(), 64 * 1024):
+            with contextlib.suppress(OSError):
+                write(sys.stderr, clean(decoder.decode(data)), look(sys.stderr))
 
 
 def _problem(app: AppConfig, file: str, profile: str, message: str, hint: str) -> Problem:

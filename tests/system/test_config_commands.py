@@ -137,7 +137,10 @@ def test_a_start_of_what_runs_says_what_it_does_not_take_over(pw: Pyworker) -> N
 
 def test_check_import_finds_what_a_start_would(pw: Pyworker) -> None:
     write(pw, "info")
-    assert pw.ok("check", "--import").stdout.startswith("app.toml is fine")
+    pw.environ["PYTHONWARNINGS"] = "always::ResourceWarning"
+    fine = pw.ok("check", "--import")
+    assert fine.stdout.startswith("app.toml is fine")
+    assert "ResourceWarning" not in fine.stderr
     pw.write("web.py", "import no_such_module\n")
     failed = pw.run("check", "--import")
     assert failed.returncode == 1
