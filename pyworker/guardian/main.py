@@ -391,8 +391,9 @@ class Guardian:
         program.ended(now, status)
         if program is self._daemon:
             self._orders.remind()
-        if program is self._logger and status.signal is not None and not self._all_ended:
-            self._logger_told = False  # the next one is, and ends what is left
+        if program is self._logger and status.code != 0 and not self._all_ended:
+            # the next one is told, and ends what is left, unless it fails over it, too
+            self._logger_told &= status.code is not None and program.dies_young
         how = "made room" if program.reason == "upgrade" else program.reason
         text = f"the {program.name} (pid {pid}) {how}"
         if not self._stopping:

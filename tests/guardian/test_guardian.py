@@ -386,7 +386,8 @@ def test_what_a_daemon_has_left_is_ended_at_once_though_its_last_word_is_for_the
     os.close(writes)
 
 
-def test_a_logger_that_is_killed_over_what_a_dead_daemon_has_left_has_a_successor(start: OPEN_RIGS) -> None:
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_logger_that_fails_over_what_a_dead_daemon_has_left_has_a_successor(start: OPEN_RIGS, killed: bool) -> None:
     rig = start()
     daemon, logger = rig.both()
     reads, writes = pipe_with(b"line\n")
@@ -397,7 +398,10 @@ def test_a_logger_that_is_killed_over_what_a_dead_daemon_has_left_has_a_successo
     os.kill(daemon.pid, signal.SIGKILL)
     daemon.close()
     assert select.select([logger.lifeline], [], [], 30)[0], "it is told to end all"
-    os.kill(logger.pid, signal.SIGKILL)
+    if killed:
+        os.kill(logger.pid, signal.SIGKILL)
+    else:
+        logger.leave(1)
     successor = rig.peer("logger")
     successor.hear_until(protocol.RestoreDone)
     assert set(successor.fds) == {"out.api.1.1.1"}
@@ -406,6 +410,21 @@ def test_a_logger_that_is_killed_over_what_a_dead_daemon_has_left_has_a_successo
     assert rig.process.wait(30) == 0
     os.close(reads)
     os.close(writes)
+
+
+def test_a_logger_that_always_fails_over_what_a_dead_daemon_has_left_keeps_no_guardian(start: OPEN_RIGS) -> None:
+    rig = start()
+    daemon, logger = rig.both()
+    rig.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "SIGTERM" in rig.log(), what="the signal")
+    os.kill(daemon.pid, signal.SIGKILL)
+    daemon.close()
+    for turn in range(3):
+        if turn > 0:
+            logger = rig.peer("logger")
+        assert select.select([logger.lifeline], [], [], 30)[0]
+        logger.leave(1)
+    assert rig.process.wait(30) == 0
 
 
 def test_socket_of_another_guardian_is_left_alone_at_the_end(start: OPEN_RIGS) -> None:
