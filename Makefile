@@ -11,7 +11,7 @@ PYTHONS ?= python3.11 python3.12 python3.13 python3.14 python3.15
 unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
-.PHONY: docs site containers demo demo-stop setup test collected pythons check lint types imports fmt bench profile chaos chaos-long reload-load fuzz leaks failpoints clean
+.PHONY: docs site containers demo demo-stop setup test collected pythons check lint types imports fmt bench profile chaos chaos-long reload-load fuzz leaks failpoints lives clean
 
 $(VENV)/.demo: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv was found. Install one (Debian: apt install python3 python3-venv), or say make PYTHON=/path/to/python"; exit 1; }
@@ -87,6 +87,9 @@ chaos-long: $(VENV)/.dev  ## an hour of it, with checks of processes, fds and me
 
 reload-load: $(VENV)/.dev  ## 200 reloads under every kind of client (some 8 minutes)
 	$(BIN)/python -m tests.chaos.reload_load $(ARGS)
+
+lives: $(VENV)/.dev  ## the daemon's code in simulated worlds, each by its seed: SEEDS="17 99", or new ones for SECONDS=40
+	$(BIN)/python -m tests.simulation.lives $(if $(filter file,$(origin SEEDS)),--seconds $(SECONDS),$(SEEDS))
 
 fuzz: $(VENV)/.dev  ## 1,000,000 inputs without a process, 200,000 messages at a live daemon
 	$(BIN)/python -m tests.fuzz.offline
