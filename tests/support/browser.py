@@ -78,10 +78,10 @@ class Browser:
     def _find(self, css: str) -> str:
         return str(self._ask("POST", "/element", {"using": "css selector", "value": css})[_ELEMENT])
 
-    def emulate(self, *, width: int, height: int, dark: bool = False) -> None:
+    def emulate(self, *, width: int, height: int, dark: bool = False, media: str = "") -> None:
         self._cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
         scheme = "dark" if dark else "light"
-        self._cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self._cdp("Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def _cdp(self, method: str, **parameters: Any) -> Any:
         return self._ask("POST", "/goog/cdp/execute", {"cmd": method, "params": parameters})

@@ -219,6 +219,17 @@ def test_no_width_scrolls_sideways_and_dark_is_dark(page: Page, width: int, dark
     page.window.emulate(width=1280, height=900)
 
 
+def test_on_paper_the_table_and_the_events_are_whole(page: Page) -> None:
+    page.window.emulate(width=720, height=900, media="print")
+    window = page.open()
+    window.wait("document.querySelectorAll('#workers tbody tr').length === 4")
+    window.script("state.events = Array(100).fill(state.events[0]); drawEvents()")
+    for css in ("#events", "#workers"):
+        cut = f"const box = document.querySelector('{css}').closest('#events, .scroll'); return box.scrollWidth > box.offsetWidth || box.scrollHeight > box.offsetHeight"
+        assert not window.script(cut), css
+    page.window.emulate(width=1280, height=900)
+
+
 def test_a_screen_reader_gets_names_for_everything(page: Page) -> None:
     window = page.open()
     window.wait("document.querySelectorAll('#charts path.line')[0].getAttribute('d')", "a curve")
