@@ -36,7 +36,8 @@ def main(argv: list[str]) -> int:
         sys.stdout.write(f'{{"version": "{__version__}"}}\n')
         return Exit.OK
     if argv[1] == "--serve":
-        return serve(socket.socket(fileno=int(argv[2])), launch)
+        with socket.socket(fileno=int(argv[2])) as channel:
+            return serve(channel, launch)
     return launch(int(argv[1]))
 
 

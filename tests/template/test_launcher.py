@@ -347,3 +347,13 @@ def test_old_python_is_refused_with_a_sentence(daemon: Any, folder: Path, role: 
     assert "Python 3.6; 3.11 or newer" in message.message
     ours.close()
     theirs.close()
+
+
+def test_a_launcher_that_nobody_needs_leaves_without_a_word() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        command = [sys.executable, "-I", "-X", "dev", "-m", "pyworker.template", "--serve", str(theirs.fileno())]
+        launcher = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
+    ours.close()
+    assert launcher.communicate(timeout=60)[1] == b""
+    assert launcher.returncode == 0
