@@ -215,7 +215,7 @@ class Deaths:
         # the logger still wants the pidfd and the pipes until it has read them to their end
         self._brain.store.forget(worker_fd("out", handle.id), worker_fd("err", handle.id))
         self._brain.messages.forget(app, handle)
-        # at once: what a daemon that is killed in between has left, no other would miss
+        # at once: if a daemon is killed in between, nobody looks for what it has left
         self._brain.store.remove(*(worker_fd(kind, handle.id) for kind in ("ctl", "pid", "ipc")))
         app.board.free(handle.id.serial)
         self._brain.templates.end_left_behind(app, handle.id.generation)
