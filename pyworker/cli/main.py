@@ -188,7 +188,8 @@ def _run(argv: list[str], as_json: bool) -> int:
     except (KeyboardInterrupt, click.exceptions.Abort):
         return int(Exit.INTERRUPTED)
     except TimeIsUp:
-        return fail.report(PyworkerError("the time of --timeout is over", code="timeout"), as_json, how)
+        over = PyworkerError("the time of --timeout is over", code="timeout", hint="a longer --timeout, or none")
+        return fail.report(over, as_json, how)
     except PyworkerError as error:
         return fail.report(error, as_json, how, (ctx and ctx.invoked_subcommand) or "")
     except click.ClickException as error:

@@ -559,7 +559,7 @@ def test_a_view_that_follows_ends_when_the_time_that_it_was_given_is_over(view: 
         found = run(*view.split(), "--timeout", "0.5s", home=home)
     assert found.code == 75
     said = json.loads(found.err)["error"]["message"] if "--json" in view else found.err
-    assert said.strip().removeprefix("error: ") == "the time of --timeout is over"
+    assert said.removeprefix("error: ").partition("\n")[0] == "the time of --timeout is over"
 
 
 def test_ctrl_c_while_the_command_is_still_imported_is_no_traceback(home: str) -> None:

@@ -72,6 +72,7 @@ def test_a_start_is_over_when_all_of_the_app_is_open_or_there_is_nothing_to_open
         restart_to=None, closed=case.get("closed", False), running=case.get("running", True), starting=case.get("starting", True),
         is_open=lambda now: case.get("is_open", True), has_been_checked=lambda: case.get("checked", True), is_job=case.get("is_job", False),
         slots=lambda: case.get("slots", [1]), gated=case.get("gated", set()), generation=1, started_at=1.0, failure=Failure("of the one before"),
+        record=SimpleNamespace(is_clear=False),
     )  # fmt: skip
     starting = app.starting
     brain._note_progress(app, 2.0)

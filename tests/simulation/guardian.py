@@ -39,8 +39,8 @@ class Guardian:
         for begin in range(0, len(names), s.BATCH):
             some = names[begin : begin + s.BATCH]
             self._says(s.Restore(tuple(some)), [self.store[name] for name in some])
-        self._says(s.RestoreDone(reason, kernel.GUARDIAN, "1"))
-        self._says(s.LoggerState(kernel.LOGGER, ""))
+        self._says(s.RestoreDone(0, reason, kernel.GUARDIAN, "1"))
+        self._says(s.LoggerState(kernel.LOGGER, 0, ""))
         for process in self._zombies():
             if process.is_told:
                 self._tells(process.pid)

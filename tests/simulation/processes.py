@@ -152,7 +152,7 @@ class Template(Process):
             self.says(t.LoadFailed("import", "ModuleNotFoundError: No module named 'x'", ""))
         else:
             self.becomes("ready")
-            self.says(t.Loaded("3.11.7", "asgi", "uvicorn", "asyncio", True, "", 0.1, "1", "web.py"))
+            self.says(t.Loaded(0, "3.11.7", "asgi", "uvicorn", "asyncio", True, "", 0.1, "1", "web.py"))
 
     def reads(self) -> None:
         message, fds = self.hears(t.ToTemplate)
@@ -429,7 +429,7 @@ class Dispatcher(Process):
 
     def is_up(self) -> None:
         self.becomes("up")
-        self.says(d.Up())
+        self.says(d.Up("1"))
 
     def reads(self) -> None:
         message, fds = self.hears(d.ToDispatcher)
