@@ -32,7 +32,7 @@ from pyworker.protocol import wire
 from pyworker.protocol.worker import STACKS_SIGNAL, Drain, Drained, Hello, Kick, Ready
 from pyworker.record import compile_init
 from pyworker.template import bytecode, forksafe, lazy
-from pyworker.template.immortal import immortalise
+from pyworker.template.immortal import forget_lookups, immortalise
 from pyworker.template.spare import Spares, name_spare, park
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix import tls
@@ -90,6 +90,7 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     gc.collect()
     ending.remember_files()
     immortalise()  # so that no worker copies a page because it used what is there
+    forget_lookups()
     gc.freeze()  # nor because its collector looked at it
     failpoint.hit("template.loaded")
     send(channel, ready.loaded)

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import ssl
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,27 @@ def test_what_an_app_registers_for_forks_runs_once_for_each_worker(daemon: Any, 
     worker.expect(Ready)
     template.expect(Parked)  # the next one ahead of need
     assert template.read_out() == b"bcbc"
+
+
+LOOKED_UP = """
+import os, sys
+class Thing: pass
+name = "".join(["looked", "_", "up"])
+before = sys.getrefcount(name)
+setattr(Thing, name, 1)
+getattr(Thing, name)
+assert sys.getrefcount(name) > before + 1  # the key in the class, and what was looked up
+os.register_at_fork(after_in_child=lambda: os.write(1, b"%d" % (sys.getrefcount(name) - before)))
+"""
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="names are not counted")
+def test_no_worker_lets_go_of_the_names_that_an_import_has_looked_up(daemon: Any, folder: Path) -> None:
+    (folder / "shop.py").write_text(LOOKED_UP + (folder / "shop.py").read_text())
+    d = daemon()
+    template = d.load()
+    d.fork(template, 1).expect(Hello)
+    assert set(template.read_out().decode()) == {"1"}  # of this one, and maybe of the next
 
 
 def test_template_ends_when_told_and_when_left_alone(daemon: Any, folder: Path) -> None:
