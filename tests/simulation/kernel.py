@@ -218,8 +218,8 @@ class _Epoll:
         ready = sorted(self.real.poll(0, most))
         world = self._loop.world
         world.rng.shuffle(ready)
-        # what is due comes after all that has come: that is promised
-        if len(ready) > 1 and world.rng.random() < 0.3 and not self._loop.is_due():
+        # what is due, or was put off to soon, comes after all that has come: that is promised
+        if len(ready) > 1 and world.rng.random() < 0.3 and not self._loop.has_more():
             ready = ready[: world.rng.randrange(1, len(ready))]
         return ready
 
@@ -238,9 +238,9 @@ class SimulatedLoop(Loop):
     def next_timer(self) -> float | None:
         return min((at for at, _, timer in self._timers if timer.callback is not None), default=None)
 
-    def is_due(self) -> bool:
+    def has_more(self) -> bool:
         at = self.next_timer()
-        return at is not None and at <= self.world.now
+        return bool(self._soon) or (at is not None and at <= self.world.now)
 
     def is_idle(self) -> bool:
         return not self._soon and not self._epoll.real.poll(0, 8)
