@@ -70,6 +70,9 @@ class Invariants:
         world, app = self._world, self._world.daemon.brain.apps.get(event.app)
         if app is None or not app.record.failed or event.data["generation"] != app.generation:
             return
+        asked = [worker.born_at for worker in app.workers.values() if worker.pid == event.data["pid"]]
+        if asked and app.record.deaths and asked[0] < app.record.deaths[-1]:
+            return  # before it had failed
         before, commands = self._probed.get(app.name, (-_PROBE_EVERY, 0))
         if world.now - before < _PROBE_EVERY and commands == len(world.clients):
             world.fail(f"{app.name} has failed, and was tried at {before} and {world.now}")

@@ -251,9 +251,15 @@ class World:
     def _pass_time(self) -> None:
         at = self.daemon.loop.next_timer()
         if at is None or self.rng.random() < 0.5:
-            self.now += self.rng.choice([0.001, 0.01, 0.05, 0.3])
+            self._advance(self.now + self.rng.choice([0.001, 0.01, 0.05, 0.3]))
         else:
-            self.now = max(self.now, at) + 0.0001
+            self._advance(max(self.now, at) + 0.0001)
+
+    def _advance(self, to: float) -> None:
+        self.now = to
+        for process in self.processes.values():
+            if isinstance(process.parent, int):  # a launcher keeps what it has started for a moment only
+                process.parent = "guardian"
 
     def _change_code(self) -> None:
         # what serves in a life of reloads must not crash
@@ -281,7 +287,7 @@ class World:
             if at is None or at > end:
                 self.now = end
                 return
-            self.now = max(self.now, at) + 0.0001
+            self._advance(max(self.now, at) + 0.0001)
         self.fail(f"it has not settled within {_MOST_STEPS} steps")
 
 
