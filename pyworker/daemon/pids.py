@@ -125,6 +125,8 @@ class Pids:
         for app in self._brain.apps.values():
             for handle in app.workers.values():
                 if handle.pid == message.pid and handle.is_alive:
+                    # it may have been another's for a moment, as it seemed when its end was seen: the launcher's
+                    handle.reaped = False
                     self._brain.deaths.ended(app, handle, status)
                     return
         pid = message.pid

@@ -129,6 +129,15 @@ def test_an_exit_is_of_the_living_worker_with_that_pid() -> None:
     assert (told.ended, told.collected) == ([(3, ExitStatus(1, None))], [])  # collected when its group has been killed
 
 
+def test_a_pid_that_the_guardian_names_is_let_go_also_when_it_was_the_launchers_as_its_end_was_seen() -> None:
+    """It was taken for one that somebody else reaps, and stayed a zombie for as long as the guardian lived."""
+    told = Told()
+    worker = told.worker(42)
+    worker.reaped = True
+    told.pids.on_exited(Exited(42, 1, None, False))
+    assert not worker.reaped
+
+
 @pytest.mark.parametrize(
     ("app", "may_be_ours"),
     [
