@@ -165,7 +165,8 @@ class Brain:
         elif app.starting and app.generation not in app.gated and (app.is_job or not app.slots()):
             app.starting = False  # a job waits for its time; or all of it has finished already (policy = "never")
         self.reloads.complete(app, now)
-        if not app.starting and app.record.is_clear and app.is_open(now) and not app.has_ended_badly():
+        as_wanted = app.is_open(now) or not (app.slots() or app.is_job)
+        if not app.starting and app.record.is_clear and as_wanted and not app.has_ended_badly():
             app.failure = None
 
     def _save_soon(self) -> None:

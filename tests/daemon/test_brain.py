@@ -295,3 +295,11 @@ def test_what_a_restart_or_roll_back_could_not_write_down_is_noted_and_written_w
         app.generation, app.previous = 2, 1
         brain.reloads.roll_back(app, 1, "it was given up")
         wait_until(lambda: brain.loop.turn(0.01) or len(tries) == 4, what="another try")
+
+
+def test_a_failure_is_over_when_the_only_worker_was_stopped_and_nothing_is_counted_any_more(brain: Brain) -> None:
+    with app_of_one_worker(State.READY) as (app, _, _):
+        app.running, app.closed, app.workers, app.stopped_slots = True, False, {}, {1}
+        app.failure = Failure("gave up after 10 restarts")
+        brain._note_progress(app, 1.0)
+        assert app.failure is None
