@@ -91,6 +91,7 @@ def test_why_it_has_failed_is_shown_until_all_of_the_app_is_well_again(
     app: Any = SimpleNamespace(
         restart_to=None, closed=False, running=True, starting=False, record=case.get("record", CLEAR), failure=Failure("it said why"),
         is_open=lambda now: case.get("is_open", True), has_ended_badly=lambda: case.get("badly", False),
+        slots=lambda: [1], is_job=False,
     )  # fmt: skip
     brain._note_progress(app, 2.0)
     assert (app.failure is None) == forgotten

@@ -155,7 +155,7 @@ def test_that_a_dispatcher_is_up_is_written_down_while_its_word_is_still_in_its_
     handed.app.write_memo = lambda: there.append((dispatcher.state, fds.peek_packet(ends[0], 4096) is not None))
     brain: Any = handed.dispatchers._brain
     brain.loop, brain.emit, brain.poke = SimpleNamespace(clock=lambda: 1.0), lambda *_, **__: None, lambda app: None
-    assert fds.send_packet(ends[1], encode(d.Up()))
+    assert fds.send_packet(ends[1], encode(d.Up("0.1.0")))
     handed.dispatchers._on_message(handed.app, dispatcher)
     assert there == [("ready", True)]
     assert fds.peek_packet(ends[0], 4096) is None

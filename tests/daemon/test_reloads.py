@@ -71,7 +71,7 @@ def test_a_roll_back_leaves_nothing_of_the_generation_that_was_given_up_but_why(
 ) -> None:
     said: list[Any] = []
     brain.events.subscribe(lambda event: said.append((event.type, event.data)))
-    brain.save = lambda: said.append("saved")
+    brain.save_or_note = lambda: said.append("saved")
     monkeypatch.setattr(reloads.state, "address", lambda home, resolved: said.append("the state's owner"))
     monkeypatch.setattr(brain, "write_logs_spec", lambda app: said.append("the log's form"))
     with app_of_one_worker(State.READY) as (app, _, _):

@@ -337,6 +337,6 @@ def test_that_a_template_has_loaded_stays_in_its_channel_until_it_is_written_dow
     brain: Any = SimpleNamespace(loop=SimpleNamespace(clock=lambda: 0.0), poke=lambda app: None, emit=lambda *_, **__: None)
     app: Any = SimpleNamespace(codes={}, write_memo=lambda: there.append(peek_packet(ours, MAX_MESSAGE) is not None))
     handle = TemplateHandle("api", 1, 0.0, channel=ours)
-    assert send_packet(theirs, encode(t.Loaded("3.13.1", "asgi", "uvicorn", "uvloop", True, "", 0.1)))
+    assert send_packet(theirs, encode(t.Loaded(7, "3.13.1", "asgi", "uvicorn", "uvloop", True, "", 0.1)))
     Templates(brain)._on_message(app, handle)
     assert (handle.state, there, peek_packet(ours, MAX_MESSAGE)) == ("ready", [True], None)
