@@ -37,6 +37,7 @@ RETIRE_TIMEOUT = 5.0  # a template that was told to leave
 FORKS_AT_ONCE = 100  # a template's channel takes some 280 requests that it has not read yet
 DISPATCHER_READY_TIMEOUT = 30.0  # it imports nothing of the app, but a machine may be that busy, at its boot for one
 DISPATCHER_STOP_TIMEOUT = 5.0
+UNCOUNTED = 5.0  # how long the death of one that was never ready is waited for: there are processes that do not die
 MAX_DRAINING = 2  # generations that may drain at once, the one that a commit sends away included
 
 
@@ -215,7 +216,7 @@ def _fill(app: AppView, now: float) -> Iterator[act.Action]:
     current = [w for w in everybody if w.generation == app.generation and w.state in UNTOUCHED]
     starting = sum(w.state is State.STARTING for w in current)
     trying = starting > 0
-    calm = app.record.is_clear
+    calm, dying = app.record.is_clear, _dying(app)
     succession = any(_is_succession(app, slot) for slot in slots_of(app))
     for slot in slots_of(app):
         mine = [w for w in current if w.slot == slot]
@@ -227,6 +228,9 @@ def _fill(app: AppView, now: float) -> Iterator[act.Action]:
             continue
         if not calm and (trying or (app.record.failed and _probe_is_out(app, current))):
             continue  # after an unstable death one worker is tried at a time, until it is ready
+        if not calm and now < dying + UNCOUNTED:
+            yield act.LookAgain(dying + UNCOUNTED)
+            continue
         if not calm and now < app.record.next_at:
             yield act.LookAgain(app.record.next_at)
             continue
@@ -246,6 +250,12 @@ def _probe_is_out(app: AppView, current: list[WorkerView]) -> bool:
     """Whether a failed app's one probe lives: nothing more is started before it has proved stable."""
     last = app.record.deaths[-1] if app.record.deaths else 0.0
     return any(w.born_at >= last for w in current)
+
+
+def _dying(app: AppView) -> float:
+    """Return since when one that was never ready is told to leave: its death says when the next one is tried."""
+    leaving = (w.since for w in alive(app, app.generation) if w.state not in UNTOUCHED and w.ready_at is None)
+    return max(leaving, default=-UNCOUNTED)
 
 
 def _is_succession(app: AppView, slot: int) -> bool:

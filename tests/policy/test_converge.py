@@ -114,6 +114,13 @@ def test_failed_app_is_probed_with_one_worker() -> None:
     assert doing(app(want=3, record=record, workers=probe), 75.0) == []
 
 
+def test_after_one_that_was_killed_as_not_ready_the_next_is_tried_when_its_death_is_counted_or_does_not_come() -> None:
+    record = Record(10, tuple(float(i) for i in range(10)), 70.0, failed=True)
+    killed = (worker(9, 1, state=State.KILLED, since=91.0, ready_at=None),)
+    assert list(c.converge(app(want=1, record=record, workers=killed), 92.0)) == [act.LookAgain(91.0 + c.UNCOUNTED)]
+    assert doing(app(want=1, record=record, workers=killed), 96.5) == [act.Spawn(1, 1, False)]  # it does not die
+
+
 def test_a_sibling_that_lived_on_is_not_taken_for_the_probe_of_a_failed_app() -> None:
     record = Record(10, tuple(float(i) for i in range(1, 11)), 70.0, failed=True)
     assert doing(app(want=3, record=record, workers=BOTH), 71.0) == [act.Spawn(3, 1, False)]
