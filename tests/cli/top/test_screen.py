@@ -194,10 +194,14 @@ def test_what_happens_is_seen_before_the_interval_is_over(home: str) -> None:
         assert terminal.end() == 0
 
 
-def test_the_log_is_a_program_of_its_own_and_ctrl_c_comes_back(home: str) -> None:
+def write_log(home: str) -> None:
     os.makedirs(f"{home}/logs", mode=0o700)
     with open(f"{home}/logs/api.log", "w") as file:
         file.write("2026-11-23T14:02:31.104Z api.1 41210 out| hello from the log\n")
+
+
+def test_the_log_is_a_program_of_its_own_and_ctrl_c_comes_back(home: str) -> None:
+    write_log(home)
     with FakeControl(home, HANDLERS), top(home) as terminal:
         terminal.type("\r")
         terminal.read(lambda raw: "hello from the log" in raw, "the log")
@@ -210,9 +214,7 @@ def test_the_log_is_a_program_of_its_own_and_ctrl_c_comes_back(home: str) -> Non
 
 
 def test_q_comes_back_from_the_log_too(home: str) -> None:
-    os.makedirs(f"{home}/logs", mode=0o700)
-    with open(f"{home}/logs/api.log", "w") as file:
-        file.write("2026-11-23T14:02:31.104Z api.1 41210 out| hello from the log\n")
+    write_log(home)
     with FakeControl(home, HANDLERS), top(home) as terminal:
         terminal.type("\r")
         terminal.read(lambda raw: "hello from the log" in raw, "the log")
