@@ -80,16 +80,15 @@ def main(argv: list[str]) -> int:
     running = foreground.Run(desk, spec, store) if spec is not None else None
     if running is not None:
         signals.catch(loop, foreground.SIGNALS, running.on_signal)
-    something_runs = any(app_of(name) is not None for name in store.fds)
-    try:
-        wanted, note = (
-            (foreground.wanted(store), "")
-            if running is not None
-            else desired.load(home_fd, something_runs=something_runs)
-        )
-    except OSError as error:
-        stderr.write(f"{HOME_UNUSABLE}: {os.path.join(home, APPS_FILE)}: {error.strerror}\n")
-        return 1
+    if running is not None:
+        wanted, note = foreground.wanted(store), ""
+    else:
+        something_runs = any(app_of(name) is not None for name in store.fds)
+        try:
+            wanted, note = desired.load(home_fd, something_runs=something_runs)
+        except OSError as error:
+            stderr.write(f"{HOME_UNUSABLE}: {os.path.join(home, APPS_FILE)}: {error.strerror}\n")
+            return 1
     if note:
         stderr.write(note + "\n")
 
