@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 import time
 
@@ -30,6 +31,8 @@ def main() -> int:
     parser.add_argument("--results", default=RESULTS, help="the JSON file that is added to")
     parser.add_argument("--no-docs", action="store_true", help="do not touch docs/performance.md, its charts and the README")
     options = parser.parse_args()
+    # Ended in the middle by whatever signal, no server of a peer is left running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     unknown = [part for part in options.parts if part not in ORDER]
     if unknown:
         parser.error(f"no such part: {unknown[0]} (there are {' '.join(ORDER)})")
