@@ -297,7 +297,7 @@ def _workers(brain: Brain, app: App, memos: dict[str, Any]) -> None:
         app.workers[identity.serial] = handle
         pidfd = store.get(worker_fd("pid", identity))
         if pidfd is not None:
-            handle.pid = handle.pid or max(0, pidfd_pid(pidfd))
+            handle.pid = handle.pid or pidfd_pid(pidfd)
             brain.pids.watch(app, handle, pidfd)
         else:
             # not stored, so not claimed: its next message names it, by the kernel's word

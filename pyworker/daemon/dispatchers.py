@@ -95,7 +95,7 @@ class Dispatchers:
             handle.state = "stopping"  # which is no failure
             self.gone(app, handle, process.UNKNOWN, Shortage())
             return
-        handle.pid = handle.pid or max(0, process.pidfd_pid(pidfd))
+        handle.pid = handle.pid or process.pidfd_pid(pidfd)
         self._watch(app, handle, pidfd)
 
     def _watch(self, app: App, handle: DispatcherHandle, pidfd: int) -> None:

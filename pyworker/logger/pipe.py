@@ -55,7 +55,7 @@ class Life:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.pid = max(0, process.pidfd_pid(fd))
+        self.pid = process.pidfd_pid(fd)
 
     def signal(self, signum: int, *, group: bool = False) -> None:
         """Signal it if it still runs; with `group` also what it started (it leads a process group of its own) and has left."""

@@ -177,12 +177,12 @@ def range_of_signals() -> list[int]:
 
 
 def pidfd_pid(pidfd: int) -> int:
-    """Return the pid a pidfd stands for, -1 when the process is gone."""
+    """Return the pid a pidfd stands for, 0 when the process is gone."""
     with open(f"/proc/self/fdinfo/{pidfd}") as info:
         for line in info:
             if line.startswith("Pid:"):
-                return int(line.split()[1])
-    return -1
+                return max(0, int(line.split()[1]))  # -1 of the kernel, which is everybody to `kill`
+    return 0
 
 
 def is_stopped(pid: int) -> bool:

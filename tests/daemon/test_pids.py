@@ -84,7 +84,7 @@ def test_a_pidfd_of_which_nobody_can_say_whose_it_is_is_not_kept(monkeypatch: py
 def test_the_pidfd_of_another_users_process_or_of_one_that_has_gone_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     before = os.listdir("/proc/self/fd")
     assert open_pidfd(os.getpid(), os.geteuid() + 1) is None
-    monkeypatch.setattr(process, "pidfd_pid", lambda pidfd: -1)  # what the number stands for by now is the owner's as well
+    monkeypatch.setattr(process, "pidfd_pid", lambda pidfd: 0)  # what the number stands for by now is the owner's as well
     with pytest.raises(ProcessLookupError):
         open_pidfd(os.getpid(), os.geteuid())
     assert len(os.listdir("/proc/self/fd")) == len(before)

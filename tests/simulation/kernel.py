@@ -110,7 +110,7 @@ class Kernel:
 
     def pidfd_pid(self, pidfd: int) -> int:
         found = self.process_of(pidfd)
-        return -1 if found.is_reaped else found.pid
+        return 0 if found.is_reaped else found.pid
 
     def owner(self, pid: int) -> int | None:
         found = self._world.processes.get(pid)
