@@ -44,7 +44,7 @@ class Generation:
     number: int
     resolved: ResolvedApp
     listeners: tuple[int, ...] = ()  # indexes of App.listeners, in the order of config.bind
-    prepared: Literal["no", "running", "yes", "failed"] = "no"  # hooks.pre_start
+    prepared: Literal["no", "begun", "yes"] = "no"  # hooks.pre_start
     tls: tuple[bytes, bytes, bytes] = (b"", b"", b"")  # certificate, key, CA as read for this generation
     by: str = BY_ITSELF  # who has asked for it; known to the daemon that was asked
 

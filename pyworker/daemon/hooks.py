@@ -78,23 +78,23 @@ class Hooks:
         return number in app.templates or any(w.id.generation == number for w in app.workers.values())
 
     def _prepare(self, app: App, generation: Generation) -> None:
-        generation.prepared = "running"
+        generation.prepared = "begun"
         words = generation.config.hooks.pre_start
         key = (app.name, generation.number)
 
         def done(ok: bool | None, reason: str) -> None:
-            command = self._preparing.pop(key, None)
+            command = self._preparing.pop(key)
             self._brain.store.remove(fd_name("hook", *key))
             if ok:
                 generation.prepared = "yes"
             else:
-                generation.prepared = "failed"
-                whole = command.output if command else ""
+                whole = command.output
                 first = reason.partition(": " + whole[-300:])[0] if whole else reason
                 output = _last(whole)
                 _, said = diagnosis.last_words(output.splitlines())
                 if said:
-                    first, output = f"{first}: {said[:300]}", "" if said == output.strip() else output
+                    shown = said[:300]
+                    first, output = f"{first}: {shown}", "" if shown == output.strip() else output
                 step = f"try it in {generation.config.cwd}: {shlex.join(words)}"
                 steps = [of_module(said, generation.resolved, words), step]
                 failure = Failure(f"{PRE_START_FAILED}: {first}", output, "\n".join(filter(None, steps)))
