@@ -233,7 +233,7 @@ class AcceptLoop:
             if error.errno in WANTING:
                 self._pause(error)
             return None  # also ECONNABORTED and its like (accept(2)): this client has left, the next one may not
-        if self._must_unblock:
+        if self._must_unblock or connection.timeout:  # socket.setdefaulttimeout() of the app: to look would be to wait
             connection.setblocking(False)
         return connection, addresses
 

@@ -111,7 +111,7 @@ class InboxLoop:
             self._was_last = self._was_last or packet.data == LAST
             return bool(packet.data)
         connection, local = _connection(packet.fds[0], self._made)
-        if self._must_unblock:
+        if self._must_unblock or connection.timeout:  # socket.setdefaulttimeout() of the app: to look would be to wait
             connection.setblocking(False)
         self._serve(connection, local is None, None if local is None else (None, local), early)
         return True

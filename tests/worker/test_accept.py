@@ -61,6 +61,18 @@ def test_idle_workers_take_strict_turns(daemon: Any, loop: str, target: str) -> 
 
 
 @pytest.mark.parametrize("loop", LOOPS)
+def test_a_client_that_says_nothing_keeps_no_worker_waiting_whatever_time_out_the_app_gives_its_sockets(
+    daemon: Any, folder: Path, loop: str
+) -> None:
+    (folder / "shop.py").write_text("import socket\nsocket.setdefaulttimeout(600)\n" + (folder / "shop.py").read_text())
+    d = daemon(loop=loop)
+    (worker,) = started(d, 1)
+    with socket.create_connection(d.listeners[0].getsockname(), timeout=30) as silent:
+        assert get(d.listeners[0].getsockname()) == str(worker.pid).encode()
+        assert request(silent) == str(worker.pid).encode()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
 def test_blocked_worker_of_four_delays_nobody(daemon: Any, loop: str) -> None:
     d = daemon(target="shop:wsgi", loop=loop)
     started(d, 4)

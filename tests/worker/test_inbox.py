@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import uvloop
 
 from pyworker.protocol.dispatcher import HAND_OVER, LAST
 from pyworker.unix.fds import recv_packet, send_packet, socketpair
@@ -205,3 +206,20 @@ def test_what_waits_is_taken_later_when_there_is_no_room_to_wait_for_it(
 
     asyncio.run(live())
     assert capsys.readouterr().err.count("cannot take connections: No space left on device; trying again") == 1
+
+
+def test_no_connection_has_the_time_out_that_the_app_gives_its_sockets(post: Post) -> None:
+    async def live() -> None:
+        inbox = post.loop()
+        await inbox.start()
+        post.put()
+        await until(lambda: len(post.served) == 1)
+        await inbox.stop(to_empty=False)
+
+    socket.setdefaulttimeout(600)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(live())
+    finally:
+        socket.setdefaulttimeout(None)
+    assert not post.served[0].timeout  # else a look at what has come waits for it
