@@ -11,7 +11,6 @@ import contextlib
 import errno
 import faulthandler
 import gc
-import json
 import os
 import resource
 import select
@@ -208,7 +207,9 @@ def replace_self(spec: t.LaunchSpec, fds: list[int], archive: str, spec_fd: int,
             os.set_inheritable(fd, False)  # what C code has opened may be, and would keep its lock
     pass_on(fds, inheritable=True)
     role, numbers = "template", [str(spec_fd), str(spec.channel_fd)]
-    text = json.dumps({"type": wire.tag(t.Loaded), **wire.to_json(loaded)})
+    text = wire.encode(loaded).decode()
+    with contextlib.suppress(OSError):  # it was removed
+        os.chdir(spec.app.cwd)  # the import may have gone elsewhere, and the app is looked for where it starts
     flush()
     os.execve(spec.python, [spec.python, archive, role, *numbers, _AGAIN + text], spec.env)
 

@@ -320,6 +320,7 @@ else:
         ("import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True, name='poller').start()", "poller"),
         ("import socket\nserver = socket.create_server(('127.0.0.1', 0))\nc = socket.create_connection(server.getsockname())", "127.0.0.1"),
         ("import asyncio\nloop = asyncio.new_event_loop()", "an event loop"),
+        ("import asyncio, os\nloop = asyncio.new_event_loop()\nos.chdir('/')", "an event loop"),
         ("import socket\nc = socket.create_connection(LISTENER)", "127.0.0.1"),
         ("import socket\na, b = socket.socketpair(type=socket.SOCK_DGRAM)", "another socket"),
         ("data = open(__file__)", "shop.py was left open"),
