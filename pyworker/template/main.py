@@ -22,13 +22,14 @@ import time
 import traceback
 import types
 import zlib
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from pyworker import __version__, failpoint
 from pyworker.errors import Exit
 from pyworker.protocol import template as t
 from pyworker.protocol import wire
-from pyworker.protocol.worker import STACKS_SIGNAL, Drain, Drained, Hello, Kick, Ready
+from pyworker.protocol.worker import DUMP_SIGNAL, STACKS_SIGNAL, TASKS_SIGNAL, Drain, Drained, Hello, Kick, Ready
 from pyworker.record import compile_init
 from pyworker.template import bytecode, forksafe, lazy
 from pyworker.template.immortal import forget_lookups, immortalise
@@ -41,7 +42,16 @@ from pyworker.unix.process import set_name
 from pyworker.unix.title import set_title
 from pyworker.worker import ending, headline, multiproc
 from pyworker.worker import main as worker_main
-from pyworker.worker.birth import Birth, answer_stacks, heed_interrupts, reset_signals, take_identity, write_by_line
+from pyworker.worker.birth import (
+    Birth,
+    answer_stacks,
+    handlers,
+    heed_interrupts,
+    reset_signals,
+    set_handlers,
+    take_identity,
+    write_by_line,
+)
 from pyworker.worker.channel import Channel, clip
 from pyworker.worker.engines import finder, prepare
 from pyworker.worker.say import flush, say
@@ -53,6 +63,9 @@ _new_poll = select.poll  # the import of an app may take it away: eventlet.monke
 
 _is_told = False  # whether Python is told of the first of the two forks that make a worker, too
 
+# what a worker does at these is not for the import of its app to say
+_OURS = {signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, DUMP_SIGNAL, STACKS_SIGNAL, TASKS_SIGNAL}
+
 _FREE = {"asyncio": 10, "uvloop": 15}  # descriptors that a worker needs until it can take its first connection
 
 
@@ -63,6 +76,7 @@ class _Ready(NamedTuple):
     server: Any  # of the app; None: each worker imports that itself
     ssl_context: ssl.SSLContext | None
     takes_turns: bool = False  # the loop of the workers was tried
+    handlers: Mapping[int, Any] = {}  # of signals, as the import has set them
 
 
 def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) -> None:
@@ -119,6 +133,7 @@ def prepare_app(spec: t.LaunchSpec, channel: socket.socket, argv: list[str], sta
         multiproc.prepare()
         multiproc.take(0)
     before = forksafe.open_fds()
+    untouched = handlers()
     sys.path.insert(0, os.getcwd())  # as uvicorn does; after our own imports, which no file there can shadow
     bytecode.install()
     if again:
@@ -133,6 +148,7 @@ def prepare_app(spec: t.LaunchSpec, channel: socket.socket, argv: list[str], sta
         fail(channel, t.LoadFailed("import", headline.of(error), clip(traceback.format_exc())))
     if spec.app.preload is not False:
         lazy.import_now()
+    own = {n: h for n, h in handlers().items() if h is not None and h is not untouched[n] and n not in _OURS}
     needed = _FREE[engine.loop]
     if not forksafe.leaves_free(needed):  # here in plain words: the loop of a worker would abort
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -149,9 +165,8 @@ def prepare_app(spec: t.LaunchSpec, channel: socket.socket, argv: list[str], sta
         os.getpid(), version, target.interface, engine.description, engine.loop, not why, why, round(took, 4),
         __version__, code, clip(newest), *(valid or ()),
     )  # fmt: skip
-    return _Ready(
-        loaded, worker_main.new_server(spec.app, target.application, target.interface, ssl_context), ssl_context
-    )
+    server = worker_main.new_server(spec.app, target.application, target.interface, ssl_context)
+    return _Ready(loaded, server, ssl_context, handlers=own)
 
 
 def ready_for_forks(spec: t.LaunchSpec, loop: Literal["asyncio", "uvloop"]) -> bool:
@@ -365,6 +380,7 @@ def become_worker(
     if os.getsid(0) != os.getpid():  # a spare has done both before
         os.setsid()
         heed_interrupts()
+    set_handlers(ready.handlers)
     ctl_fd, out_fd, err_fd = fds[:3]
     ipc_fd = fds[3] if fork.ipc else -1
     inbox_fd = fds[-1] if fork.inbox else -1

@@ -10,8 +10,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, MutableMapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from pyworker import worker
 from pyworker.config.schema import AppConfig
@@ -94,6 +94,12 @@ def reset_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def set_handlers(found: Mapping[int, Any]) -> None:
+    """Do at these signals what was done when `handlers` found that."""
+    for number, handler in found.items():
+        _signal.signal(number, handler)
+
+
 def heed_interrupts() -> None:
     """Give SIGINT its default action, too."""
     _signal.signal(_INTERRUPT, signal.default_int_handler)
@@ -124,14 +130,19 @@ def keep_from_children(numbers: Iterable[int]) -> None:
     os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
 
 
+def handlers() -> dict[int, Any]:
+    """Return what Python does at each signal; None and SIG_DFL may be what code in C does (`faulthandler`)."""
+    return {number: _signal.getsignal(number) for number in range(1, signal.NSIG) if number not in _UNTOUCHABLE}
+
+
 def default_signals() -> None:
-    """Give every signal its default action, as a shell starts programs: what is ignored or blocked would stay so over an exec."""
-    for number in range(1, signal.NSIG):
-        if number not in _UNTOUCHABLE:
-            try:
-                _signal.signal(number, _DEFAULT)
-            except (OSError, ValueError):  # signals of the C library's own
-                continue
+    """Give every signal its default action, as a shell starts programs: what is ignored or blocked would stay so over an exec.
+
+    What is handled in C is left alone: `faulthandler` would not see that its handlers are gone, and never set them again.
+    """
+    for number, handler in handlers().items():
+        if handler is not None and handler != _DEFAULT:
+            _signal.signal(number, _DEFAULT)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

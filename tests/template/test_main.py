@@ -67,10 +67,14 @@ def test_a_fork_warns_of_no_threads_where_there_are_none(daemon: Any, folder: Pa
 
 
 SIGNALS = """
-import signal
+import faulthandler, signal
+faulthandler.enable()
+faulthandler.register(signal.SIGQUIT)
 signal.signal(signal.SIGUSR1, print)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+signal.signal(signal.SIGTERM, print)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
 """
 
@@ -81,18 +85,22 @@ def signals(pid: int, kind: str) -> set[int]:
     return {number for number in range(1, 32) if mask & 1 << number - 1}
 
 
-def test_what_an_import_has_done_to_signals_does_not_last(daemon: Any, folder: Path) -> None:
+def test_what_an_import_does_at_signals_its_workers_do_but_for_those_that_are_ours(daemon: Any, folder: Path) -> None:
     (folder / "shop.py").write_text(SIGNALS + (folder / "shop.py").read_text())
     d = daemon()
     template = d.load()
+    own = {signal.SIGQUIT, signal.SIGUSR1}
+    assert signals(template.pid, "SigIgn") == {signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT}
+    assert not signals(template.pid, "SigCgt") & {signal.SIGUSR1, signal.SIGTERM}
     template.expect(Parked)
     for slot in (1, 2):  # who was forked ahead, and one who was not
         worker = d.fork(template, slot)
         worker.expect(Hello)
         worker.expect(Ready)
         assert signals(worker.pid, "SigBlk") == set()
-        assert signals(worker.pid, "SigIgn") == {signal.SIGPIPE, signal.SIGXFSZ}  # as in any Python
-        answered = {signal.SIGTERM, signal.SIGINT, *CRASHES}
+        ignored = {signal.SIGPIPE, signal.SIGXFSZ}  # in any Python
+        assert signals(worker.pid, "SigIgn") == {*ignored, signal.SIGCHLD, signal.SIGHUP}
+        answered = {signal.SIGTERM, signal.SIGINT, *CRASHES, *own}
         assert signals(worker.pid, "SigCgt") == answered
 
 
