@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyworker.cli.files import no_file
@@ -173,6 +174,12 @@ def hint_to_file(word: str, verb: str = "start") -> str:
     except PyworkerError:  # it is not about that file
         return ""
     return f"{os.path.basename(path)} has it: pyworker {verb} --only {word}" if path and word in names else ""
+
+
+def look_into_file(error: PyworkerError, names: Iterable[str]) -> None:
+    """Have an error about an app that the daemon does not know say so when the config file of this folder has it."""
+    if error.code == "no_such_app":
+        error.hint = next(filter(None, map(hint_to_file, names)), error.hint)
 
 
 def hint_to_app(word: str, verb: str = "start") -> str:

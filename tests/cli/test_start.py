@@ -276,12 +276,16 @@ def test_a_program_is_told_from_a_name_and_how_it_is_started(
     assert f"any program: pyworker start -- {typed}\n" in found.err
 
 
-@pytest.mark.parametrize(("typed", "verb"), [("start api", "start"), ("reload api", "start"), ("restart api", "start"), ("run api", "run"), ("run api --once", "run")])
+@pytest.mark.parametrize(
+    ("typed", "verb"),
+    [("start api", "start"), ("reload api", "start"), ("restart api", "start"), ("run api", "run"), ("run api --once", "run")]
+    + [(typed, "start") for typed in ("scale api=2", "diff api", "describe api")],
+)
 def test_an_app_of_the_file_here_that_the_daemon_does_not_know_is_not_looked_for_in_another(
     home: str, folder: str, typed: str, verb: str
 ) -> None:
     unknown = refuses("no_such_app", 4, "no app matches 'api'", hint="another PYWORKER_HOME?")
-    with FakeControl(home, dict.fromkeys(("start", "reload", "restart"), unknown)):
+    with FakeControl(home, dict.fromkeys(("start", "reload", "restart", "scale", "diff", "describe"), unknown)):
         found = run(*typed.split(), home=home, cwd=folder)
     assert found.err.splitlines()[1:] == [f"  = help: app.toml has it: pyworker {verb} --only api"]
 

@@ -18,7 +18,9 @@ from pyworker.cli.health import failing, unchecked
 from pyworker.cli.homes import typed
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Cell, Column, Look, line, paint
+from pyworker.cli.startable import look_into_file
 from pyworker.config.units import duration_text
+from pyworker.errors import PyworkerError
 from pyworker.protocol.events import Event
 
 _SHOWN_ENV = 12  # without -v or --reveal
@@ -39,7 +41,12 @@ def cmd(settings: Settings, names: tuple[str, ...], reveal: bool) -> int:
     pyworker describe api -v           with the whole environment
     """
     need_names(settings, "describe", names)
-    body = ask(settings.home, {"type": "describe", "selectors": list(names), "reveal": reveal}, settings.timeout)
+    request = {"type": "describe", "selectors": list(names), "reveal": reveal}
+    try:
+        body = ask(settings.home, request, settings.timeout)
+    except PyworkerError as error:
+        look_into_file(error, names)
+        raise
     apps: list[dict[str, Any]] = body.get("apps") or []
     how = render.look(sys.stdout, settings.color)
     if settings.json:

@@ -14,6 +14,8 @@ from pyworker.cli.client import ask, shell_env
 from pyworker.cli.homes import typed
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Look, line, out, paint
+from pyworker.cli.startable import look_into_file
+from pyworker.errors import PyworkerError
 
 _APPLIED = {"live": "live", "reload": "needs reload", "restart": "needs restart"}
 
@@ -30,7 +32,12 @@ def cmd(settings: Settings, names: tuple[str, ...]) -> int:
     pyworker diff              every app; exit 0: all the same, 1: something differs
     pyworker diff api
     """
-    body = ask(settings.home, {"type": "diff", "selectors": list(names), "shell_env": shell_env()}, settings.timeout)
+    request = {"type": "diff", "selectors": list(names), "shell_env": shell_env()}
+    try:
+        body = ask(settings.home, request, settings.timeout)
+    except PyworkerError as error:
+        look_into_file(error, names)
+        raise
     if settings.json:
         out(json.dumps({k: body[k] for k in ("v", "same", "changes", "not_started") if k in body}))
     elif not settings.quiet:

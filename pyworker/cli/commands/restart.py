@@ -8,7 +8,7 @@ from pyworker.cli.asking import need_names
 from pyworker.cli.client import shell_env
 from pyworker.cli.operation import run
 from pyworker.cli.options import Settings, common, option
-from pyworker.cli.startable import hint_to_file
+from pyworker.cli.startable import look_into_file
 from pyworker.errors import PyworkerError
 
 
@@ -28,6 +28,5 @@ def cmd(settings: Settings, names: tuple[str, ...], wait: bool) -> int:
     try:
         return run(settings, "restart", request)
     except PyworkerError as error:
-        if error.code == "no_such_app":
-            error.hint = next(filter(None, map(hint_to_file, names)), error.hint)
+        look_into_file(error, names)
         raise

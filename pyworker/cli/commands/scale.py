@@ -10,6 +10,7 @@ from pyworker.cli.operation import run
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.progress import Board
 from pyworker.cli.render import line, note
+from pyworker.cli.startable import look_into_file
 from pyworker.errors import PyworkerError
 
 _CHANGE = re.compile(r"(?:[+-]?[0-9]{1,6}|auto)\Z")
@@ -37,7 +38,12 @@ def cmd(settings: Settings, changes: tuple[str, ...], wait: bool, save: bool) ->
     """
     wanted = parse(changes)
     board = Board()
-    code = run(settings, "scale", {"type": "scale", "changes": wanted, "wait": wait}, board=board)
+    request = {"type": "scale", "changes": wanted, "wait": wait}
+    try:
+        code = run(settings, "scale", request, board=board)
+    except PyworkerError as error:
+        look_into_file(error, wanted)
+        raise
     if code and save and not settings.json and not settings.quiet:
         note("Not all is well, so no file was changed: --save again when it is.")
     if code == 0:
