@@ -36,8 +36,8 @@ def time(key: str, reason: str = "") -> Apply:
 
     def apply(app: Imported, value: Any, source: str) -> None:
         number = _number(value)
-        if number is None:
-            app.look(source, f"{value!r} is not a plain number: set {key}")
+        if number is None or number < 0:
+            app.look(source, f"{value!r} is no time: set {key}")
             return
         app.set(key, seconds(number), source)
         if reason:

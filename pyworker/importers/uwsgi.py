@@ -74,7 +74,8 @@ def read(text: str, name: str = "web", folder: str = ".", stem: str = "uwsgi") -
     used: set[str] = set()
     settings: list[tuple[str, str]] = []
     for key, raw in pairs:
-        raw = "auto" if raw == "%k" else raw  # the number of CPUs
+        if raw == "%k" and key != "threads":  # the number of CPUs
+            raw = "auto"
         found = _VARIABLE.findall(raw)
         used.update(name.replace("_", "-") for name, _ in found)
         if key.replace("_", "-") in _SETTINGS and any(n not in values if n else m not in magic for n, m in found):

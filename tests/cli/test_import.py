@@ -63,6 +63,14 @@ def test_without_node_it_is_said_that_the_file_is_read_without_it(tmp_path: Path
     assert "without --run it is read" in found.err
 
 
+def test_a_file_that_ends_node_is_said_to(tmp_path: Path, home: str) -> None:
+    (tmp_path / "eco.config.js").write_text("process.exit(0)")
+    (tmp_path / "node").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "node").chmod(0o755)
+    found = run("import", "--run", "eco.config.js", home=home, cwd=str(tmp_path), PATH=str(tmp_path))
+    assert found.err.splitlines()[0].endswith("node could not read it (exit code 0) and said nothing: does it end by itself?")
+
+
 def test_what_is_said_of_a_setting_is_wrapped_at_blanks_on_a_narrow_terminal(tmp_path: Path, home: str) -> None:
     (tmp_path / "app.json").write_text('{"apps": [{"script": "a.py", "restart_delay": 1}]}')
     screen = run_on_terminal("import", "app.json", home=home, cwd=str(tmp_path), columns=50).screen

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pyworker.importers import gunicornconf, pm2, procfile
+from pyworker.importers import gunicornconf, pm2, procfile, uwsgi
 from pyworker.importers.detect import detect
 from pyworker.importers.jsliteral import parse
 from pyworker.importers.jsvalues import Computed
@@ -25,6 +25,14 @@ LINES = 40
 def test_a_number_without_an_end_is_said_to_be_looked_at(name: str, number: str) -> None:
     (app,) = gunicornconf.read(f"{name} = {number}\n").apps
     assert name in [note.key for note in app.review]
+
+
+def test_a_time_below_0_is_said_to_be_looked_at_and_the_number_of_cpus_where_none_is_taken() -> None:
+    (app,) = gunicornconf.read("wsgi_app = \"a:b\"\ntimeout = -1\ngraceful_timeout = -0.5\n").apps
+    assert [note.reason for note in app.review] == ["-1 is no time: set limits.request_timeout", "-0.5 is no time: set stop.drain_timeout"]
+    (app,) = uwsgi.read("[uwsgi]\nmodule = shop\nprocesses = %k\nthreads = %k\n").apps
+    assert app.table["workers"] == "auto"
+    assert [note.reason for note in app.review] == ["was %k: write what that is"]
 
 
 @pytest.mark.parametrize(

@@ -252,7 +252,8 @@ def _by_node(file: str) -> Any:
         errors.seek(0)
         text, said = answer.read(), errors.read(2000).decode(errors="replace").strip()
     if code or not text:
-        raise CannotImport(f"node could not read it (exit code {code}): {said}", _NOT_RUN)
+        why = f": {said}" if said else " and said nothing: does it end by itself?"
+        raise CannotImport(f"node could not read it (exit code {code}){why}", _NOT_RUN)
     return json.loads(text)
 
 
