@@ -165,7 +165,11 @@ def _is_left(child: subprocess.Popen[bytes]) -> bool:
     try:
         while end not in select.select([keys, end], [], [])[0]:
             typed = os.read(keys, 1024)
-            if b"q" in typed or not typed:
+            if b"q" in typed:
+                # else it would be on the screen that the shell has next
+                render.write(sys.stdout, "\r\x1b[K", render.look(sys.stdout))
+                return True
+            if not typed:
                 return True
         return False
     finally:

@@ -222,6 +222,7 @@ def test_q_comes_back_from_the_log_too(home: str) -> None:
         terminal.read(lambda raw: "\r\n" in raw, "the gap that Enter makes")
         terminal.type("q")
         terminal.read(lambda raw: "\x1b[?1049h" in raw and "api.1" in raw, "the view again")
+        assert "q\x1b[?1049h" not in terminal.raw  # the shell would show it afterwards
         terminal.type("q")
         assert terminal.end() == 0
 
