@@ -196,7 +196,8 @@ def _last_ended(settings: Settings, names: tuple[str, ...]) -> Event:
 def _births(home: str, names: tuple[str, ...], ended: Event, pid: int) -> tuple[str, str]:
     """Return when the process that ended was born, and when the next one of its pid was ("" = not known, none).
 
-    In a container pids begin anew with each start. A process may print some time before it is said to be there.
+    In a container pids begin anew with each start. A process may print some time before it is said to be there: on a busy
+    machine, or where the daemon was killed meanwhile, a long time, and its age at its end is what tells.
     """
     birth = next_birth = ""
     for event in eventlog.past(home, _BIRTHS, 0, names, frozenset({"worker_starting"})):
@@ -205,6 +206,9 @@ def _births(home: str, names: tuple[str, ...], ended: Event, pid: int) -> tuple[
                 birth = moment.before(event.time, _PRINTS_EARLY)
             else:
                 next_birth = max(ended.time, moment.before(event.time, _PRINTS_EARLY))
+    age = ended.data.get("after_s")
+    if isinstance(age, int | float):
+        birth = min(birth, moment.before(ended.time, age + _PRINTS_EARLY))
     return birth, next_birth
 
 
