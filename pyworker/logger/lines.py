@@ -67,6 +67,10 @@ class Lines:
         self._parted = True
         return self._records(ready, stamp, format, partial=True)
 
+    @property
+    def has_half_a_character(self) -> bool:
+        return whole_characters(self.held) < len(self.held)
+
     def leave(self, stamp: str, format: Format) -> bytes:
         """Return all that is held as a part of a line: another one goes on with it, who has not even half a character."""
         rest, self.held = self.held, b""

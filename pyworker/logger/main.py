@@ -149,10 +149,19 @@ class Logger:
                 self._drain(pipe)
         goes_on = self._leave_at is not None and self._sweep is None
         for pipe in self._pipes.values():
+            if goes_on:
+                self._complete(pipe)
             self._put(pipe, pipe.lines.leave if goes_on else pipe.lines.finish)
         self._output.write()
         self._outbox += self._output.news()
         self._flush()
+
+    def _complete(self, pipe: Pipe) -> None:
+        """Take the rest of a character that is held in half: from a JSON log nobody could put it together again."""
+        for _ in range(3):
+            if not pipe.lines.has_half_a_character or not (byte := pipe.read(1)):
+                return
+            self._put(pipe, pipe.lines.feed, byte)
 
     # ---- pipes --------------------------------------------------------------------------------------
     def _listen(self, pipe: Pipe, now: float) -> None:

@@ -627,6 +627,25 @@ def test_a_line_goes_on_with_the_next_logger_also_where_the_one_before_had_half_
     os.close(out)
 
 
+def test_a_character_of_a_json_log_is_whole_though_a_logger_has_left_in_the_middle_of_it(rig: Rig, worker: int) -> None:
+    path = rig.configure("api", format="json")
+    rig.start()
+    out = rig.pipe("out.api.1.1.1", worker)
+    text = ("x" + "é" * (CHUNK // 2)).encode()  # a chunk ends in the middle of one
+    write_all(out, b"first\n")
+    wait_for(path, 1)
+    os.kill(rig.pid, signal.SIGSTOP)
+    wait_until(lambda: is_stopped(rig.pid), what="the logger to stop")
+    rig.say(protocol.Leave())
+    write_all(out, text + b"\n")
+    os.kill(rig.pid, signal.SIGCONT)
+    assert rig.wait() == 0
+    rig.start()
+    os.close(out)
+    rig.hear_until(protocol.Closed)
+    assert lines(records(path)) == [b"first", text]
+
+
 def reads_on_until_relieved(rig: Rig, out: int, path: Path) -> None:
     rig.channel.close()  # its guardian dies
     number, end = 0, time.monotonic() + 1.0
