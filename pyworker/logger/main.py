@@ -277,7 +277,7 @@ class Logger:
         poll = select.poll()
         poll.register(STDOUT_FD, select.POLLOUT)
         watched = self._channel
-        if watched is not None:
+        if watched is not None and len(self._put_off) < MESSAGES_A_TURN:
             poll.register(watched, select.POLLIN)
         while all(fd != STDOUT_FD for fd, _ in poll.poll()):
             assert watched is not None

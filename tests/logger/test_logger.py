@@ -23,12 +23,15 @@ from typing import Any
 import pytest
 
 from pyworker import __version__
+from pyworker.logger import main as module
 from pyworker.logger.lines import CHUNK
-from pyworker.logger.main import HOLD, WAIT_FOR_NAMES, Logger
+from pyworker.logger.main import HOLD, MESSAGES_A_TURN, WAIT_FOR_NAMES, Logger
 from pyworker.protocol import store as protocol
+from pyworker.protocol import wire
 from pyworker.protocol.inherited import FdName
 from pyworker.protocol.logs import STDOUT, LogRecord, parse_record
 from pyworker.protocol.names import ENV_FAILPOINTS
+from pyworker.unix import fds
 from pyworker.unix.process import is_stopped
 from tests.logger.rig import Rig, lines, records, write_all
 from tests.support.wait import wait_until
@@ -134,6 +137,32 @@ def test_while_nobody_reads_its_stdout_it_answers_and_what_it_is_told_it_does_af
     wait_until(all_there, what="both lines")
     assert sorted(said.split(b"\n"), key=len) == [b"", b"later", b"x" * 40_000]
     os.close(reads)
+
+
+def test_while_nobody_reads_its_stdout_no_more_than_a_turn_s_messages_are_put_off_however_often_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = fds.socketpair()
+    reads, writes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    lifeline = os.open(os.devnull, os.O_RDONLY)
+    monkeypatch.setattr(module, "STDOUT_FD", writes)
+    logger = Logger(str(tmp_path), theirs, lifeline, "plain")
+    try:
+        for _ in range(3):
+            with contextlib.suppress(BlockingIOError):
+                os.write(writes, bytes(1 << 20))
+            for _ in range(MESSAGES_A_TURN):
+                assert fds.send_packet(ours, wire.encode(protocol.Forget(("out.api.1.1.1",))))
+            reader = threading.Timer(0.05, os.read, (reads, 1 << 20))
+            reader.start()
+            logger._wait_for_reader()
+            reader.join()
+            assert len(logger._put_off) <= MESSAGES_A_TURN
+    finally:
+        for sock in (ours, theirs):
+            sock.close()
+        for fd in (reads, writes, lifeline):
+            os.close(fd)
 
 
 def test_unfinished_line_is_shown_after_a_moment_and_goes_on_in_the_same_line(rig: Rig, worker: int) -> None:
