@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from pyworker import failpoint
@@ -163,9 +164,7 @@ def let_go(brain: Brain, name: str) -> None:
     pidfds = [os.dup(store.fds[n]) for n in of_app if n.partition(".")[0] in PIDFD_KINDS]
     if not raw_resolved(brain, name).get("config", {}).get("target"):
         _signal(pidfds, signal.SIGTERM)
-    pipes = [n for n in of_app if n.partition(".")[0] in _LOG_PIPES]  # the logger reads them to their end
-    store.forget(*pipes)
-    store.remove(*(n for n in of_app if n not in pipes and not n.startswith("listen.")))
+    _give_back(brain, (n for n in of_app if not n.startswith("listen.")))
 
     def kill() -> None:
         _signal(pidfds, signal.SIGKILL, group=True)
@@ -190,7 +189,15 @@ def _signal(pidfds: list[int], number: signal.Signals, *, group: bool = False) -
 
 def drop(brain: Brain, name: str) -> None:
     """Give up all that was found of an app that nobody wants any more."""
-    brain.store.remove(*(n for n in brain.store.fds if app_of(n) == name))
+    _give_back(brain, (n for n in brain.store.fds if app_of(n) == name))
+
+
+def _give_back(brain: Brain, names: Iterable[str]) -> None:
+    """Remove these from the store, but for log pipes: the logger, or the next one, reads them to their end."""
+    found = [*names]
+    pipes = [n for n in found if n.partition(".")[0] in _LOG_PIPES]
+    brain.store.forget(*pipes)
+    brain.store.remove(*(n for n in found if n not in pipes))
 
 
 def raw_resolved(brain: Brain, name: str) -> dict[str, Any]:

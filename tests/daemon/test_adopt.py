@@ -24,8 +24,10 @@ from pyworker.daemon.ledger import Ledger
 from pyworker.daemon.loop import Loop
 from pyworker.policy.lifecycle import State
 from pyworker.protocol.inherited import WorkerId, fd_name, worker_fd
+from pyworker.protocol.store import FromDaemon, Remove
+from pyworker.protocol.wire import MAX_MESSAGE, decode
 from pyworker.unix import process
-from pyworker.unix.fds import memfd, socketpair
+from pyworker.unix.fds import close_all, memfd, recv_packet, socketpair
 from tests.support.channels import ends as ends
 from tests.support.wait import wait_until
 
@@ -241,6 +243,20 @@ def test_an_app_of_which_something_is_missing_is_let_go_and_one_that_nobody_want
     assert {*os.listdir("/proc/self/fd")} <= before
     adopt.adopt(left.brain, {})
     assert left.store.fds == {}
+
+
+def test_what_an_app_has_printed_that_nobody_wants_any_more_is_left_to_the_logger(left: Left, ends: tuple[socket.socket, socket.socket]) -> None:
+    reads, writes = os.pipe2(os.O_CLOEXEC)
+    os.close(writes)
+    left.store.put("out.api.1.1.7", reads)
+    adopt.adopt(left.brain, {})
+    left.store.flush_blocking(5)
+    removed: set[str] = set()
+    while (packet := recv_packet(ends[1], MAX_MESSAGE, 253)) is not None:
+        close_all(packet.fds)
+        message = decode(FromDaemon, packet.data)
+        removed |= set(message.names) if isinstance(message, Remove) else set()
+    assert (left.store.fds, removed) == ({}, {"ledger.api", "board.api", "env.api.1"})
 
 
 def test_without_apps_json_what_is_wanted_is_what_was_left(left: Left) -> None:
