@@ -9,6 +9,7 @@ A thread reads the channel from the first bind on; none is started before, so th
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import queue
@@ -45,7 +46,7 @@ class Runtime(Binding):
         self._stop_signal = getattr(signal, f"SIG{stop_signal}")
         self._lock = threading.Lock()  # one bind at a time, one answer each
         self._answers: queue.SimpleQueue[Grant] = queue.SimpleQueue()
-        self._asks = False
+        self._asks: Address | None = None
         self._reader: threading.Thread | None = None
         self._said_ready = False
         self.bound = False
@@ -62,7 +63,7 @@ class Runtime(Binding):
     def ask(self, address: Address) -> Grant | None:
         with self._lock:
             self._start_reader()
-            self._asks = True
+            self._asks = address
             self._channel.send(Bind(_FAMILIES[address.family], address.host, address.port))
             self._say_ready(serving=False)
             grant = self._answers.get()
@@ -100,8 +101,10 @@ class Runtime(Binding):
                 self._drain(_LONELY_DRAIN)
                 return
             match found.message:
-                case Bound(errno=number, message=message) if self._asks:
-                    self._asks = False
+                case Bound(errno=number, message=message) if self._asks is not None and _may_answer(
+                    self._asks, found.fd
+                ):
+                    self._asks = None
                     self._answers.put(Grant(number, message, found.fd))
                     continue
                 case Drain(timeout=timeout):
@@ -126,3 +129,14 @@ class Runtime(Binding):
         os.kill(self._pid, self._stop_signal)
         # one that takes the signal may wait inside bind, where nobody would answer any more
         self._answers.put(Grant(errno.ECANCELED, "this worker was told to stop"))
+
+
+def _may_answer(asked: Address, fd: int) -> bool:
+    """Whether this listener can be the one that was asked for: a daemon after one that was killed may send the last one again."""
+    if fd < 0:
+        return True
+    sock = _socket.socket(fileno=fd)
+    try:
+        return sock.family == asked.family and (not asked.port or sock.getsockname()[1] == asked.port)
+    finally:
+        sock.detach()

@@ -324,6 +324,30 @@ second.bind(("127.0.0.1", 1))
     assert ADDRESS_IN_USE.encode() in worker.read_err()
 
 
+def test_answer_that_is_said_twice_is_not_taken_for_the_one_to_another_bind(daemon: Any, folder: Path) -> None:
+    text = """
+import socket, sys
+first, second = socket.socket(), socket.socket()
+first.bind(("127.0.0.1", int(sys.argv[1])))
+second.bind(("127.0.0.1", int(sys.argv[2])))
+print(second.getsockname()[1])
+"""
+    (folder / "server.py").write_text(text)
+    listeners = [tcp_listener(), tcp_listener()]
+    ports = [listener.getsockname()[1] for listener in listeners]
+    d = daemon(listeners, script=str(folder / "server.py"), args=tuple(map(str, ports)))
+    worker = d.launch("script", slot=1, row=1, workers=1)
+    worker.expect(Hello)
+    d.answer_bind(worker)
+    worker.expect(Ready)
+    worker.expect(Accepting)
+    assert worker.expect(Bind).port == ports[1]
+    for listener in listeners:  # the first one again: by a daemon after one that was killed over it
+        worker.send(Bound(0), listener.fileno())
+    assert d.reap(worker.pid) == 0
+    assert worker.read_out() == b"%d\n" % ports[1]
+
+
 def test_script_that_raises_is_told_with_its_own_frames(daemon: Any, folder: Path) -> None:
     d, [worker] = launch(daemon, folder, "def f():\n    import no_such_thing\nf()\n")
     failed = worker.expect(Failed)
