@@ -14,6 +14,7 @@ from pyworker.daemon.adopt import Adopted, found_listeners, let_go, raw_resolved
 from pyworker.daemon.app import Failure, Listener
 from pyworker.daemon.requests.apps import forget
 from pyworker.daemon.requests.auto import RESTORE_AGAIN, start_again
+from pyworker.daemon.requests.delete import delete_closed
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.requests.start import restore
 from pyworker.daemon.shortage import step_for
@@ -73,6 +74,7 @@ def _bring_back(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
             restored.append(name)
     if restored or found.wanted or unsaved:
         desk.save()  # each is a generation further, or the file was lost, or is not of this state
+    delete_closed(desk)  # the daemon before this one was about to
     if restored or failures:
         words = f"restored {len(restored)} apps: {', '.join(restored)}" if restored else "restored no app"
         stderr.write(words + ("; failed: " + "; ".join(failures) if failures else "") + "\n")

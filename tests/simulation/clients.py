@@ -135,5 +135,5 @@ class Clients:
                     promised.pop("deleted", None)
                 case k.Scale() if is_done:
                     promised["want"] = int(request.changes[name])
-                case k.Delete() if request.wait:  # else it has only begun
+                case k.Delete():
                     self.promised[name] = {"deleted": True}

@@ -58,9 +58,10 @@ def delete_closed(desk: Desk) -> None:
                 text = f"its logs were not all removed: {error.strerror}: {error.filename}"
                 desk.brain.remark(app, text)
         desk.brain.emit(app, "app_deleted", None)  # while its hooks are known
-        forget(desk, app)
-    desk.save()
+        del desk.brain.apps[app.name]
+    desk.save()  # first: a daemon after this one drops what nobody wants, and knows by the memo what is to be deleted
     for app in gone:
+        forget(desk, app)
         desk.operations.look(app)
 
 
