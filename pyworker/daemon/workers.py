@@ -280,6 +280,8 @@ class Workers:
     def resume(self, app: App, handle: WorkerHandle) -> None:
         """Go on with a worker of the daemon before this one."""
         self.watch(app, handle)
+        if (handle.gone_go or not handle.held) and handle.id.generation in app.generations:
+            self._answer_bind(app, handle)  # if that one could not
         self._brain.readiness.resume(app, handle)
 
     def _take(self, app: App, handle: WorkerHandle, message: w.FromWorker) -> None:
@@ -326,7 +328,6 @@ class Workers:
         listener = self._find_listener(app, handle)
         if listener is None:
             return False
-        handle.waits_to_bind = None
         self._tell(handle, w.Bound(0), listener.sock)
         return True
 
@@ -356,12 +357,10 @@ class Workers:
                 raise ListenFailed(message, hint="close what is not needed")
             listener = listener or self._brain.listening.open(app, address, generation)
         except ListenFailed as error:
-            handle.waits_to_bind = None
             handle.failure = w.Failed("bind", error.message, "", error.hint)
             self._tell(handle, w.Bound(error.errno, error.message[:500]))
             return None
         except OSError as error:  # no descriptor is left: it would wait for its answer until it is killed
-            handle.waits_to_bind = None
             message = f"cannot listen on {address}: {error.strerror}"
             handle.failure = w.Failed("bind", message, "", step_for(error.errno))
             self._tell(handle, w.Bound(error.errno or errno.EADDRINUSE, message[:500]))
@@ -374,6 +373,8 @@ class Workers:
         """Say what it waits for, again and again while there is no room for that: it would serve nobody, and count as one that does."""
         try:
             if self.send(handle, message, sock.fileno() if sock else None):
+                if isinstance(message, w.Bound):  # not before: a daemon after this one would not know that it waits
+                    handle.waits_to_bind = None
                 return
         except OSError as error:
             if not is_want(error.errno):

@@ -116,12 +116,33 @@ def test_a_script_whose_answer_cannot_be_sent_now_is_answered_as_soon_as_it_can(
         handle.waits_to_bind = ("inet", "127.0.0.1", 8000)
         handle.failure = w.Failed("bind", "cannot listen on 127.0.0.1:80", "")  # which it has tried before
         assert Workers(SimpleNamespace(loop=loop, listening=listening))._answer_bind(app, handle)  # type: ignore[arg-type]
+        assert handle.waits_to_bind is not None, "a daemon after this one would not know that it waits"
         packet = wait_until(lambda: loop.turn(0.01) or recv_packet(theirs, MAX_MESSAGE, 1), what="its answer")
     loop.close()
     assert packet is not None
     fds.close_all(packet.fds)
     assert (decode(w.ToWorker, packet.data), len(packet.fds), errors) == (w.Bound(0), 1, [])
     assert (handle.waits_to_bind, handle.failure, asked_for) == (None, None, [1])
+
+
+@pytest.mark.parametrize(("held", "gone_go", "is_answered"), [(False, False, True), (True, True, True), (True, False, False)])
+def test_a_script_that_the_daemon_before_could_not_answer_is_by_the_next_one_unless_it_is_held(
+    monkeypatch: pytest.MonkeyPatch, held: bool, gone_go: bool, is_answered: bool
+) -> None:
+    resolved = ResolvedApp(AppConfig("scr", script="s.py"), 1, "python", {}, (), None, None, (), "", 0)
+    app: Any = SimpleNamespace(name="scr", generations={1: Generation(1, resolved)}, listeners={})
+    ours, theirs = socketpair()
+    with ours, theirs:
+        listening = SimpleNamespace(find=lambda *_: SimpleNamespace(index=0, sock=ours), is_asked_for=lambda *_: None)
+        readiness = SimpleNamespace(resume=lambda app, handle: None)
+        workers = Workers(SimpleNamespace(listening=listening, readiness=readiness))  # type: ignore[arg-type]
+        monkeypatch.setattr(workers, "watch", lambda app, handle: None)
+        handle = WorkerHandle(WorkerId("scr", 1, 1, 7), held=held, born_at=0.0, ctl=ours, gone_go=gone_go)
+        handle.waits_to_bind = ("inet", "127.0.0.1", 8000)
+        workers.resume(app, handle)
+        packet = recv_packet(theirs, MAX_MESSAGE, 1)
+        fds.close_all(packet.fds if packet else [])
+    assert (packet is not None, handle.waits_to_bind is None) == (is_answered, is_answered)
 
 
 def test_one_that_has_closed_its_channel_is_not_told_for_as_long_as_it_lives() -> None:
