@@ -27,7 +27,7 @@ _PROBE_EVERY = 50.0  # seconds: `retry` is 60
 class Invariants:
     def __init__(self, world: World) -> None:
         self._world = world
-        self._serves = False  # in a life of reloads: from the start of the app to its end
+        self._serves = 0  # workers, in a life of reloads: from the start of the app to its end
         self._probed: dict[str, tuple[float, int]] = {}  # failed app -> when a worker of it was born, commands by then
 
     # ---- at any time -------------------------------------------------------------------------------------
@@ -41,9 +41,9 @@ class Invariants:
             pids = [worker.pid for worker in app.workers.values() if worker.is_alive and worker.pid]
             if len(set(pids)) != len(pids):
                 world.fail(f"{app.name}: two workers are one process: {pids}")
-        if world.weather_name == "reloads" and self._serves:
+        if world.weather_name == "reloads":
             slots = {p.id.slot for p in world.alive(Worker) if p.stage == "serving"}
-            if len(slots) < world.apps.workers["forked"]:
+            if len(slots) < self._serves:
                 world.fail(f"during a reload or restart of a worker, slots {sorted(slots)} only are served")
         if world.step % 25 == 0:
             self._can_be_shown()
@@ -53,7 +53,8 @@ class Invariants:
         world.say(f"event {event.type} {event.app or ''} {event.data}")
         world.events[event.type] += 1
         if event.type in ("app_running", "app_stopping", "app_failed", "app_started"):
-            self._serves = event.type == "app_running"
+            # by policy "never" one that a killed daemon was about to have forked may count as one that has ended
+            self._serves = event.data["workers"] if event.type == "app_running" else 0
         if event.type == "worker_starting":
             self._is_within_limit(event)
         process = world.processes.get(event.data.get("pid", 0))
@@ -71,8 +72,8 @@ class Invariants:
         if app is None or not app.record.failed or event.data["generation"] != app.generation:
             return
         asked = [worker.born_at for worker in app.workers.values() if worker.pid == event.data["pid"]]
-        if asked and app.record.deaths and asked[0] < app.record.deaths[-1]:
-            return  # before it had failed
+        if asked and app.record.deaths and asked[0] <= app.record.deaths[-1]:
+            return  # before it had failed, in the same round maybe
         before, commands = self._probed.get(app.name, (-_PROBE_EVERY, 0))
         if world.now - before < _PROBE_EVERY and commands == len(world.clients):
             world.fail(f"{app.name} has failed, and was tried at {before} and {world.now}")
