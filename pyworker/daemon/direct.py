@@ -16,6 +16,7 @@ from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.lost import AT_LAST, LAUNCHER_LEAVES
 from pyworker.daemon.nodeshared import is_node
 from pyworker.daemon.shortage import INSTALLATION, step_for
+from pyworker.policy.lifecycle import LEAVING
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import WorkerId, worker_fd
 from pyworker.unix import process
@@ -44,9 +45,17 @@ class Direct:
         self._in_doubt: set[WorkerId] = set()  # handed to a launcher that died: they are looked for
 
     def started(self, app: App, handle: WorkerHandle, pid: int) -> None:
-        """This process is that worker."""
+        """This process is that worker; 0: one that says so itself."""
+        handle.launching = False
         generation = app.generations.get(handle.id.generation)
-        if handle.pid:
+        if handle.state in LEAVING and generation is not None and is_direct(generation, handle):
+            if pid and not handle.pid:
+                handle.direct = True
+                self._brain.pids.claim(app, handle, pid)
+            self._brain.workers.leave_at_last(app, handle)
+            self._brain.poke(app)
+            return
+        if handle.pid or not pid:
             return
         if generation is not None and not is_direct(generation, handle):
             if handle.is_alive:  # its Hello is on the way; without one at least its end is told
@@ -130,9 +139,11 @@ class Direct:
         lost.hunt(self._brain.loop, self._brain.store.get(worker_fd("out", handle.id)), end)
 
     def _give_up(self, app: App, handle: WorkerHandle, why: str, step: str = "") -> None:
+        handle.launching = False
         if handle.pid or not handle.is_alive:
             return
-        handle.failure = handle.failure or w.Failed("other", f"cannot start a process: {why}", "", step)
+        if handle.state not in LEAVING:
+            handle.failure = handle.failure or w.Failed("other", f"cannot start a process: {why}", "", step)
         self._brain.deaths.finish(app, handle, process.UNKNOWN)
         self._brain.poke(app)
 

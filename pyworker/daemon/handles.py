@@ -55,6 +55,7 @@ class WorkerHandle:
     port: int = 0  # its own, behind a dispatcher that relays
     version: str = ""  # of the runtime that it is
     direct: bool = False  # a command that was started directly: at first its parent is the launcher's child
+    launching: bool = False  # the launcher has been asked to start it directly, and has not answered
     untold: bool = False  # the daemon before this one has asked for it, and whoever knows its pid has told that one
     lost: bool = False  # whoever was to start it died, and it never came
     talk: Allowance = field(default_factory=lambda: Allowance(0.0))  # on its own channel

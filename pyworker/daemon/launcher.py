@@ -30,7 +30,7 @@ HANGS = 30.0  # seconds without an answer: a machine may be busy enough to take 
 _CHANNEL_FD = 3
 
 Failed = Callable[[int], None]  # is given an errno; 0: nobody knows
-Started = Callable[[int], None]  # is given the pid, which also the Hello says of one that is not started directly
+Started = Callable[[int], None]  # is given the pid; 0: a process was forked for it, whose Hello says it
 
 
 def environ() -> dict[str, str]:
@@ -142,7 +142,7 @@ class Launcher:
             due = self._sent.pop(message.number, None)
             if due is not None and message.errno:
                 due.failed(message.errno)
-            elif due is not None and message.pid > 1:
+            elif due is not None:
                 due.started(message.pid)
         if channel is self.channel:
             self._flush()

@@ -178,7 +178,9 @@ class Spawner:
                     held = False
                 role: Role = "script" if config.script is not None and not handle.port else "command"
                 self._described(role, app, generation, handle, birth, held=held)
-                self.launcher.launch(birth.table, _SPEC_FD, failed, started, direct=is_direct(generation, handle))
+                direct = is_direct(generation, handle)
+                self.launcher.launch(birth.table, _SPEC_FD, failed, started, direct=direct)
+                handle.launching = direct
                 return
             template = app.templates[generation.number]
             assert template.channel is not None

@@ -196,10 +196,18 @@ class Workers:
         template = app.templates.get(handle.id.generation)
         if template is not None and handle.id.serial in template.asked and not at_last:
             return True  # it is about to say the pid; what the worker has started by its end is to end with it
+        if handle.launching:
+            return True  # it may run, and then it reads nothing: who knows its pid is about to say it, or dies
         if handle.untold:
             self._brain.direct.end_untold(app, handle)
         self._brain.deaths.ended(app, handle, process.UNKNOWN)
         return True
+
+    def leave_at_last(self, app: App, handle: WorkerHandle) -> None:
+        """It was told to leave when nobody knew its pid, which has been said now, or it ends by itself."""
+        if not self._give_up_unborn(app, handle):
+            stop = signal_number(app.generations[handle.id.generation].config.stop.signal)
+            self.signal(app, handle, signal.SIGKILL if handle.state is State.KILLED else stop)
 
     def signal(self, app: App, handle: WorkerHandle, number: int) -> None:
         pidfd = self._brain.store.get(worker_fd("pid", handle.id))

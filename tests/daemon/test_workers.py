@@ -15,6 +15,7 @@ import pytest
 from pyworker.config.schema import AppConfig, ResolvedApp
 from pyworker.daemon import check
 from pyworker.daemon.app import Failure, Generation
+from pyworker.daemon.direct import Direct
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.readiness import Readiness
@@ -503,6 +504,22 @@ def test_one_whose_pid_nobody_has_said_ends_by_the_end_of_its_channel_and_no_pro
     else:
         unborn.workers.stop(unborn.app, unborn.handle, "stop", 1.0)
     assert unborn.asked == [w.Drain(0.0, to_empty=False), *follows]
+
+
+@pytest.mark.parametrize(("ends", "signalled"), [("stop", "SIGTERM"), ("kill", "SIGKILL")])
+def test_one_that_the_launcher_may_have_started_is_signalled_when_its_pid_is_told_or_has_ended_when_none_is(
+    monkeypatch: pytest.MonkeyPatch, ends: str, signalled: str
+) -> None:
+    for pid, follows in ((4242, [signalled]), (0, [w.Drain(0.0, to_empty=False), "ended"])):
+        launched = Asked(monkeypatch, COMMAND, State.STARTING)
+        launched.handle.pid, launched.handle.launching = 0, True
+        getattr(launched.workers, ends)(launched.app, launched.handle, "why", 1.0)
+        assert launched.asked == [w.Drain(0.0, to_empty=False)], "it runs, maybe"
+        brain: Any = launched.workers._brain
+        brain.pids = SimpleNamespace(claim=lambda app, handle, pid: setattr(handle, "pid", pid))
+        brain.workers, brain.poke = launched.workers, lambda app: None
+        Direct(brain).started(launched.app, launched.handle, pid)
+        assert launched.asked[1:] == follows
 
 
 def test_one_that_has_said_its_first_word_by_now_is_signalled(monkeypatch: pytest.MonkeyPatch) -> None:

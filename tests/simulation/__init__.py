@@ -18,11 +18,6 @@ the world becomes kind, and what is wanted must come to be.
     invariants.py  what must hold after each step, and in the end
     lives.py       each life in a process of its own, which it may leave in any state
 
-One thing is known and let pass: a command that was given up before its pid was told, by a daemon that then dies before the
-launcher has answered, runs on (`is_forgotten`).
-Another one is known and reported, by one life in some thousand: with hardly a descriptor left a failed script is tried twice
-where its limiter says once (seed 1152124876).
-
 A seed repeats its run to the letter. `make lives SEEDS="17 99"` repeats two, `make lives SECONDS=600` tries new ones for
 ten minutes; a violation prints the last steps. Python's own state (the addresses of objects, hashes) decides nothing.
 """

@@ -12,7 +12,7 @@ from pyworker.daemon.app import App
 from pyworker.daemon.events import Event
 from pyworker.protocol.inherited import parse_fd_name
 from pyworker.protocol.wire import to_json
-from tests.simulation.processes import Command, Dispatcher, Launcher, Process, Template, Worker, _AnyWorker
+from tests.simulation.processes import Dispatcher, Launcher, Process, Template, Worker, _AnyWorker
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -90,7 +90,7 @@ class Invariants:
         for client in world.clients.waiting():
             world.fail(f"{client.request} was never answered")
         known = {worker.pid: worker for app in brain.apps.values() for worker in app.workers.values() if worker.is_alive}
-        for process in self._workers():
+        for process in world.alive(_AnyWorker):
             if process.pid not in known:
                 world.fail(f"nobody knows {process}, which is {process.stage}")
         templates = {template.pid for app in brain.apps.values() for template in app.templates.values()}
@@ -109,10 +109,6 @@ class Invariants:
         self._store_is_right()
         self._is_written_down()
         self._can_be_shown()
-
-    def _workers(self) -> list[_AnyWorker]:
-        workers = self._world.alive(_AnyWorker)
-        return [worker for worker in workers if not (isinstance(worker, Command) and worker.is_forgotten)]
 
     def _is_as_wanted(self, app: App) -> None:
         world = self._world
@@ -162,7 +158,6 @@ class Invariants:
             right |= {f"{kind}.{app.name}" for kind in _OF_DISPATCHERS if app.dispatcher is not None}
             right |= {f"env.{app.name}.{number}" for number in app.generations}
             right |= {f"listen.{app.name}.{index}" for index in app.listeners}
-        right |= {f"{kind}.{command.id}" for kind in ("out", "err") for command in world.alive(Command) if command.is_forgotten}
         for whose, names in (("guardian", world.guardian.store), ("daemon", world.daemon.store.fds)):
             left = {name for name in names if parse_fd_name(name) is not None} - right
             if left:
@@ -179,7 +174,7 @@ class Invariants:
         world = self._world
         if world.daemon.brain.apps:
             world.fail(f"not deleted: {[_shown(app) for app in world.daemon.brain.apps.values()]}")
-        left: list[Process] = [*self._workers(), *world.alive(Template), *world.alive(Dispatcher), *world.alive(Launcher)]
+        left: list[Process] = [*world.alive(_AnyWorker), *world.alive(Template), *world.alive(Dispatcher), *world.alive(Launcher)]
         if left:
             world.fail(f"alive after all was deleted: {', '.join(map(str, left))}")
         self._store_is_right()

@@ -186,6 +186,8 @@ class Template(Process):
 class _AnyWorker(Process):
     """A worker of any kind."""
 
+    is_direct = False
+
     def __init__(self, world: World, parent: str | int, of: WorkerId, row: int, held: bool, board: int) -> None:
         super().__init__(world, parent, of.app, of.generation)
         self.id, self.held, self._row, self._board = of, held, row, self.takes(board)
@@ -333,11 +335,7 @@ class Script(_AnyWorker):
 class Command(_AnyWorker):
     """Any program: it has a channel until its exec, none if it was started directly."""
 
-    is_direct = is_job = is_forgotten = False
-
-    def may_be_forgotten(self, *, by: bool) -> None:
-        """One that was given up before its pid was told is ended by that daemon; if that one dies, too, nobody knows of it."""
-        self.is_forgotten |= by and self.is_direct and f"ctl.{self.id}" not in self.world.guardian.store
+    is_job = False
 
     def own_moves(self) -> Iterator[Move]:
         if self.stage == "born":
@@ -384,8 +382,6 @@ class Command(_AnyWorker):
 
 
 class Launcher(Process):
-    is_outdated = False  # the daemon that had started it is no more
-
     def own_moves(self) -> Iterator[Move]:
         if self.has_mail():
             yield self.move(4, "reads", self.reads)
@@ -413,11 +409,12 @@ class Launcher(Process):
         if isinstance(child, Script):
             child.address = spec.app.bind[0].removeprefix("unix:")
         else:
-            child.is_direct, child.is_job = order.direct, bool(spec.app.cron)
-            if order.direct:
+            child.is_job = bool(spec.app.cron)
+            child.is_direct = order.direct and not child.has_mail()  # else it was given up by now
+            if child.is_direct:
                 child.execs()
-                child.may_be_forgotten(by=self.is_outdated)
-        self.says(t.Launched(order.number, 0, child.pid), signed=False)
+        tells_itself = order.direct and not child.is_direct
+        self.says(t.Launched(order.number, 0, 0 if tells_itself else child.pid), signed=False)
 
 
 class Dispatcher(Process):

@@ -21,7 +21,7 @@ from tests.simulation.daemon import Daemon, Killed
 from tests.simulation.guardian import Guardian
 from tests.simulation.invariants import Invariants
 from tests.simulation.kernel import GUARDIAN, Kernel
-from tests.simulation.processes import Command, Launcher, Move, Process
+from tests.simulation.processes import Move, Process
 
 STEPS = 300  # before the world becomes kind
 # what may go wrong, and how likely that is each time it could
@@ -153,10 +153,6 @@ class World:
         for process in self.processes.values():
             if process.parent == "daemon":
                 process.parent = "guardian"
-        for launcher in self.alive(Launcher):
-            launcher.is_outdated = True
-        for command in self.alive(Command):
-            command.may_be_forgotten(by=True)
         self.clients.lose_daemon()
         self._boot(reason)
 
