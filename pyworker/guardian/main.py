@@ -314,6 +314,7 @@ class Guardian:
 
     def _start(self, program: Program, now: float, extra_fds: dict[int, int]) -> bool:
         try:
+            self._lifeline()
             program.start(now, extra_fds)
         except OSError as error:
             self._not_started(program, now, error)
@@ -341,13 +342,19 @@ class Guardian:
         self._trouble(why, f"{why}; trying again{hint}")
 
     def _open_lifeline(self) -> int:
-        """Return a new read end of the lifeline (its write end is in the store, and so with the daemon, too)."""
+        """Return a new read end of the lifeline."""
+        return os.open(f"/proc/self/fd/{self._lifeline()}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def _lifeline(self) -> int:
+        """Return the write end of the lifeline. It is made before any program is: without it, a daemon that outlives us
+        would be as dead to the logger as we are.
+        """
         write_end = self._store.get(inherited.LIFELINE)
         if write_end is None:
             read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            os.close(read_end)
             self._store.put(inherited.LIFELINE, write_end)
-            return read_end
-        return os.open(f"/proc/self/fd/{write_end}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return write_end
 
     def _relieve(self) -> None:
         """Let the logger go that the guardian before us has left: it could have ended all that has no end of its own."""

@@ -460,6 +460,13 @@ def _ended(pipe: int) -> bool:
         return False
 
 
+def test_daemon_has_the_lifeline_also_when_it_was_started_before_the_logger_could_be(start: OPEN_RIGS, failpoints: Path) -> None:
+    """Else the guardian's death would look to the logger like that of both: it would end all workers."""
+    (failpoints / "guardian.start_logger").write_text("raise:EMFILE")
+    daemon, _ = start().both()
+    assert "lifeline" in daemon.fds
+
+
 def test_daemon_without_guardian_becomes_one_by_exec_and_keeps_all_fds(start: OPEN_RIGS, tmp_path: Path) -> None:
     rig = start()
     daemon, logger = rig.both()
