@@ -49,6 +49,7 @@ from pyworker.worker.birth import (
     heed_interrupts,
     reset_signals,
     set_handlers,
+    stop_timers,
     take_identity,
     write_by_line,
 )
@@ -226,6 +227,7 @@ def replace_self(spec: t.LaunchSpec, fds: list[int], archive: str, spec_fd: int,
     with contextlib.suppress(OSError):  # it was removed
         os.chdir(spec.app.cwd)  # the import may have gone elsewhere, and the app is looked for where it starts
     flush()
+    stop_timers()
     os.execve(spec.python, [spec.python, archive, role, *numbers, _AGAIN + text], spec.env)
 
 

@@ -558,6 +558,20 @@ def test_an_app_that_puts_green_threads_under_python_is_refused_in_words(
     assert f"gunicorn -k {library}" in failed.hint
 
 
+@pytest.mark.parametrize("thread", ["", "threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()"])
+def test_a_timer_that_an_import_has_set_ends_no_template(daemon: Any, folder: Path, thread: str) -> None:
+    """A sampling profiler's, say; with a thread of its own, over the exec of a clean template as well."""
+    timer = "signal.signal(signal.SIGPROF, lambda *_: None); signal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)"
+    shop = (folder / "shop.py").read_text()
+    (folder / "shop.py").write_text(f"import signal, threading, time\n{thread}\n{timer}\n{shop}")
+    d = daemon()
+    template = d.load()
+    for slot in (1, 2):
+        worker = d.fork(template, slot)
+        worker.expect(Hello)
+        worker.expect(Ready)
+
+
 def test_fork_without_its_three_fds_is_refused(daemon: Any) -> None:
     d = daemon()
     template = d.load()
