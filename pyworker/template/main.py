@@ -111,7 +111,8 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     birth = serve(spec, channel, ready)
     del channel, boot
     if birth is None:
-        sys.exit(Exit.OK)
+        flush()
+        os._exit(Exit.OK)  # what the app registered for its end is for processes that served
     ending.end(worker_main.run(birth))
 
 
@@ -291,8 +292,7 @@ def serve(spec: t.LaunchSpec, channel: socket.socket, ready: _Ready) -> Birth | 
             case t.Retire():
                 close_all(packet.fds)
                 spares.close()
-                flush()
-                os._exit(Exit.OK)  # what the app registered for its end is for processes that served
+                return None
             case t.Ping(number):
                 spares.end_stopped()
                 send(channel, t.Pong(number))
@@ -353,7 +353,8 @@ def fork_worker() -> int:
         if pid == 0:
             close_all([reader, writer])
             return 0
-        os.write(writer, str(pid).encode())
+        with contextlib.suppress(OSError):  # the template has been killed
+            os.write(writer, str(pid).encode())
         os._exit(0)
     os.close(writer)
     answer = os.read(reader, 32)

@@ -276,6 +276,7 @@ def test_template_ends_when_told_and_when_left_alone(daemon: Any, folder: Path) 
     template = d.load()
     template.sock.shutdown(socket.SHUT_RDWR)
     assert d.reap(template.pid) == 0
+    assert template.read_out() == b""
 
 
 @pytest.mark.parametrize(
@@ -617,6 +618,22 @@ def test_a_fork_that_fails_is_told_by_its_errno_and_leaves_nothing_open(monkeypa
     before = os.listdir("/proc/self/fd")
     assert main.fork_worker() == -errno.EAGAIN
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_who_has_forked_for_a_template_that_was_killed_meanwhile_just_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would run what the app has registered for its end."""
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    for module, name, made in ((main, "bare_fork", 0), (os, "pipe", (reader, writer)), (os, "fork", 4711)):
+        monkeypatch.setattr(module, name, lambda made=made: made)
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit):
+        main.fork_worker()
+    os.close(writer)
 
 
 def test_a_fork_for_which_there_is_no_pipe_is_told_by_its_errno(monkeypatch: pytest.MonkeyPatch) -> None:
