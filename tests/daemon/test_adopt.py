@@ -160,6 +160,7 @@ def test_a_template_of_which_the_process_is_not_stored_never_came_and_that_is_no
         # begun by a boot or a restart, and not written down yet
         ({"generation": 2}, 9, [2], {"generation": 2}),
         ({"generation": 2}, 1, [2], {"generation": 2}),
+        ({"generation": 2}, 1, [], {"generation": 1}),  # before its descriptors were stored
         ({"generation": 2, "previous": 1}, 1, [2], {"generation": 1}),  # rolled back in its last moment
         ({"restart_to": 2}, 1, [2], {"generation": 1, "restart_to": 2}),
         ({"restart_to": 2}, 1, [], {"generation": 1, "restart_to": None}),
@@ -196,7 +197,7 @@ def test_the_port_of_an_app_without_a_generation_stays_open_if_it_is_to_be_start
     found, app = left.adopt(running=running)
     assert (found.names, app.closed) == (["api"], True)
     assert left.done == ([] if running else [("closed", 0)])
-    assert ("env.api.3" in left.store.fds) is running
+    assert ("env.api.3" in left.store.fds) is (3 in app.generations) is running
 
 
 def test_the_port_of_an_app_whose_start_has_failed_is_closed_that_was_opened_for_another_try(left: Left) -> None:
@@ -241,8 +242,38 @@ def test_an_app_of_which_something_is_missing_is_let_go_and_one_that_nobody_want
     found = adopt.adopt(left.brain, {"api": DesiredApp("api", SOURCE)})
     assert (found.names, found.let_go, left.brain.apps) == ([], {"api": why}, {})
     assert {*os.listdir("/proc/self/fd")} <= before
-    adopt.adopt(left.brain, {})
-    assert left.store.fds == {}
+    found = adopt.adopt(left.brain, {})
+    assert (found.names, found.let_go, left.store.fds) == ([], {}, {})
+
+
+@pytest.mark.parametrize(
+    ("memo", "why"),
+    [
+        ({"v": 99}, "a memo of version 99, and this pyworker reads up to"),
+        ({"workers": {"api.1.1.7": {"state": "asleep"}}}, "'asleep' is not a valid State"),
+        ({"workers": {"api.1.1.7": {}}}, "missing 'state'"),
+        ({"listeners": {"0": {"colour": "blue"}}}, "colour"),
+        ({"workers": ["api.1.1.7"]}, "'list' object has no attribute 'items'"),
+        ({"v": 1e400}, "cannot convert float infinity to integer"),
+    ],
+)
+def test_an_app_is_let_go_before_anything_of_it_is_acted_on_when_this_version_does_not_understand_its_memo(
+    left: Left, memo: dict[str, Any], why: str
+) -> None:
+    left.app.write_memo()
+    left.app.ledger.write(left.app.ledger.read() | memo)
+    left.generation(2)
+    before = {*left.store.fds}
+    found = adopt.adopt(left.brain, {"api": DesiredApp("api", SOURCE)})
+    assert why in found.let_go["api"]
+    assert (found.names, left.brain.apps, left.done, {*left.store.fds}) == ([], {}, [], before)
+
+
+def test_an_app_whose_memo_was_never_written_does_not_run_and_the_number_of_workers_is_that_of_apps_json(left: Left) -> None:
+    found = adopt.adopt(left.brain, {"api": DesiredApp("api", SOURCE, generation=1, scale=5, scale_base=2)})
+    app = left.brain.apps["api"]
+    assert (found.names, app.closed, app.generation, app.wanted, app.running) == (["api"], True, 0, True, False)
+    assert (app.scale, app.scale_base) == (5, 2)
 
 
 def test_what_an_app_has_printed_that_nobody_wants_any_more_is_left_to_the_logger(left: Left, ends: tuple[socket.socket, socket.socket]) -> None:
@@ -261,10 +292,16 @@ def test_what_an_app_has_printed_that_nobody_wants_any_more_is_left_to_the_logge
 
 def test_without_apps_json_what_is_wanted_is_what_was_left(left: Left) -> None:
     left.app.scale, left.app.scale_base, left.app.stopped_slots = 5, 2, {3}
+    left.app.generation = 4
     left.app.write_memo()
     found = adopt.adopt(left.brain, {}, complete=False)
     assert found.names == ["api"]
     assert found.wanted == {"api": left.app.desired()}
+
+
+def test_without_apps_json_a_start_that_was_not_answered_yet_has_never_been(left: Left) -> None:
+    found = adopt.adopt(left.brain, {}, complete=False)
+    assert (found.names, found.wanted, found.let_go, left.store.fds) == ([], {}, {}, {})
 
 
 @pytest.mark.parametrize("target", ["a:b", None])
@@ -315,7 +352,7 @@ def test_the_processes_of_an_app_that_is_let_go_leave_in_their_time_or_are_kille
 def test_a_hook_that_the_other_daemon_has_left_running_is_ended_with_all_that_it_has_started(left: Left) -> None:
     child = subprocess.Popen(["sh", "-c", "sleep 600 & wait"], process_group=0)
     left.store.put("hook.api.1", os.pidfd_open(child.pid))
-    adopt._end_hooks(left.brain)
+    left.adopt()
     try:
         assert child.wait(30) == -signal.SIGKILL
         assert "hook.api.1" not in left.store.fds

@@ -1,7 +1,8 @@
-"""What a command that waits is told, by what has become of the app: done, lost, or nothing yet. No process, no loop."""
+"""What a command that waits is told, by what has become of the app: done, lost, or nothing yet; and when. No process, no loop."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from pyworker.config.schema import RestartConfig
 from pyworker.daemon import operations as o
 from pyworker.daemon.app import Failure
+from pyworker.daemon.events import EventLog
 from pyworker.policy.lifecycle import State
 from pyworker.policy.restart import CLEAR, Record
+from tests.support.brain import app_of_one_worker
 
 BROKEN = Failure("it is broken")
 REFUSED = Failure("the import failed")
@@ -194,3 +197,133 @@ def test_a_scale_is_told(app: dict[str, Any], says: str) -> None:
 def test_a_restart_of_a_worker_is_told(workers: list[Any], says: str) -> None:
     app = an_app(workers={worker.id.serial: worker for worker in workers})
     assert told(o.replaced(a_brain(), {1}, {7}), app) == says
+
+
+class Waits:
+    """A client that waits for some of three apps, and what these have come to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self.answers: list[Any] = []
+        self.seen: list[int] = []
+        self.leave: list[Callable[[], None]] = []
+        self.apps = {name: an_app(name=name) for name in ("api", "web", "db")}
+        self.events = EventLog(-1, report=pytest.fail)
+        self.brain: Any = SimpleNamespace(apps=self.apps, events=self.events, loop=SimpleNamespace(clock=lambda: self.now))
+        self.client: Any = SimpleNamespace(
+            progress=lambda event: self.seen.append(event["seq"]), on_gone=self.leave.append,
+            reply=lambda ok, body: self.answers.append((ok, {each["app"]: each["action"] for each in body["apps"]})),
+        )  # fmt: skip
+        self.came_to: dict[str, o.Outcome | None] = {}
+        self.took: dict[str, float] = {}
+        monkeypatch.setattr(o, "result", self.result)
+        self.operations = o.Operations(self.brain)
+
+    def result(self, app: Any, outcome: o.Outcome, took: float) -> dict[str, Any]:
+        self.took[app.name] = took
+        return {"app": app.name, "ok": outcome.ok, "action": outcome.action}
+
+    def wait(self, *names: str, wait: bool = True, since_seq: int = 0, **decided: o.Outcome) -> None:
+        goals: dict[str, o.Goal] = {name: lambda app, now: self.came_to.get(app.name) for name in names}
+        self.operations.wait(self.client, goals, decided, wait=wait, since_seq=since_seq)
+
+    def comes_to(self, name: str, action: str | None, *, overtaken: bool = False) -> None:
+        self.came_to[name] = None if action is None else o.Outcome(action != "failed", action, overtaken=overtaken)
+        self.brain.on_settled(self.apps[name])
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
+    return Waits(monkeypatch)
+
+
+def test_a_client_is_answered_once_all_that_it_waits_for_is_decided(waits: Waits) -> None:
+    waits.wait("api", "web", db=o.Outcome(True, "unchanged"))
+    assert waits.operations.under_way() == ["api", "web"]
+    waits.now += 2
+    waits.comes_to("web", "started")
+    assert (waits.answers, waits.operations.under_way()) == ([], ["api"])
+    waits.now += 1
+    waits.comes_to("api", "stopped")
+    assert waits.answers == [(True, {"api": "stopped", "web": "started", "db": "unchanged"})]
+    assert (waits.took, waits.operations.under_way()) == ({"api": 3.0, "web": 2.0, "db": 0.0}, [])
+    waits.comes_to("api", "stopped")
+    assert len(waits.answers) == 1
+
+
+def test_what_is_so_already_is_answered_at_once_and_a_failure_of_one_is_one_of_the_command(waits: Waits) -> None:
+    waits.came_to = {"api": o.Outcome(True, "started"), "web": o.Outcome(False, "failed")}
+    waits.wait("api", "web")
+    assert waits.answers == [(False, {"api": "started", "web": "failed"})]
+    waits.wait(db=o.Outcome(True, "unchanged"))
+    assert waits.answers[1:] == [(True, {"db": "unchanged"})]
+
+
+def test_who_does_not_wait_is_told_what_is_decided_and_that_the_rest_goes_on(waits: Waits) -> None:
+    waits.came_to["api"] = o.Outcome(False, "failed")
+    waits.wait("api", "web", wait=False)
+    assert waits.answers == [(False, {"api": "failed", "web": "under_way"})]
+    assert waits.operations.under_way() == []
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "overtaken", "wanted", "told"),
+    [
+        ("started", "failed", False, True, "failed"),  # it has died while another was waited for
+        ("started", "unhealthy", False, True, "unhealthy"),
+        ("started", "failed", True, True, "started"),  # a later command's affair
+        ("started", "failed", True, False, "failed"),
+        ("failed", "started", False, True, "failed"),
+        ("stopped", "failed", False, True, "stopped"),  # nothing of it is to serve
+    ],
+)
+def test_an_app_that_serves_is_looked_at_for_as_long_as_others_are_waited_for(
+    waits: Waits, first: str, then: str, overtaken: bool, wanted: bool, told: str
+) -> None:
+    waits.wait("api", "web")
+    waits.comes_to("api", first)
+    waits.apps["api"].wanted = wanted
+    waits.comes_to("api", then, overtaken=overtaken)
+    waits.comes_to("web", "started")
+    assert [apps["api"] for _, apps in waits.answers] == [told]
+
+
+def test_an_app_of_which_a_worker_is_missing_again_is_waited_for_again(waits: Waits) -> None:
+    waits.wait("api", "web")
+    waits.comes_to("api", "started")
+    waits.comes_to("api", None)
+    waits.comes_to("web", "started")
+    assert (waits.answers, waits.operations.under_way()) == ([], ["api"])
+    waits.comes_to("api", "started")
+    assert len(waits.answers) == 1
+
+
+def test_the_events_of_its_apps_are_the_progress_of_a_client_also_those_before_it_waited(waits: Waits) -> None:
+    for name in ("api", "api", "web"):
+        waits.events.emit("app_stopped", name)
+    waits.wait("api", since_seq=1, db=o.Outcome(True, "unchanged"))
+    for name in ("web", "api", "db"):
+        waits.events.emit("app_stopped", name)
+    waits.comes_to("api", "stopped")
+    waits.events.emit("app_stopped", "api")
+    assert waits.seen == [2, 5, 6]
+
+
+def test_nobody_is_told_and_nothing_kept_of_a_wait_whose_client_has_left(waits: Waits) -> None:
+    waits.wait("api")
+    [leave] = waits.leave
+    leave()
+    waits.events.emit("app_stopped", "api")
+    waits.comes_to("api", "stopped")
+    leave()  # that it has its answer is said in the same way
+    assert (waits.answers, waits.seen, waits.operations.under_way()) == ([], [], [])
+
+
+def test_of_an_app_that_was_deleted_no_notes_are_told_and_of_others_what_the_outcome_says_too() -> None:
+    with app_of_one_worker(State.READY) as (app, _, _):
+        app.notes = ["a note"]
+        told = o.result(app, o.Outcome(True, "started", note="of the command", changes=({"key": "x"},)), 1.23456)
+        assert (told["app"], told["action"], told["ok"], told["gen"], told["took_s"]) == ("api", "started", True, 1, 1.235)
+        assert (told["notes"], told["changes"], told["reason"]) == (["a note", "of the command"], [{"key": "x"}], "")
+        told = o.result(app, o.Outcome(False, "deleted", BROKEN), 0.0)
+        assert (told["notes"], "changes" in told, told["ok"], told["reason"]) == ([], False, False, "it is broken")
