@@ -6,8 +6,15 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from pyworker.daemon.direct import Direct
+import pytest
+
+from pyworker import __version__
+from pyworker.config.schema import AppConfig, LimitsConfig, ResolvedApp
+from pyworker.daemon import lost
+from pyworker.daemon.app import Generation
+from pyworker.daemon.direct import Direct, is_direct
 from pyworker.daemon.handles import WorkerHandle
+from pyworker.policy.lifecycle import State
 from pyworker.protocol.inherited import WorkerId
 from pyworker.unix import process
 
@@ -37,3 +44,87 @@ def test_of_a_launcher_that_was_killed_it_is_said_also_when_the_end_of_the_chann
     other = WorkerHandle(WorkerId("job", 1, 2, 2), held=False, born_at=0.0)
     direct.without_a_word(app, other)
     assert len(ended) == 2, "its launcher lives, and nobody else looks for it"
+
+
+def a_generation(*, listeners: tuple[int, ...] = (), uid: int | None = None, gid: int | None = None, **config: Any) -> Generation:
+    resolved = ResolvedApp(AppConfig("job", **{"balance": "shared", **config}), 1, "python", {}, (), uid, gid, (), "", 0)
+    return Generation(1, resolved, listeners)
+
+
+def a_worker(*, held: bool = False, **changes: Any) -> WorkerHandle:
+    return WorkerHandle(WorkerId("job", 1, 1, 7), held=held, born_at=0.0, **changes)
+
+
+SLEEP: dict[str, Any] = {"command": ("sleep", "600")}
+
+
+@pytest.mark.parametrize(
+    ("generation", "held", "direct"),
+    [
+        (SLEEP, False, True),
+        (SLEEP, True, False),  # somebody has to wait for Go
+        (SLEEP | {"listeners": (0,)}, False, False),  # and to tell it which process LISTEN_FDS is meant for
+        (SLEEP | {"listeners": (0,), "balance": "proxy"}, True, True),  # a dispatcher does both
+        (SLEEP | {"uid": 0}, False, False),
+        (SLEEP | {"gid": 0}, False, False),
+        (SLEEP | {"limits": LimitsConfig(nofile=100)}, False, False),
+        ({"script": "/srv/run.py"}, False, False),
+        ({"script": "/srv/run.py", "balance": "proxy"}, False, True),
+        ({"target": "web:app", "balance": "proxy"}, False, False),
+    ],
+)
+def test_only_a_command_before_whose_exec_nothing_is_to_be_done_is_started_directly(generation: dict[str, Any], held: bool, direct: bool) -> None:
+    assert is_direct(a_generation(**generation), a_worker(held=held)) is direct
+
+
+@pytest.mark.parametrize(
+    ("generation", "worker", "early", "follows"),
+    [
+        (SLEEP, {}, False, ["claimed", "ready"]),
+        (SLEEP | {"ready": "notify"}, {}, False, ["claimed"]),
+        (SLEEP | {"ready": "notify"}, {}, True, ["claimed", "says ready"]),
+        (SLEEP, {"pid": 4711}, False, []),  # found meanwhile, or by its Hello
+        (SLEEP, {"state": State.STOPPED}, False, ["ended"]),
+        (None, {}, False, ["ended"]),
+        (SLEEP | {"balance": "proxy"}, {"port": 8001}, False, ["claimed", "ready"]),
+        (SLEEP | {"balance": "proxy"}, {}, False, ["ended", "given up"]),
+        # what says Hello says there how far it has come
+        ({"script": "/srv/run.py"}, {}, False, ["claimed"]),
+        ({"script": "/srv/run.py"}, {"state": State.STOPPED}, False, []),
+    ],
+)
+def test_what_follows_when_the_launcher_has_started_one(
+    monkeypatch: pytest.MonkeyPatch, generation: dict[str, Any] | None, worker: dict[str, Any], early: bool, follows: list[str]
+) -> None:
+    did: list[str] = []
+    brain: Any = SimpleNamespace(
+        pids=SimpleNamespace(claim=lambda app, handle, pid: did.append("claimed")), poke=lambda app: None,
+        readiness=SimpleNamespace(
+            is_ready=lambda app, handle, generation, serving: did.append("ready"), was_early=lambda pid: early,
+            says_ready=lambda app, handle: did.append("says ready"),
+        ),
+        deaths=SimpleNamespace(finish=lambda app, handle, status: did.append("given up")),
+    )  # fmt: skip
+    monkeypatch.setattr(lost, "end", lambda pid, identity: did.append("ended") or True)
+    app: Any = SimpleNamespace(generations={1: a_generation(**generation)} if generation else {})
+    handle = a_worker(**worker)
+    Direct(brain).started(app, handle, 4242)
+    assert did == follows
+    is_ours = "claimed" in follows and "script" not in (generation or {})
+    assert (handle.direct, handle.version) == (is_ours, __version__ if is_ours else "")
+
+
+def test_one_that_was_given_up_is_looked_at_until_it_shows_who_it_is_and_no_longer_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    later: list[Callable[[], None]] = []
+    looks: list[int] = []
+    brain: Any = SimpleNamespace(loop=SimpleNamespace(call_later=lambda _, call: later.append(call)))
+    monkeypatch.setattr(lost, "end", lambda pid, identity: looks.append(pid) or len(looks) == 3)
+    Direct(brain).started(SimpleNamespace(generations={}), a_worker(), 4242)  # type: ignore[arg-type]
+    while later:
+        later.pop(0)()
+    assert looks == [4242] * 3
+    monkeypatch.setattr(lost, "end", lambda pid, identity: looks.append(pid))
+    Direct(brain).started(SimpleNamespace(generations={}), a_worker(), 4242)  # type: ignore[arg-type]
+    while later:
+        later.pop(0)()
+    assert len(looks) < 100

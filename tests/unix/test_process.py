@@ -110,14 +110,17 @@ for number in range(300):
         found[number] = os.fstat(number).st_ino
 os.write(200, repr(found).encode())
 """
+    above = max(others) + 1  # numbers that are free here: copies on the way may lie on them
+    down = {above + n: (writer, others[0])[n % 2] for n in reversed(range(10))}
     try:
-        _, pidfd = run(code, {0: 0, 1: 1, 2: 2, 200: writer, writer: others[0], others[0]: writer})
+        _, pidfd = run(code, {200: writer, 0: 0, 1: 1, 2: 2, **down, writer: others[0], others[0]: writer})
         wait_for(pidfd)
         os.close(pidfd)
         found = ast.literal_eval(os.read(reader, 4096).decode())
-        assert set(found) - inherited == {0, 1, 2, 200, writer, others[0]}
+        assert set(found) - inherited == {0, 1, 2, 200, writer, others[0], *down}
         ours, other = os.fstat(writer).st_ino, os.fstat(others[0]).st_ino
         assert (found[200], found[writer], found[others[0]]) == (ours, other, ours)  # the two have changed places
+        assert found == found | {number: os.fstat(fd).st_ino for number, fd in {0: 0, 1: 1, 2: 2, **down}.items()}
     finally:
         for fd in (reader, writer, *others):
             os.close(fd)
