@@ -42,9 +42,10 @@ class Left:
         self.loop = Loop(lambda: self.now)
         self.store = FdStore(channel)
         self.done: list[Any] = []
+        self.poked: list[str] = []
         note = self.done.append
         self.brain: Any = SimpleNamespace(
-            store=self.store, loop=self.loop, apps={}, fail=Failure, poke=lambda app: None,
+            store=self.store, loop=self.loop, apps={}, fail=Failure, poke=lambda app: self.poked.append(app.name),
             listening=SimpleNamespace(close=lambda app, listener: note(("closed", listener.index))),
             templates=SimpleNamespace(
                 watch=lambda app, handle: None, watch_pid=lambda app, handle, pidfd: note(("watches template", handle.pid)),
@@ -52,7 +53,7 @@ class Left:
             ),
             pids=SimpleNamespace(watch=lambda app, handle, pidfd: note(("watches worker", handle.pid))),
             workers=SimpleNamespace(resume=lambda app, handle: note(("goes on with", handle.id.serial, handle.state, handle.pid, handle.untold))),
-            dispatchers=SimpleNamespace(adopt=lambda app, memo: None),
+            dispatchers=SimpleNamespace(adopt=lambda app, memo: self.poked.append(f"dispatcher of {app.name}")),
         )  # fmt: skip
         ledger, board = Ledger.create("api"), Board.create("api")
         self.store.put("ledger.api", ledger)
@@ -176,6 +177,7 @@ def test_of_what_was_half_done_goes_on_what_is_there(
     _, app = left.adopt(committed)
     assert {name: getattr(app, name) for name in found} == found
     assert not app.closed
+    assert left.poked == ["dispatcher of api", "api"]  # and so policy goes on from there
     assert app.last_generation == max(1, *generations, 1)
     # whoever waited for it has seen the other daemon end
     assert (app.target_failure is not None) is (app.target is not None)
@@ -320,12 +322,13 @@ def test_the_processes_of_an_app_that_is_let_go_leave_in_their_time_or_are_kille
             left.store.put(worker_fd("pid", WorkerId("api", 1, 1, serial)), pidfd)
             left.store.put(worker_fd("out", WorkerId("api", 1, 1, serial)), os.dup(child.stdout.fileno()))
         left.listener()
+        left.store.put("env.web.1", memfd("env", b""))  # another's
         monkeypatch.setattr(adopt, "raw_resolved", lambda brain, name: {"config": {"target": target}})
         real = adopt._signal
         monkeypatch.setattr(adopt, "_signal", lambda pidfds, number, **group: sent.append(number) or real(pidfds, number, **group))
         adopt.let_go(left.brain, "api")
         # its port stays open, and the logger reads on
-        assert list(left.store.fds) == ["listen.api.0"]
+        assert list(left.store.fds) == ["listen.api.0", "env.web.1"]
         at_once = [] if target else [signal.SIGTERM]  # our own workers see the end of their channels
         assert sent == at_once
         left.now += adopt.LEAVE_WITHIN + 0.1

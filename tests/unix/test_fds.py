@@ -15,12 +15,15 @@ from collections.abc import Callable
 import pytest
 
 from pyworker.unix.fds import (
+    at_end,
     close_all,
+    drop_packet,
     hang_up,
     let_go,
     memfd,
     memfd_fixed,
     pass_credentials,
+    peek_packet,
     read_whole,
     recv_packet,
     refuse_fds,
@@ -163,6 +166,40 @@ def test_the_kernel_names_the_sender() -> None:
         packet = recv_packet(ours, 100, 0)
         assert packet is not None
         assert packet.pid == os.getpid()
+
+
+def test_who_peeks_knows_the_sender_and_takes_nothing_until_the_packet_is_dropped() -> None:
+    ours, theirs = socketpair()
+    with ours, theirs, open("/dev/null", "rb") as null:
+        pass_credentials(theirs)
+        before = len(os.listdir("/proc/self/fd"))
+        assert peek_packet(theirs, 100) is None
+        assert send_packet(ours, b"one", [null.fileno()])
+        assert send_packet(ours, b"two")
+        for _ in range(2):
+            assert peek_packet(theirs, 100) == (b"one", [], os.getpid(), True, os.getuid())  # an fd more came with it
+        drop_packet(theirs)
+        assert peek_packet(theirs, 100) == (b"two", [], os.getpid(), False, os.getuid())
+        assert len(os.listdir("/proc/self/fd")) == before
+        send_packet(theirs, b"never read")
+        ours.close()
+        drop_packet(theirs)
+        found = peek_packet(theirs, 100)
+        assert found is not None
+        assert (found.data, found.pid) == (b"", 0)  # as no packet is: that has a sender
+    drop_packet(theirs)  # closed meanwhile
+    drop_packet(None)
+
+
+def test_a_pipe_is_at_its_end_when_nobody_can_write_and_nothing_is_left_in_it() -> None:
+    reader, writer = os.pipe()
+    assert not at_end(reader)
+    os.write(writer, b"x")
+    os.close(writer)
+    assert not at_end(reader)
+    os.read(reader, 1)
+    assert at_end(reader)
+    os.close(reader)
 
 
 def test_sealed_memfd_cannot_be_changed() -> None:

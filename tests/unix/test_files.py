@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import socket
 import stat
@@ -135,3 +137,58 @@ def test_a_file_is_replaced_as_a_whole_or_stays_as_it_was(tmp_path: Path) -> Non
     assert ((tmp_path / "x").read_bytes(), os.listdir(tmp_path)) == (b"new", ["x"])
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o600
     os.close(folder)
+
+
+def test_a_directory_is_locked_by_one_at_a_time_for_as_long_as_that_one_has_it_open(tmp_path: Path) -> None:
+    first, other = (os.open(tmp_path, os.O_RDONLY) for _ in range(2))
+    assert not files.is_locked(str(tmp_path))
+    before = len(os.listdir("/proc/self/fd"))
+    assert files.lock_directory(first)
+    assert (files.lock_directory(other), files.is_locked(str(tmp_path))) == (False, True)
+    os.close(first)
+    assert not files.is_locked(str(tmp_path))
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+    assert files.lock_directory(other)
+    os.close(other)
+    assert not files.is_locked(str(tmp_path / "absent"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_no_reason_not_to_work_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(fd: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    assert files.lock_directory(fd)
+    assert not files.is_locked(str(tmp_path))
+    os.close(fd)
+
+
+def test_what_cannot_be_looked_at_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    fd = os.open(tmp_path, os.O_RDONLY)
+    assert [files.is_missing(fd, name) for name in ("absent", "link", "link/below", "x" * 300)] == [True, False, True, False]
+    os.close(fd)
+
+
+def test_a_listening_socket_that_cannot_take_its_place_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "control.sock").mkdir()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="directory"):
+        files.listen_unix(fd, "control.sock")
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert os.listdir(tmp_path) == ["control.sock"]
+    os.close(fd)
+
+
+@pytest.mark.parametrize("length", [107, 108])
+def test_a_socket_whose_path_is_too_long_for_the_kernel_is_reached_all_the_same(tmp_path: Path, length: int) -> None:
+    folder = Path(f"{tmp_path}/{'x' * (length - len(str(tmp_path)) - len('//sock'))}")
+    folder.mkdir()
+    fd = os.open(folder, os.O_RDONLY)
+    with files.listen_unix(fd, "sock"), files.socket_path(str(folder), "sock") as path, socket.socket(socket.AF_UNIX) as client:
+        assert (path == f"{folder}/sock") is (length == 107)
+        client.connect(path)
+    os.close(fd)
