@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     once = _default.once
     off = _default.off
     events = _default.events
+    listeners = _default.listeners
 
 _OF_CLUSTER = {
     *("setup_primary", "fork", "start", "serve", "disconnect", "workers", "settings", "scheduling_policy"),
@@ -82,15 +83,17 @@ def _cluster() -> Any:
     return _made
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("is_primary", "is_worker", "worker"):
-        from pyworker.cluster import child
+if not TYPE_CHECKING:  # a name that is misspelled is an error of a type checker
 
-        return child.worker if name == "worker" else (child.worker is None) == (name == "is_primary")
-    if name in _OF_CLUSTER:
-        return getattr(_cluster(), name)
-    if name in _TYPES:
-        import importlib
+    def __getattr__(name: str) -> Any:
+        if name in ("is_primary", "is_worker", "worker"):
+            from pyworker.cluster import child
 
-        return getattr(importlib.import_module(f"{__name__}.{_TYPES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return child.worker if name == "worker" else (child.worker is None) == (name == "is_primary")
+        if name in _OF_CLUSTER:
+            return getattr(_cluster(), name)
+        if name in _TYPES:
+            import importlib
+
+            return getattr(importlib.import_module(f"{__name__}.{_TYPES[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

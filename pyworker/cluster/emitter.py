@@ -10,7 +10,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import AsyncIterator, Callable
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar, overload
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,10 +46,18 @@ class Emitter:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended = False
 
+    @overload
+    def on(self, event: str, callback: None = None) -> Callable[[F], F]: ...
+    @overload
+    def on(self, event: str, callback: F) -> F: ...
     def on(self, event: str, callback: F | None = None) -> Any:
         """Call `callback` at each such event. Without a callback it is a decorator."""
         return self._listen(event, callback, once=False)
 
+    @overload
+    def once(self, event: str, callback: None = None) -> Callable[[F], F]: ...
+    @overload
+    def once(self, event: str, callback: F) -> F: ...
     def once(self, event: str, callback: F | None = None) -> Any:
         """Like `on`, for the next event only."""
         return self._listen(event, callback, once=True)

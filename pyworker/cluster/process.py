@@ -346,9 +346,9 @@ def _soon(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *args: 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     connected: bool
+else:  # hidden: a name that is misspelled is an error of a type checker
 
-
-def __getattr__(name: str) -> Any:
-    if name == "connected":
-        return _process.channel is not None and _process.channel.connected
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name == "connected":
+            return _process.channel is not None and _process.channel.connected
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
