@@ -19,6 +19,7 @@ _COMMENT = re.compile(r"\s#[^'\"]*\Z")
 _NO_SHELL = re.compile(r"(?!\w+=)[\w\s./:=,@%+-]*\Z")  # whatever reads it, these characters are what they are
 _TARGET = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*(\(\))?)?\Z")
 _PYTHON = re.compile(r"python(\d(\.\d+)?)?\Z")
+FROM_THE_SHELL = "its variables come from the shell that types pyworker start (inherit_env), or set them in [env]"
 _SHELLS = {"sh", "bash", "dash", "zsh"}
 # what changes the shell that the rest of a line runs in
 _OF_THE_SHELL = {
@@ -212,6 +213,8 @@ def _interpreter(app: Imported, program: str, source: str) -> None:
     if bin_dir == "bin" and folder in ("/usr", "/", "/usr/local"):
         if _PYTHON.match(os.path.basename(program)):
             app.set("python", program, source)  # the machine's own, with the packages that it has
+        elif folder == "/usr":  # a server of Debian's, say, runs by it
+            app.set("python", "/usr/bin/python3", source)
     elif bin_dir == "bin":
         if "$" in folder:
             app.look(source, f"{folder} is a virtual environment: write it into python")
@@ -251,9 +254,7 @@ def _inherit(app: Imported, text: str, source: str) -> None:
     ]
     if names:
         app.set("inherit_env", names, source)
-        app.look(
-            source, "its variables come from the shell that types pyworker start (inherit_env), or set them in [env]"
-        )
+        app.look(source, FROM_THE_SHELL)
 
 
 def _for_shell(word: str) -> str:

@@ -22,6 +22,7 @@ _DEFAULTED = re.compile(r"\$\{\w+:-([^}]*)\}")
 _INTERPRETERS = {
     **dict.fromkeys((".js", ".mjs", ".cjs", ".ts"), "node"), ".sh": "bash", ".rb": "ruby", ".php": "php", ".pl": "perl"
 }  # fmt: skip
+_PORT_OPTION = re.compile(r"\s(-p|--port)[ =]?(\d{1,5})(?!\S)")
 _PROGRAM = re.compile(r"\w[\w-]*\Z")
 _NODE_PROGRAMS = ("npm", "npx", "yarn", "pnpm")
 _WITH_VARIABLES = ("script", "args", "interpreter", "interpreter_args", "port")  # the last is one itself
@@ -241,15 +242,17 @@ def _see_together(app: Imported, settings: dict[str, Any]) -> None:
 def _cluster(app: Imported) -> None:
     """Several processes of a Node program: pm2's cluster mode, where they share the port that each listens on."""
     app.table["balance"] = "round-robin"
+    told = _PORT_OPTION.search(" ".join(app.table["command"]))  # next start -p 3001: whatever PORT says
     for profile in app.profiles.values():
-        if (other := _port_of(profile)) is not None:
+        if told is None and (other := _port_of(profile)) is not None:
             profile["bind"] = f":{other}"
-    port = _port_of(app.table)
+    port = _port_of(app.table) if told is None else _port(told[2])
     if port is not None:
         app.table["bind"] = f":{port}"
+        what = "PORT" if told is None else told[1]
         app.look(
             "bind",
-            f"is PORT, on every address of the machine: the workers share what they listen on, if that is {port}",
+            f"is {what}, on every address of the machine: the workers share what they listen on, if that is {port}",
         )
     else:
         app.table["bind"] = ":3000"
@@ -257,7 +260,11 @@ def _cluster(app: Imported) -> None:
 
 
 def _port_of(table: dict[str, Any]) -> int | None:
-    port = int_of(table.get("env", {}).get("PORT"))
+    return _port(table.get("env", {}).get("PORT"))
+
+
+def _port(value: Any) -> int | None:
+    port = int_of(value)
     return port if port is not None and 0 < port < 65536 else None
 
 

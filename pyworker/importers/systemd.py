@@ -7,19 +7,22 @@ import shlex
 from collections.abc import Callable
 
 from pyworker.config.check import clean_name
-from pyworker.importers.commandline import hook, understand
+from pyworker.importers.commandline import FROM_THE_SHELL, hook, understand
 from pyworker.importers.result import CannotImport, Imported, Note, Result, seconds, whole
 
 _SETTING = re.compile(r"([A-Za-z0-9]+)\s*=\s*(.*)", re.DOTALL)
 _CONTINUED = re.compile(r"\\\n([#;].*\n)*")
-_SPAN = re.compile(r"(\d{1,9})\s*(ms|s|sec|seconds?|m|min|minutes?|h|hours?)?(?:\s+|\Z)")
-_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+_SPAN = re.compile(
+    r"(\d{1,9})\s*(ms(?:ec)?|s(?:ec|econds?)?|m(?:in|inutes?)?|h(?:r|ours?)?|d(?:ays?)?|w(?:eeks?)?)?(?:\s+|(?=\d)|\Z)"
+)
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+)\b)")
 _SOCKET = re.compile(r"[\w@.-]+\.socket\b")
 _POLICIES = {
     "no": "never", "always": "always", "on-failure": "on-failure",
     **dict.fromkeys(("on-abnormal", "on-abort", "on-watchdog"), "on-failure"),
 }  # fmt: skip
+_LOGS = "pyworker logs; logs.file names another file"
 _DROPPED = {
     "ExecReload": "pyworker reload",
     "ExecStop": "pyworker stop; stop.signal is what it sends",
@@ -27,9 +30,7 @@ _DROPPED = {
     "KillMode": "a worker gets the signal, and what is left of its process group is killed",
     "PIDFile": "pyworker ps shows the pids",
     "RestartSec": "restarts are spaced by themselves, longer with each failure",
-    **dict.fromkeys(
-        ("StandardOutput", "StandardError", "SyslogIdentifier"), "pyworker logs; logs.file names another file"
-    ),
+    "SyslogIdentifier": _LOGS,
 }
 _READ = ("ExecStart", "Environment", "WorkingDirectory")
 
@@ -54,6 +55,9 @@ def read(text: str, name: str) -> Result:
         app.look("WorkingDirectory", "was the home of User=: write which folder that is")
     for command in commands[:-1]:
         app.look("ExecStart", f"{command} runs before it: hooks.pre_start, or an app of its own")
+    if any(key == "EnvironmentFile" for key, _ in settings):  # what $NAMEs are in the command is in it
+        app.table.pop("inherit_env", None)
+        app.review = [note for note in app.review if note.reason != FROM_THE_SHELL]
     for key, value in settings:
         if key in _SERVICE:
             _SERVICE[key](app, value, key)
@@ -119,7 +123,7 @@ def _start(app: Imported, command: str, variables: dict[str, str]) -> None:
 def _time(key: str) -> Callable[[Imported, str, str], None]:
     def apply(app: Imported, value: str, source: str) -> None:
         parts = _SPAN.findall(value)
-        total = sum(int(number) * _UNITS["ms" if unit == "ms" else (unit or "s")[0]] for number, unit in parts)
+        total = sum(int(number) * _UNITS["ms" if unit[:2] == "ms" else (unit or "s")[0]] for number, unit in parts)
         if total and not _SPAN.sub("", value):
             app.set(key, seconds(total), source)
         else:
@@ -153,6 +157,33 @@ def _file(app: Imported, value: str, source: str) -> None:
     app.set("env_file", [*app.table.get("env_file", ()), path + "?" * (path != value)], source)
 
 
+def _inherited(app: Imported, value: str, source: str) -> None:
+    app.set("inherit_env", [*app.table.get("inherit_env", ()), *value.split()], source)
+
+
+def _output(app: Imported, value: str, source: str) -> None:
+    kind, _, path = value.partition(":")
+    known = app.table.get("logs", {}).get("file", path)
+    if kind not in ("append", "file", "truncate"):
+        app.drop(source, _LOGS)
+    elif known != path:
+        app.look(source, f"one log for both streams: {known}, not also {path}")
+    else:
+        app.set("logs.file", path, source)
+
+
+def _both_times(app: Imported, value: str, source: str) -> None:
+    for key in ("reload.ready_timeout", "stop.kill_timeout"):
+        _time(key)(app, value, source)
+
+
+def _memory(app: Imported, value: str, source: str) -> None:
+    if value == "infinity":
+        app.done(source)
+    else:
+        app.look(source, f"{value} for all of it: limits.memory is a worker's share, over which it is replaced")
+
+
 def _nofile(app: Imported, value: str, source: str) -> None:
     number = whole(value.rpartition(":")[2])
     if number is None:
@@ -180,6 +211,11 @@ _SERVICE: dict[str, Callable[[Imported, str, str], None]] = {
     "Restart": _restart,
     "TimeoutStartSec": _time("reload.ready_timeout"),
     "TimeoutStopSec": _time("stop.kill_timeout"),
+    "TimeoutSec": _both_times,
+    "RuntimeMaxSec": _time("limits.max_age"),
+    "PassEnvironment": _inherited,
+    **dict.fromkeys(("StandardOutput", "StandardError"), _output),
+    **dict.fromkeys(("MemoryMax", "MemoryHigh", "MemoryLimit"), _memory),
     "KillSignal": lambda app, value, source: app.set("stop.signal", value.removeprefix("SIG"), source),
     "LimitNOFILE": _nofile,
     "RuntimeDirectory": lambda app, value, source: app.look(

@@ -204,6 +204,14 @@ def test_supervisord_has_no_shell_and_none_is_made_of_it() -> None:
     assert d["command"] == ["sh", "-c", "a | b"]
 
 
+@pytest.mark.parametrize("args", ["start -p 3001", ["start", "--port=3001", "-x"]])
+def test_the_port_of_a_node_program_may_be_one_of_its_arguments(args: str | list[str]) -> None:
+    env = {"PORT": "1"}
+    (app,) = pm2.read({"apps": [{"script": "next.js", "args": args, "env": env, "instances": 2, "env_x": env}]}).apps
+    assert app.table["bind"] == ":3001"
+    assert "bind" not in app.profiles["x"]
+
+
 def test_node_programs_of_pm2_s_cluster_mode_share_their_port() -> None:
     (web,) = pm2.read({"apps": [{"script": "s.js", "instances": "max", "env": {"PORT": 3001}}]}).apps
     assert (web.table["bind"], web.table["balance"], web.table["workers"]) == (":3001", "round-robin", "auto")
@@ -899,6 +907,32 @@ def test_a_command_of_a_unit_ends_as_it_did_and_a_server_s_workers_are_replaced_
     start = "[Service]\nExecStart=/usr/bin/"
     assert systemd.read(f"{start}mail\n", "x").apps[0].table["restart"] == {"policy": "never"}
     assert "restart" not in systemd.read(f"{start}gunicorn a:b\n", "x").apps[0].table
+
+
+def test_settings_of_a_unit_that_have_another_name_here_are_not_said_to_be_nothing() -> None:
+    (app,) = systemd.read(
+        "[Service]\nExecStart=/bin/mail --to ${TO}\nEnvironmentFile=/etc/mail\nPassEnvironment=A B\nPassEnvironment=C\n"
+        "TimeoutSec=1min30s\nRuntimeMaxSec=2d 1h\nStandardOutput=append:/var/log/mail\nStandardError=append:/var/log/mail\n"
+        "MemoryMax=1G\nMemoryHigh=infinity\nRestart=always\nWorkingDirectory=/srv\n", "mail",
+    ).apps  # fmt: skip
+    assert app.table == {
+        "command": ["sh", "-c", "exec /bin/mail --to ${TO}"],
+        "cwd": "/srv",
+        "env_file": ["/etc/mail"],
+        "inherit_env": ["A", "B", "C"],
+        "reload": {"ready_timeout": "90s"},
+        "stop": {"kill_timeout": "90s"},
+        "limits": {"max_age": "176400s"},
+        "logs": {"file": "/var/log/mail"},
+        "restart": {"policy": "always"},
+    }
+    assert app.dropped == []
+    assert [note.key for note in app.review] == ["ExecStart", "MemoryMax"]
+
+
+def test_a_server_of_the_machine_s_own_runs_by_the_machine_s_own_python() -> None:
+    (web,) = procfile.read("web: /usr/bin/gunicorn a:b\n").apps
+    assert web.table["python"] == "/usr/bin/python3"
 
 
 def test_the_address_of_a_server_that_has_its_socket_from_systemd_is_asked_for() -> None:
