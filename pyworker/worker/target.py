@@ -238,12 +238,18 @@ def _how_to_get(missing: str) -> str:
 
 
 def _same_name(module: str) -> str:
-    """Return what to do about a file of the app's that is named as a module of Python: one of the two hides the other."""
+    """Return what to do about a file of the app's that is named as a module of Python, or one that is loaded before it: one
+    of the two hides the other.
+    """
     top = module.partition(".")[0]
-    if top in sys.stdlib_module_names:
-        for path in (top + ".py", top):
-            if os.path.exists(path):
-                return f"{path} has the name of a module of Python itself: give it another"
+    for path in (top + ".py", top):
+        if not os.path.exists(path):
+            continue
+        if top in sys.stdlib_module_names:
+            return f"{path} has the name of a module of Python itself: give it another"
+        loaded = getattr(sys.modules.get(top), "__file__", None)
+        if isinstance(loaded, str) and not loaded.startswith(os.path.join(os.getcwd(), "")):
+            return f"{path} has the name of a module that pyworker has loaded before it: give it another"
     return ""
 
 

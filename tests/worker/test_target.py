@@ -161,6 +161,20 @@ def test_a_file_that_is_named_as_a_module_of_python_is_named(
     assert error.hint == f"{name}.py has the name of a module of Python itself: give it another"
 
 
+@pytest.mark.parametrize(
+    ("name", "target", "text"),
+    [
+        ("pyworker", "pyworker:number", ""),
+        ("pyworker", "shop:app", "from pyworker import number"),
+        ("pyworker", "shop:app", "import pyworker.number"),
+        ("pytest", "shop:app", "import pytest\npytest.number"),
+    ],
+)
+def test_a_file_that_is_named_as_a_module_that_was_loaded_before_is_named(write: Write, name: str, target: str, text: str) -> None:
+    write(shop=text, **{name: "number = 1"})
+    assert fails(target).hint == f"{name}.py has the name of a module that pyworker has loaded before it: give it another"
+
+
 def test_a_module_in_a_folder_below_is_found(write: Write) -> None:
     write(backend__main="app = 1")
     assert 'cwd = "backend"' in fails("main:app").hint
