@@ -67,10 +67,14 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
         own = error.__traceback__.tb_next if error.__traceback__ is not None else None
         error.__traceback__ = own
         if not runtime.bound:
+            import zipfile  # no script that runs needs it
+
             text = "".join(traceback.format_exception(error))
             hint = ""
             if own is None and isinstance(error, FileNotFoundError):  # it was there when the config was read
                 hint = f"It was removed under the app. To look again where `script` leads: pyworker reload {app.name}"
+            elif own is None and zipfile.is_zipfile(path):
+                hint = f'It is a zip archive, which Python runs by itself: command = ["python", "{path}"]'
             runtime.fail(Failed("import", headline.of(error), clip(text), hint))
         sys.excepthook(type(error), error, own)
         sys.exit(1)

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import ssl
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,16 @@ def test_a_script_that_is_not_where_it_was_has_a_next_step(daemon: Any, folder: 
     failed = worker.expect(Failed)
     assert failed.message.startswith("FileNotFoundError")
     assert failed.hint == f"It was removed under the app. To look again where `script` leads: pyworker reload {d.app.name}"
+    assert d.reap(worker.pid) == 1
+
+
+def test_an_archive_that_python_runs_is_told_to_be_a_command(daemon: Any, folder: Path) -> None:
+    with zipfile.ZipFile(folder / "server.pyz", "w") as archive:
+        archive.writestr("__main__.py", "print('served')")
+    d = daemon(script=str(folder / "server.pyz"))
+    worker = d.launch("script", slot=1, row=1, workers=1)
+    worker.expect(Hello)
+    assert worker.expect(Failed).hint.endswith(f'command = ["python", "{folder}/server.pyz"]')
     assert d.reap(worker.pid) == 1
 
 
