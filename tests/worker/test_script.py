@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -236,7 +237,11 @@ def test_what_a_script_has_forked_to_accept_does_not_fail_over_a_listener_that_i
 
 def holds(pid: int, sock: socket.socket) -> bool:
     inode = os.fstat(sock.fileno()).st_ino
-    return any(os.stat(fd).st_ino == inode for fd in Path(f"/proc/{pid}/fd").iterdir())
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            if os.stat(fd).st_ino == inode:
+                return True
+    return False
 
 
 def sleeps(pid: int) -> bool:
