@@ -55,12 +55,12 @@ class World:
         comes = self.restores.get(app.name, "")
         if isinstance(comes, OSError):
             raise comes
-        self.apps[app.name] = SimpleNamespace(name=app.name, restored=False, unusable=False)
+        self.apps[app.name] = SimpleNamespace(name=app.name, restored=False, unusable=False, closed=False, delete_when_closed=False)
         self.desk.waiting.pop(app.name, None)
         return str(comes)
 
     def there(self, app: DesiredApp, **changes: Any) -> None:
-        base = {"name": app.name, "closed": False, "stays_failed": False, "listeners": {0: "its own"}, "desired": lambda: app}
+        base = {"name": app.name, "closed": False, "delete_when_closed": False, "stays_failed": False, "listeners": {0: "its own"}, "desired": lambda: app}
         self.apps[app.name] = SimpleNamespace(**base | changes)
 
     def bring_back(self, *wanted: DesiredApp, **found: Any) -> list[Any]:
@@ -162,7 +162,7 @@ def test_what_waits_is_not_tried_any_more_when_somebody_has_decided_otherwise(wo
     world.bring_back(API)
     world.desk.shutting_down = by == "shutdown"
     if by == "start":
-        world.apps["api"] = SimpleNamespace()
+        world.apps["api"] = SimpleNamespace(closed=False, delete_when_closed=False)
     if by == "delete":
         world.desk.waiting.clear()
     assert world.later() == []
