@@ -59,6 +59,7 @@ class Logger:
         self._holding: dict[int, Pipe] = {}
         self._lives: dict[tuple[str, str, tuple[int, ...]], Life] = {}
         self._output = Output(home, stdout, self._wait_for_reader)
+        self._forgotten: set[str] = set()  # apps that have pipes yet
         self._closed: list[str] = []
         self._outbox: list[Any] = []
         self._put_off: deque[fds.Packet] = deque()  # came while we waited for the reader of our stdout
@@ -228,6 +229,8 @@ class Logger:
         os.close(pipe.fd)
         if self._unname(pipe) and not pipe.forgotten:
             self._closed.append(pipe.full_name)
+        if pipe.name.app in self._forgotten:
+            self._forget_app(pipe.name.app)
 
     def _unname(self, pipe: Pipe) -> bool:
         """Take a pipe's name away; False when another pipe has it."""
@@ -353,6 +356,7 @@ class Logger:
             return
         finally:
             os.close(fd)
+        self._forgotten.discard(app)
         self._output.configure(app, spec, self._printing())
 
     def _printing(self) -> set[str]:
@@ -362,7 +366,8 @@ class Logger:
         name = parse_fd_name(text)
         match name:
             case FdName(kind="logs", app=app):
-                self._output.forget(app, self._printing())
+                self._forgotten.add(app)
+                self._forget_app(app)
             case FdName() if name.kind in PIDFD_KINDS:
                 life = self._lives.pop((name.kind, name.app, name.numbers), None)
                 if life is not None:
@@ -375,6 +380,13 @@ class Logger:
                         self._drain(forgotten)
             case None:
                 pass
+
+    def _forget_app(self, app: str) -> None:
+        """Forget where an app's log is, once all that its pipes still hold has been read."""
+        printing = self._printing()
+        if app in self._forgotten and app not in printing:
+            self._forgotten.discard(app)
+            self._output.forget(app, printing)
 
     def _flush(self) -> None:
         if self._channel is None:

@@ -548,6 +548,25 @@ def test_forgotten_pipe_is_read_to_what_is_in_it_and_closed(rig: Rig, worker: in
     os.close(out)
 
 
+def test_what_an_app_has_printed_that_is_forgotten_by_now_is_written_where_its_log_is(rig: Rig, worker: int) -> None:
+    path = rig.configure("api", file=rig.home / "elsewhere.log", format="json")
+    rig.start()
+    out = rig.pipe("out.api.1.1.1", worker)
+    write_all(out, b"first\n")
+    wait_for(path, 1)
+    os.kill(rig.pid, signal.SIGSTOP)
+    wait_until(lambda: is_stopped(rig.pid), what="the logger to stop")
+    rig.say(protocol.Forget(("logs.api",)))
+    text = b"x" * (CHUNK - 1) + b"\n"
+    write_all(out, text)
+    os.kill(rig.pid, signal.SIGCONT)
+    write_all(out, b"last\n")
+    os.close(out)
+    rig.hear_until(protocol.Closed)
+    assert lines(records(path)) == [b"first", text[:-1], b"last"]
+    assert not (rig.home / "logs" / "api.log").exists()
+
+
 def test_new_pipe_of_an_old_name_does_not_lose_the_rest_of_the_old_one(rig: Rig) -> None:
     path = rig.configure("api")
     rig.start()
