@@ -53,6 +53,23 @@ def test_one_that_was_refused_has_no_say_in_the_next_and_one_of_a_daemon_that_st
     loop.close()
 
 
+@pytest.mark.parametrize("what", ["a command on api", "hooks.pre_start of api"])
+def test_it_gives_way_to_what_began_while_the_new_version_was_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, what: str) -> None:
+    operations, check, answers = SimpleNamespace(under_way=list), [], []
+    store: Any = SimpleNamespace(guardian_version="0", logger_version="0", guardian_pid=1, logger_pid=2)
+    desk: Any = SimpleNamespace(
+        brain=SimpleNamespace(loop=None, store=store, logs_to_stdout="", apps={}), home=str(tmp_path),
+        upgrading=False, shutting_down=False, preparing=list, operations=operations,
+    )  # fmt: skip
+    client: Any = SimpleNamespace(refuse=answers.append)
+    monkeypatch.setattr(upgrade, "Preflight", lambda loop, python, content, done: check.append(done))
+    upgrade.upgrade(desk, client, k.Upgrade(sys.executable))
+    monkeypatch.setattr(*((operations, "under_way") if "command" in what else (desk, "preparing")), lambda: ["api"])
+    check[0]("1", "", "")
+    assert (answers[0].code, desk.upgrading) == ("busy", False)
+    assert answers[0].message.startswith(f"nothing was replaced: {what} is under way")
+
+
 @pytest.mark.parametrize(
     ("words", "number"), [("OSError: [Errno 24] Too many open files", errno.EMFILE), ("MemoryError", errno.ENOMEM), ("bug", 0)]
 )

@@ -15,6 +15,7 @@ from pyworker.protocol.names import APPS_FILE
 from pyworker.protocol.store import Upgrade
 
 GUARDIAN_PATIENCE = 20.0  # seconds until the guardian, replaced by then, has this daemon leave
+WHEN_ENDED = "try again when it has ended"
 
 
 def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
@@ -25,13 +26,8 @@ def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
     if desk.upgrading or desk.shutting_down:
         what = "stopping" if desk.shutting_down else "being upgraded already"
         raise Refuse("busy", f"the daemon is {what}", "try again in a moment")
-    waiting = desk.operations.under_way()
-    if waiting:
-        message = f"a command on {', '.join(waiting)} is under way, and would lose its answer"
-        raise Refuse("busy", message, "try again when it has ended")
-    if preparing := desk.preparing():
-        message = f"hooks.pre_start of {', '.join(preparing)} is under way, and would be begun again beside itself"
-        raise Refuse("busy", message, "try again when it has ended")
+    if lost := _lost_by_it(desk):
+        raise Refuse("busy", lost, WHEN_ENDED)
     python = request.python or sys.executable
     if not os.path.isabs(python):
         raise Refuse("usage", f"not the absolute path of an interpreter: {python!r:.200}", "name it from / on")
@@ -60,6 +56,9 @@ def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
             desk.upgrading = False
             client.reply(True, {"changed": False, **answer})
             return
+        if lost := _lost_by_it(desk):  # begun while the new version was tried
+            _refuse(desk, client, f"nothing was replaced: {lost}", WHEN_ENDED, code="busy")
+            return
         desk.before_leaving = lambda: client.reply(True, {"changed": True, **answer})
         patience = desk.brain.loop.call_later(GUARDIAN_PATIENCE, no_word)
 
@@ -82,7 +81,16 @@ def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
     Preflight(desk.brain.loop, python, content_of(desk.brain, wanted), checked)
 
 
-def _refuse(desk: Desk, client: Client, message: str, hint: str) -> None:
+def _lost_by_it(desk: Desk) -> str:
+    """Return what is under way and no daemon after this one could end, "" if nothing is."""
+    if waiting := desk.operations.under_way():
+        return f"a command on {', '.join(waiting)} is under way, and would lose its answer"
+    if preparing := desk.preparing():
+        return f"hooks.pre_start of {', '.join(preparing)} is under way, and would be begun again beside itself"
+    return ""
+
+
+def _refuse(desk: Desk, client: Client, message: str, hint: str, *, code: str = "upgrade_refused") -> None:
     desk.upgrading = False
     desk.before_leaving = lambda: None
-    client.refuse(k.refusal("upgrade_refused", message, hint))
+    client.refuse(k.refusal(code, message, hint))
