@@ -10,7 +10,8 @@ import json
 import os
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pyworker import __version__, failpoint
 from pyworker.errors import Exit, PyworkerError
@@ -27,6 +28,7 @@ from pyworker.unix.leave import leave
 from pyworker.unix.title import set_title
 
 TAKE_OVER_AGAIN = 0.2  # seconds
+T = TypeVar("T")
 
 
 @record
@@ -73,7 +75,7 @@ def _run(options: Options, commands: dict[str, list[str]] | None, program: list[
         store, taken_over = boot.adopted_store(options.adopt)
         if options.standby is not None and not _is_needed(options.standby):
             return 0
-        home = _prepare_patiently(path, store)
+        home = _patiently(lambda: _take_over(path, store))
     else:
         boot.check_limits()
         home = boot.open_home(path)
@@ -82,14 +84,18 @@ def _run(options: Options, commands: dict[str, list[str]] | None, program: list[
         _prepare(home, store)
     reason = "boot" if options.adopt is None else "upgrade" if taken_over else GUARDIAN_DIED
     say(f"started ({reason}), version {__version__}, {len(store)} fds")
-    guardian = Guardian(
-        store,
-        commands or _commands(path),
-        reason=reason,
-        times=Times(tick=options.tick),
-        program=[*program, "--home", path, "--tick", str(options.tick)],
-        taken_over=taken_over,
-    )
+
+    def make() -> Guardian:
+        return Guardian(
+            store,
+            commands or _commands(path),
+            reason=reason,
+            times=Times(tick=options.tick),
+            program=[*program, "--home", path, "--tick", str(options.tick)],
+            taken_over=taken_over,
+        )
+
+    guardian = make() if options.adopt is None else _patiently(make)
 
     def started() -> None:
         if options.notify_fd is not None and guardian.unstarted is not None:  # a service manager would only begin again
@@ -119,27 +125,32 @@ def _prepare(home: int, store: FdStore) -> None:
         store.put(inherited.CONTROL, boot.bind_control(home).detach())
 
 
-def _prepare_patiently(path: str, store: FdStore) -> int:
-    """Prepare to guard what another guardian has left: nobody else holds it, so giving up would close every port."""
+def _take_over(path: str, store: FdStore) -> int:
+    """Prepare to guard what another guardian has left, and return the home's fd."""
+    failpoint.hit("guardian.adopted")
+    home = boot.open_home(path)
+    try:
+        files.lock_directory(home)
+        with contextlib.suppress(BootError):  # stdout and stderr are the log still
+            boot.open_own_log(home)
+        _prepare(home, store)
+    except Exception:
+        os.close(home)
+        raise
+    return home
+
+
+def _patiently(step: Callable[[], T]) -> T:
+    """Do a step of taking over: nobody else holds what there is, so giving up would close every port."""
     said = ""
     while True:
-        home = -1
         try:
-            failpoint.hit("guardian.adopted")
-            home = boot.open_home(path)
-            files.lock_directory(home)
-            with contextlib.suppress(BootError):  # stdout and stderr are the log still
-                boot.open_own_log(home)
-            _prepare(home, store)
+            return step()
         except Exception as error:  # noqa: BLE001  a full disk, a home without rights: all of it passes
             if str(error) != said:
                 said = str(error)
                 say(f"cannot take over yet, trying again: {said}")
-            if home >= 0:
-                os.close(home)
             time.sleep(TAKE_OVER_AGAIN)
-        else:
-            return home
 
 
 def _run_in_foreground(run: int, tick: float, commands: dict[str, list[str]] | None) -> int:

@@ -81,7 +81,6 @@ class Guardian:
         self._logger = Program("logger", commands["logger"], store, backoff, reason)
         self._programs = (self._daemon, self._logger)
         self._upgrade = upgrade.Upgrade(program, taken_over or {})
-        self._children = Children()
         self._faults = Faults()
         self._stopping = False
         self._all_ended = False  # by the daemon's word, before it ended
@@ -91,6 +90,7 @@ class Guardian:
         self._signals = Signals(foreground=foreground)
         self._orders = Orders(self._daemon, self._signals, self._upgrade)
         self._watch = Watch()
+        self._children = Children()  # does without a descriptor that the others need
         self._next_tick = 0.0
         self._retry_sends_at: float | None = None
 

@@ -41,9 +41,29 @@ def test_each_try_to_take_over_gives_back_what_it_had_opened(monkeypatch: pytest
     monkeypatch.setattr(program, "TAKE_OVER_AGAIN", 0.0)
     monkeypatch.setattr(program, "_prepare", prepare)
     monkeypatch.setattr(program.boot, "open_own_log", lambda home: None)
-    home = program._prepare_patiently(str(tmp_path), FdStore({}))
+    home = program._patiently(lambda: program._take_over(str(tmp_path), FdStore({})))
     os.close(home)
     assert opened == [home] * 4  # the same number each time
+
+
+def test_one_that_takes_over_waits_for_the_descriptors_that_its_loop_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It alone has every port."""
+    made: list[Any] = []
+
+    def make(*_: Any, **__: Any) -> Any:
+        made.append(SimpleNamespace(run=lambda started: 7))
+        if len(made) < 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return made[-1]
+
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(program, "TAKE_OVER_AGAIN", 0.0)
+    monkeypatch.setattr(program, "Guardian", make)
+    for module, name in ((program, "_prepare"), (program, "set_title"), (program.process, "set_name"), (program.boot, "open_own_log")):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    memo = fds.memfd("adopt", b'{"names": {}}')
+    assert program.main(["--home", str(tmp_path), "--adopt", str(memo)]) == 7
+    assert len(made) == 3
 
 
 class Child:
