@@ -6,6 +6,7 @@ Where it could not, as it or the daemon before this one died over it, they are l
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -134,7 +135,9 @@ class Direct:
 
         def end(pipe: int | None) -> bool:
             pid = lost.find(self._brain.store.guardian_pid, handle.id, pipe)
-            return pid > 0 and lost.end(pid, handle.id)
+            if pid:
+                process.kill_group(pid, signal.SIGKILL)
+            return bool(pid)
 
         lost.hunt(self._brain.loop, self._brain.store.get(worker_fd("out", handle.id)), end)
 

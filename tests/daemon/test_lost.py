@@ -90,11 +90,14 @@ def test_only_the_one_that_was_given_up_is_ended(null: int) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
-def test_one_that_is_given_up_ends_although_its_guardian_has_died(pipe: tuple[int, int], null: int) -> None:
+@pytest.mark.parametrize("died", [True, False])
+def test_one_that_is_given_up_ends_although_its_guardian_has_died_or_it_has_written_over_its_environment(
+    pipe: tuple[int, int], null: int, died: bool
+) -> None:
     guardian = spawn(SLEEP, {}, {0: null, 1: null})  # the next one: a child of ours, as the orphan is
-    pid = spawn(SLEEP, {ENV_BIRTH: str(WORKER)}, {0: null, 1: pipe[1]})
+    pid = spawn(SLEEP, {ENV_BIRTH: str(WORKER)} if died else {}, {0: null, 1: pipe[1]})
     pipes = {worker_fd("out", WORKER): pipe[0]}
-    store = SimpleNamespace(guardian_pid=guardian, get=pipes.get)
+    store = SimpleNamespace(guardian_pid=guardian if died else os.getpid(), get=pipes.get)
     brain: Any = SimpleNamespace(loop=(loop := Loop()), store=store)
     resolved = ResolvedApp(AppConfig("job", command=("true",), balance="shared"), 1, "", {}, (), None, None, (), "", 0)
     app: Any = SimpleNamespace(generations={1: Generation(1, resolved)})
