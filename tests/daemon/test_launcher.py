@@ -22,8 +22,10 @@ from pyworker.daemon.launcher import Launcher
 from pyworker.daemon.loop import Loop
 from pyworker.protocol import wire
 from pyworker.protocol.names import ENV_FAILPOINTS
-from pyworker.protocol.template import Engine, LaunchSpec
+from pyworker.protocol.template import Engine, Launched, LaunchSpec
 from pyworker.template.launches import MOST
+from pyworker.unix import fds as unix_fds
+from pyworker.unix import process
 from pyworker.unix.fds import close_all, memfd, socketpair
 from pyworker.unix.process import is_gone, pidfd_pid, stat_fields
 
@@ -374,3 +376,83 @@ def test_a_shortage_of_descriptors_is_said_and_closes_what_was_copied(loop: Loop
     monkeypatch.setattr(module, "IDLE", 0.2)
     turn_until(loop, lambda: launcher.channel is None and not launchers(), "the launcher to leave")
     first.close()
+
+
+class StandIn:
+    """A launcher that does nothing; the test speaks for it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, loop: Loop) -> None:
+        self.loop = loop
+        self.refused: list[int] = []  # of the packets that come next: why each is not taken, 0: it is
+        self.failed: list[int] = []
+        self.pids: list[int] = []
+        self.may_start = True
+        real, send = process.spawn_watched, unix_fds.send_packet
+
+        def spawn(argv: list[str], env: dict[str, str], table: dict[int, int]) -> tuple[int, int]:
+            if not self.may_start:
+                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            self.peer = socket.socket(fileno=os.dup(table[3]))
+            pid, pidfd = real(["/bin/sleep", "600"], {}, {0: table[0]})
+            self.pids.append(pid)
+            return pid, pidfd
+
+        def send_packet(*args: object) -> bool:
+            if number := self.refused.pop(0) if self.refused else 0:
+                raise OSError(number, os.strerror(number))
+            return send(*args)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(process, "spawn_watched", spawn)
+        monkeypatch.setattr(unix_fds, "send_packet", send_packet)
+        self.launcher = Launcher(loop)
+
+    def launch(self, *refused: int) -> None:
+        self.refused += refused
+        with open(os.devnull) as null:
+            self.launcher.launch({0: null.fileno()}, 0, self.failed.append, lambda pid: None, direct=False)
+        self.loop.turn(0)
+
+    def end(self) -> None:
+        """Leave, and let nobody come in its place."""
+        self.may_start = False
+        self.peer.close()
+        turn_until(self.loop, lambda: self.launcher.channel is None, "its end to be read")
+        for pid in self.pids:
+            os.kill(pid, signal.SIGKILL)
+        turn_until(self.loop, lambda: not [pid for pid in self.pids if pid in children(os.getpid())], "it to be reaped")
+
+
+@pytest.mark.parametrize(
+    ("number", "is_given_up"),
+    [(errno.ENOBUFS, True), (errno.ETOOMANYREFS, True), (errno.EPIPE, False), (errno.ECONNRESET, False)],
+)
+def test_what_a_launcher_could_not_be_told_has_failed_unless_it_was_dead_and_then_the_next_one_is_to_be_told(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, number: int, is_given_up: bool
+) -> None:
+    launcher = StandIn(monkeypatch, loop)
+    launcher.launch(number)
+    assert (launcher.failed, launcher.launcher.waiting) == (([number], 0) if is_given_up else ([], 1))
+    launcher.end()
+    loop.turn(0)
+    assert launcher.failed == [number if is_given_up else errno.EAGAIN]  # there was no next one
+    assert launcher.launcher.is_idle
+
+
+def test_descriptors_on_their_way_are_waited_for(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = StandIn(monkeypatch, loop)
+    launcher.launch(0)
+    launcher.launch(errno.ETOOMANYREFS)
+    assert (launcher.failed, launcher.launcher.waiting) == ([], 1)
+    launcher.peer.send(wire.encode(Launched(1)))
+    turn_until(loop, lambda: launcher.launcher.waiting == 0, "the second one to be sent")
+    launcher.end()
+    loop.turn(0)
+    assert launcher.failed == [0]  # nobody knows how far it had come with that
+
+
+def test_a_launcher_that_says_what_is_no_answer_is_killed(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = StandIn(monkeypatch, loop)
+    launcher.launch()
+    launcher.peer.send(b"hello")
+    turn_until(loop, lambda: is_gone(launcher.launcher.pidfd), "its end")
+    launcher.end()
