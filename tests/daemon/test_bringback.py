@@ -96,6 +96,19 @@ def test_what_lives_goes_on_and_what_is_wanted_and_has_ended_is_started_again(wo
     assert world.lines == ([] if goes_on else ["restored 1 apps: api\n"])
 
 
+def test_what_is_stopped_and_known_already_is_left_alone(world: World) -> None:
+    world.there(STOPPED, closed=True)
+    assert world.bring_back(STOPPED, names=["old"]) == []
+
+
+def test_what_is_there_and_whose_generation_cannot_be_read_is_started_again_on_its_listeners(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.there(API, closed=True)
+    monkeypatch.setattr(world.desk.brain.store, "names", lambda kind, name: [kind])
+    did = world.bring_back(API, names=["api"])
+    assert did[:3] == [("let go", "api"), ("forget", "api"), ("restore", "api", {}, {0: "its own"})]
+    assert did[3][2].endswith("(its generation cannot be read)")
+
+
 def test_what_is_stopped_is_known_again_and_nothing_is_said_of_it(world: World) -> None:
     assert world.bring_back(STOPPED) == [("restore", "old", {}, {})]
     assert not world.apps["old"].restored

@@ -254,6 +254,33 @@ def test_what_the_peer_has_not_received_is_known() -> None:
         assert unread(ours) == 0
 
 
+@pytest.mark.parametrize(("number", "is_for_now"), [(errno.ETOOMANYREFS, True), (errno.ENOBUFS, True), (errno.ENOMEM, True), (errno.EPIPE, False)])
+def test_what_a_stream_does_not_take_now_is_none_sent_and_what_it_never_will_is_an_error(number: int, is_for_now: bool) -> None:
+    class Lacking(socket.socket):
+        def send(self, *_: object) -> int:
+            raise OSError(number, os.strerror(number))
+
+        sendmsg = send
+
+    with Lacking() as sock:
+        for fd in (-1, 0):
+            if is_for_now:
+                assert send_some(sock, b"x", fd) == 0
+            else:
+                with pytest.raises(OSError, match="Broken pipe"):
+                    send_some(sock, b"x", fd)
+
+
+def test_an_fd_comes_with_the_first_bytes_that_a_stream_takes() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, open("/dev/null", "rb") as null:
+        assert send_some(ours, b"take", null.fileno()) == 4
+        packet = recv_packet(theirs, 100, 1)
+        assert packet is not None
+        assert (packet.data, os.fstat(packet.fds[0]).st_rdev) == (b"take", os.fstat(null.fileno()).st_rdev)
+        close_all(packet.fds)
+
+
 def test_bytes_that_must_stay_together_are_not_begun_without_room_for_all() -> None:
     for fill in range(0, 220_000, 5_000):
         ours, theirs = socket.socketpair()
