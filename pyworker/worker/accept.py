@@ -126,7 +126,8 @@ class AcceptLoop:
                 self._rearm(listener.fd)
         except (NotSupported, OSError) as error:
             self._unregister()
-            raise NotSupported(str(error)) from None
+            if not self._stopped:  # else it is no fault: the listeners are closed by now
+                raise NotSupported(str(error)) from None
         self._begin()
 
     async def start_shared(self) -> None:

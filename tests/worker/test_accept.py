@@ -219,6 +219,20 @@ def test_loop_can_take_turns(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", LOOPS)
+def test_a_stop_that_comes_while_it_begins_to_accept_is_no_fault_of_the_loop(kind: str) -> None:
+    async def scenario() -> None:
+        accepts = AcceptLoop(asyncio.get_running_loop(), [tcp_listener()], lambda *_: None, exclusive=True)
+        starting = asyncio.ensure_future(accepts.start())
+        await asyncio.sleep(0)
+        await accepts.stop(to_empty=False)
+        await starting
+        assert not accepts.accepting
+
+    with asyncio.Runner(loop_factory=lambda: new_loop(kind)) as runner:
+        runner.run(scenario())
+
+
+@pytest.mark.parametrize("kind", LOOPS)
 def test_out_of_files_pauses_without_spinning_and_recovers(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     served: list[socket.socket] = []
 
