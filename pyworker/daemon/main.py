@@ -126,7 +126,7 @@ def main(argv: list[str]) -> int:
         if running is None:
             leave_with_the_home(desk, home_fd)
     notify.Notify(loop, store, home_fd, brain).listen()
-    Pulse(loop, brain, store, float(os.environ.get(ENV_TICK) or TICK))
+    Pulse(loop, brain, store, float(os.environ.get(ENV_TICK) or TICK), foreground=running is not None)
     limits.watch(loop, brain, sampler)
     store.on_log_stats = lambda stats: _note_drops(brain, stats)
     manager = _take_orders(desk, hooks, events, home_fd, foreground=running is not None)

@@ -32,11 +32,14 @@ _say = partial(stderr.say, "daemon")
 class Pulse:
     """Asks, every tick, everybody who may hang."""
 
-    def __init__(self, loop: Loop, brain: Brain, store: FdStore, tick: float = TICK) -> None:
+    def __init__(
+        self, loop: Loop, brain: Brain, store: FdStore, tick: float = TICK, *, foreground: bool = False
+    ) -> None:
         self._loop = loop
         self._brain = brain
         self._store = store
         self._tick = tick
+        self._foreground = foreground
         self._asked = 0
         self._seen: dict[tuple[str, int], tuple[int, float]] = {}  # worker: looks without a sign of life, last progress
         self._call_again()
@@ -62,6 +65,10 @@ class Pulse:
 
     def _ask_guardian(self) -> None:
         store = self._store
+        if self._foreground and process.is_stopped(store.guardian_pid):
+            # by Ctrl-Z: whoever did it lets it go on, and its death would be the end of all that runs
+            store.unanswered = 0
+            return
         # while it is our parent its pid is nobody else's
         if store.unanswered >= MISSED_BY_GUARDIAN and store.guardian_pid == os.getppid() > 1:
             if store.unanswered == MISSED_BY_GUARDIAN:  # not at each tick until the kill has happened

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,6 +15,8 @@ from pyworker.daemon.loop import Loop
 from pyworker.daemon.pulse import MISSED_BY_GUARDIAN, SELDOM, OwnTime, Pulse
 from pyworker.protocol.store import MISSED, TICK
 from pyworker.unix.fds import socketpair
+from pyworker.unix.process import is_stopped
+from tests.support.wait import wait_until
 
 
 def test_time_in_which_we_stood_still_does_not_count() -> None:
@@ -84,6 +88,35 @@ def test_a_guardian_whose_kill_takes_time_is_told_of_once(monkeypatch: pytest.Mo
         loop.turn(0.0)
     loop.close()
     assert capsys.readouterr().err.count("does not answer: killed") == 1
+
+
+def test_a_foreground_guardian_that_ctrl_z_has_stopped_is_left_alone_until_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    loop = Loop(clock=lambda: clock[0])
+    process = subprocess.Popen(["sleep", "60"])
+    monkeypatch.setattr(os, "getppid", lambda: process.pid)
+    guardian: Any = SimpleNamespace(unanswered=0, guardian_pid=process.pid, send=lambda message: None)
+    Pulse(loop, cast("Any", SimpleNamespace(apps={})), guardian, foreground=True)
+
+    def pass_ticks(count: int) -> None:
+        for _ in range(count):
+            clock[0] += TICK
+            loop.turn(0.0)
+
+    try:
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: is_stopped(process.pid), 10, "the stop")
+        pass_ticks(MISSED_BY_GUARDIAN + 5)
+        process.send_signal(signal.SIGCONT)
+        wait_until(lambda: not is_stopped(process.pid), 10, "the end of the stop")
+        pass_ticks(MISSED_BY_GUARDIAN)
+        assert process.poll() is None
+        pass_ticks(1)  # it hangs
+        assert process.wait(10) == -signal.SIGKILL
+    finally:
+        process.kill()
+        process.wait()
+        loop.close()
 
 
 def questions(template: Any, ticks: int) -> tuple[list[int], list[str]]:
