@@ -14,7 +14,8 @@ from typing import Any
 from pyworker import __version__
 from pyworker.logger.birth import become_logger, wait_for_predecessor
 from pyworker.logger.main import Logger
-from pyworker.protocol.store import CHANNEL_FD, LIFELINE_FD
+from pyworker.protocol.names import ENV_TICK
+from pyworker.protocol.store import CHANNEL_FD, LIFELINE_FD, TICK
 from pyworker.unix import process
 from pyworker.unix.leave import leave
 from pyworker.unix.title import set_title
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> int:
         os.set_inheritable(fd, False)
     become_logger()
     wait_for_predecessor(LIFELINE_FD, PREDECESSOR)
-    return Logger(home, channel, LIFELINE_FD, stdout).run()
+    return Logger(home, channel, LIFELINE_FD, stdout, float(os.environ.get(ENV_TICK) or TICK)).run()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import time
 from collections import deque
@@ -28,7 +29,7 @@ from pyworker.protocol import store as m
 from pyworker.protocol import wire
 from pyworker.protocol.inherited import PIDFD_KINDS, FdName, fd_name, parse_fd_name
 from pyworker.protocol.logs import LogsSpec, stamp
-from pyworker.unix import fds
+from pyworker.unix import fds, process
 
 HOLD = 0.2  # seconds an unfinished line is held
 # seconds a pipe waits for its pid and its app's log file before it is read without them, or for room
@@ -38,6 +39,7 @@ STOP_QUIET = 1.0  # seconds without output after Stopping; then pipes that are h
 STOP_LONGEST = 4.0  # ... also while somebody goes on printing
 ORPHANED = 10.0  # seconds from the guardian's end: by then its successor has a logger, told or not
 BEGIN_AGAIN = 0.3  # seconds until it leaves over a pipe that it has not got
+UNASKED = 4  # ticks without a question of the guardian's: a daemon that lives has replaced one that hangs by then
 MESSAGES_A_TURN = 64
 BUSY = 2 * 1024  # bytes that came in one turn
 NAP = 0.0005  # seconds between two busy turns: a chatty program then costs a wake-up per 50 KB, not one per 8 KB
@@ -47,7 +49,12 @@ class Logger:
     """All pipes, all files, one epoll."""
 
     def __init__(
-        self, home: str, channel: socket.socket, lifeline: int, stdout: Literal["", "short", "json", "plain"] = ""
+        self,
+        home: str,
+        channel: socket.socket,
+        lifeline: int,
+        stdout: Literal["", "short", "json", "plain"] = "",
+        tick: float = m.TICK,
     ) -> None:
         """`stdout`: the format of a foreground pyworker, whose apps log to our stdout; it may have no home."""
         self._channel: socket.socket | None = channel
@@ -70,6 +77,8 @@ class Logger:
         self._leave_at: float | None = None  # for the next one, unless guardian and daemon are both gone
         self._sweep: Sweep | None = None
         self._faults = Faults()
+        self._unasked = float("inf") if stdout else UNASKED * tick  # one in the foreground was stopped by Ctrl-Z
+        self._asked_at = time.monotonic()
 
     def run(self) -> int:
         """Read until there is nobody to read for; return the exit code."""
@@ -120,11 +129,16 @@ class Logger:
             self._next_stats = now + STATS_EVERY
             self._outbox += self._output.news()
         self._flush()
+        if self._channel is not None and now >= self._asked_at + self._unasked:
+            self._asked_at = now
+            self._wake_guardian()
         if self._sweep is not None:
             self._sweep.turn(now, self._lives, self._output.specs)
 
     def _timeout(self, now: float) -> float:
         deadlines = [now + 30.0]
+        if self._channel is not None:
+            deadlines.append(self._asked_at + self._unasked)
         if self._waiting:
             deadlines.append(min(p.born for p in self._waiting.values()) + WAIT_FOR_NAMES)
         if self._holding:
@@ -314,6 +328,7 @@ class Logger:
                 for name in names:
                     self._forget(name)
             case m.Ping(number):
+                self._asked_at = time.monotonic()
                 self._outbox.append(m.Pong(number))
             case m.Stopping():
                 self._quiet_at, self._stop_by = time.monotonic() + STOP_QUIET, time.monotonic() + STOP_LONGEST
@@ -398,6 +413,14 @@ class Logger:
             except OSError:
                 return
             del self._outbox[0]
+
+    def _wake_guardian(self) -> None:
+        """Have one that is stopped go on, whose daemon has died as well: nobody else would ever start another."""
+        guardian = os.getppid()
+        if process.is_stopped(guardian):
+            say(f"the guardian (pid {guardian}) is stopped, and no daemon has replaced it: it is to go on (SIGCONT)")
+            with contextlib.suppress(OSError):
+                os.kill(guardian, signal.SIGCONT)
 
     # ---- the end of the others ----------------------------------------------------------------------
     def _guardian_gone(self) -> None:

@@ -42,6 +42,18 @@ def test_stopped_process_of_ours_is_replaced_and_nobody_notices(pw: Pyworker, ro
     assert pw.app()["state"] == "running"
 
 
+def test_a_stopped_guardian_whose_daemon_has_died_goes_on(pw: Pyworker) -> None:
+    pw.environ["PYWORKER_TICK"] = TICK
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pids, guardian, daemon = pw.pids(), pw.role("guardian"), pw.role("daemon")
+    os.kill(guardian, signal.SIGSTOP)
+    os.kill(daemon, signal.SIGKILL)
+    wait_until(lambda: pw.status().get("pid", daemon) != daemon, LONG, "the next daemon")
+    assert pw.role("guardian") == guardian
+    assert pw.pids() == pids
+
+
 def test_a_process_of_ours_in_a_busy_loop_is_replaced_and_nobody_notices(pw: Pyworker) -> None:
     pw.environ["PYWORKER_TICK"] = TICK
     pw.make_failpoints()
