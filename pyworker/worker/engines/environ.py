@@ -29,7 +29,7 @@ _keys: dict[bytes, str] = {
 def static_part(connection: Connection, root_path: str, threads: bool) -> dict[str, Any]:
     """Return what is the same for all requests of a connection."""
     local = connection.local
-    host, port = (local[0], local[1]) if local is not None and local[1] is not None else ("localhost", 80)
+    host, port = (local[0], local[1]) if local is not None and local[1] is not None else ("localhost", "")
     return {
         "SERVER_NAME": host,
         "SERVER_PORT": str(port),
@@ -61,6 +61,8 @@ def environ(exchange: Exchange, static: dict[str, Any]) -> dict[str, Any]:
     made["REQUEST_URI"] = exchange.target.decode("latin-1")
     made["SERVER_PROTOCOL"] = "HTTP/" + exchange.version
     made["wsgi.url_scheme"] = exchange.scheme
+    if not made["SERVER_PORT"]:  # a Unix socket
+        made["SERVER_PORT"] = "443" if exchange.scheme == "https" else "80"
     made["wsgi.errors"] = sys.stderr
     made["wsgi.input"] = body.rewound() if isinstance(body, Body) else io.BytesIO()
     if client is None:

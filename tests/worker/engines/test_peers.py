@@ -37,7 +37,9 @@ def test_a_unix_peer_has_no_address(serve: Serve, interface: str, loop: str, tmp
     found = said(site.client())
     assert found["client"] is None
     assert found["server"] == (None if interface == "asgi" else ["localhost", "80"])
-    assert said(site.client(), "X-Forwarded-For: 203.0.113.9", "X-Forwarded-Proto: https")["client"] == ["203.0.113.9"]
+    found = said(site.client(), "X-Forwarded-For: 203.0.113.9", "X-Forwarded-Proto: https")
+    assert found["client"] == ["203.0.113.9"]
+    assert found["server"] == (None if interface == "asgi" else ["localhost", "443"])
 
 
 @APPS
