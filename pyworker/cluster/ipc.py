@@ -92,12 +92,12 @@ class Receiver:
 class _Channel:
     """What both kinds share. `files`: the other end is pyworker's too, so files and odd sockets may be sent."""
 
-    def __init__(self, sock: socket.socket, receiver: Receiver, *, files: bool) -> None:
+    def __init__(self, sock: socket.socket, receiver: Receiver, *, files: bool, max_line: int = node.MAX_LINE) -> None:
         sock.setblocking(False)
         self.sock = sock
         self.receiver = receiver
         self.files = files
-        self.link = node.Link()
+        self.link = node.Link(max_line=max_line)
         self.connected = True  # sending is allowed
         self._write_wanted = False  # something waits for room in the socket
         self._closed = False
@@ -389,8 +389,10 @@ class LoopChannel(_Channel):
 class ThreadChannel(_Channel):
     """A channel that a thread of its own reads, for programs of any kind; anybody may send. Callbacks run in the thread."""
 
-    def __init__(self, sock: socket.socket, receiver: Receiver, *, files: bool = True) -> None:
-        super().__init__(sock, receiver, files=files)
+    def __init__(
+        self, sock: socket.socket, receiver: Receiver, *, files: bool = True, max_line: int = node.MAX_LINE
+    ) -> None:
+        super().__init__(sock, receiver, files=files, max_line=max_line)
         self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name="pyworker channel", daemon=True)
 

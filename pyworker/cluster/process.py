@@ -51,11 +51,11 @@ class _Process(Emitter, Receiver):
         self._messages = threading.Lock()
         self._ending = threading.Lock()  # an end is told to everybody once, however late they ask
 
-    def attach(self, fd: int, *, files: bool, last_words: float = math.inf) -> None:
+    def attach(self, fd: int, *, files: bool, last_words: float = math.inf, max_line: int = node.MAX_LINE) -> None:
         self.last_words = last_words
         sock = socket.socket(fileno=fd)
         sock.set_inheritable(False)
-        self.channel = ThreadChannel(sock, self, files=files)
+        self.channel = ThreadChannel(sock, self, files=files, max_line=max_line)
 
     def start(self) -> None:
         """Read the channel from now on."""
@@ -260,7 +260,7 @@ def _take_given() -> None:
     """Take the channel that the daemon's runtime has given to this worker; messages may be waited for already."""
     fd = given.take()
     if fd >= 0:
-        _process.attach(fd, files=False, last_words=1.0)
+        _process.attach(fd, files=False, last_words=1.0, max_line=node.MAX_TEXT)
         if _process.listeners("message") or _process.streaming:
             _process.start()
 

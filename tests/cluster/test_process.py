@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections import deque
 from pathlib import Path
@@ -227,3 +228,14 @@ async def test_nothing_is_kept_for_a_loop_that_is_closed() -> None:
     for _ in range(10):
         to_loop.put("after")
     assert not to_loop._waiting
+
+
+@asynchronous
+async def test_a_worker_of_the_daemon_is_told_when_a_message_is_longer_than_the_daemon_takes() -> None:
+    program = (
+        "import socket\nfrom pyworker.cluster import given\nours, theirs = socket.socketpair()\ngiven.give(ours.detach())\n"
+        "from pyworker import process\nprocess.send('x' * 65533)\n"
+        "try:\n    process.send('x' * 65535)\nexcept ValueError as error:\n    print(error)"
+    )
+    result = await child_process.exec_file(sys.executable, ["-c", program])
+    assert result.stdout == "a message of 65537 bytes; 65536 are the most that is taken\n"
