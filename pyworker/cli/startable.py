@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyworker.cli.activated import activated
 from pyworker.cli.files import no_file
 from pyworker.cli.here import absolute, here
 from pyworker.errors import PyworkerError
@@ -101,12 +102,15 @@ def find_startable(words: Words) -> Startable:
 def _inline(table: dict[str, Any], words: Words) -> Startable:
     from pyworker.config import load
     from pyworker.config.interpolate import literal_env
+    from pyworker.config.resolve import DEFAULT_VENV
 
     if words.only:
         raise _usage("--only goes with a config file that has several apps", "leave it out")
-    # here the shell is the config: its whole environment goes along
+    # here the shell is the config: its whole environment goes along, and the Python that it has activated
     name = {"name": words.name} if words.name else {}
     table = {**name, **table, "inherit_env": ["*"], "cwd": here(), **words.overrides}
+    if not os.path.isfile(os.path.join(table["cwd"], DEFAULT_VENV, "pyvenv.cfg")) and (prefix := activated()):
+        table.setdefault("python", prefix)
     app = load.load_inline(literal_env(table), table["cwd"], os.environ)
     return Startable({"inline": {**table, "name": app.name}}, (app,))
 

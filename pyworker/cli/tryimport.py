@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterator
 from typing import IO
 
+from pyworker.cli.activated import or_activated
 from pyworker.cli.render import clean, look, write
 from pyworker.config.load import locate
 from pyworker.config.problem import Problem
@@ -141,7 +142,7 @@ def _try(app: AppConfig, file: str, profile: str, resolved: ResolvedApp, state: 
     if "message" not in found:
         return []
     traceback = f"\n{found['traceback'].rstrip()}" if found["traceback"] else ""
-    hint = found["hint"] or of_variable(found["message"], found["traceback"], app.inherit_env)
+    hint = or_activated(found["hint"]) or of_variable(found["message"], found["traceback"], app.inherit_env)
     return [_problem(app, file, profile, f"{app.name}: {found['message']}{traceback}", hint)]
 
 

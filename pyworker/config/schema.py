@@ -255,7 +255,7 @@ class AppConfig:
     cwd: str = option(".", help="working directory; relative to the config file")
     python: str | None = option(
         None,
-        help="venv folder or interpreter; default: ./.venv when there is one, else pyworker's own",
+        help="venv folder or interpreter; default: ./.venv when there is one, else (without a config file) the shell's, else pyworker's own",
         example=".venv",
     )
     workers: int | Literal["auto"] = option(

@@ -171,6 +171,43 @@ def test_options_and_words_become_an_app_without_a_file(home: str, folder: str) 
     assert (command["name"], command["command"]) == ("tick", ["sh", "-c", "echo -- $1", "--json"])
 
 
+def make_environment(folder: Path) -> Path:
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    (folder / "pyvenv.cfg").write_text("")
+    return folder
+
+
+def test_an_app_without_a_file_has_the_environment_that_is_activated_in_the_shell(home: str, folder: str, tmp_path: Path) -> None:
+    venv, conda = make_environment(tmp_path / "venv"), make_environment(tmp_path / "conda")
+    with FakeControl(home, {"start": results.start}) as daemon:
+
+        def start(*words: str, **env: Path) -> str | None:
+            run("start", *words, home=home, cwd=folder, **{name: str(path) for name, path in env.items()})
+            request = daemon.requests[-1]
+            python: str | None = (request.inline or request.overrides).get("python")
+            return python
+
+        assert start("server.py", VIRTUAL_ENV=venv, CONDA_PREFIX=conda) == str(venv)
+        assert start("--name", "tick", "--", "python", CONDA_PREFIX=conda) == str(conda)
+        assert start("server.py", "--python", "/usr/bin/python3", VIRTUAL_ENV=venv) == "/usr/bin/python3"
+        assert start("server.py", VIRTUAL_ENV=tmp_path / "removed") is None
+        assert start("app.toml", VIRTUAL_ENV=venv) is None  # a file says what it needs
+        make_environment(Path(folder, ".venv"))
+        assert start("server.py", VIRTUAL_ENV=venv) is None  # its own is taken
+
+
+def test_an_app_that_lacks_a_module_is_told_of_the_environment_that_is_activated(home: str, folder: str, tmp_path: Path) -> None:
+    venv = make_environment(tmp_path / "venv")
+    for python, told in (("/opt/own", True), (venv, False)):
+        hint = f"install it: {python}/bin/python -m pip install redis"
+        failed = results.reply("failed", ok=False, state="failed", reason="no redis", hint=hint)
+        with FakeControl(home, {"start": lambda _, failed=failed: [failed]}):
+            found = run("start", home=home, cwd=folder, VIRTUAL_ENV=str(venv))
+        assert found.err.endswith(f"  = help: {hint}\n")
+        assert (f'set python = "{venv}"' in found.err) is told
+
+
 def test_in_a_folder_that_is_a_link_the_app_is_started_from_the_link(home: str, folder: str, tmp_path: Path) -> None:
     link = tmp_path / "current"
     link.symlink_to(folder)
