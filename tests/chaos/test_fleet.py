@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.chaos.chaos import Sample, judge
 from tests.support.fleet import Fleet, Loss, Tally
 from tests.support.wait import wait_until
 
@@ -123,3 +124,10 @@ def test_only_a_kill_of_the_worker_itself_explains_a_loss() -> None:
     assert unknown.is_explained([(8, 10.5)])
     assert not unknown.is_explained([(8, 12.0)])
     assert not unknown.is_explained([(8, 3.0)])
+
+
+def test_memory_that_only_varies_is_judged_over_an_hour_and_no_less() -> None:
+    memory = (81.1, 78.9, 86.6, 79.0, 78.9, 82.4, 82.2, 82.2, 70.5, 82.1, 86.4, 83.4)  # of twelve minutes
+    samples: list[Sample | None] = [Sample(40 * i, {}, mb, {}) for i, mb in enumerate(memory)]
+    assert judge(samples, is_hour=False) == []
+    assert judge(samples, is_hour=True) != []
