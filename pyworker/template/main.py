@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from pyworker import __version__, failpoint
-from pyworker.errors import Exit
+from pyworker.errors import WANTING, Exit
 from pyworker.protocol import template as t
 from pyworker.protocol import wire
 from pyworker.protocol.worker import DUMP_SIGNAL, STACKS_SIGNAL, TASKS_SIGNAL, Drain, Drained, Hello, Kick, Ready
@@ -61,6 +61,8 @@ from pyworker.worker.target import TargetError, load
 _AGAIN = "--loaded="  # the argument of a template that was replaced by a clean one
 
 _new_poll = select.poll  # the import of an app may take it away: eventlet.monkey_patch()
+
+_AGAIN_MS = 50  # until a word is said again that there was no memory for
 
 _is_told = False  # whether Python is told of the first of the two forks that make a worker, too
 
@@ -421,9 +423,15 @@ def send(channel: socket.socket, message: t.FromTemplate) -> None:
     """Send, waiting for a daemon that does not read just now. One that is gone is noticed by the next receive."""
     poll = _new_poll()
     poll.register(channel, select.POLLOUT)
-    with contextlib.suppress(OSError):
-        while not send_packet(channel, wire.encode(message)):
+    while True:
+        try:
+            if send_packet(channel, wire.encode(message)):
+                return
             poll.poll()
+        except OSError as error:
+            if error.errno not in WANTING:
+                return
+            _new_poll().poll(_AGAIN_MS)
 
 
 def fail(channel: socket.socket, failure: t.LoadFailed) -> NoReturn:

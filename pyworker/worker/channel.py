@@ -12,6 +12,7 @@ import socket
 from collections import deque
 from typing import NamedTuple
 
+from pyworker.errors import WANTING
 from pyworker.protocol import wire
 from pyworker.protocol.worker import MAX_WORKER_MESSAGE, FromWorker, ToWorker
 from pyworker.unix.fds import close_all, recv_packet, send_packet
@@ -50,14 +51,15 @@ class Channel:
         self.flush()
 
     def flush(self) -> None:
-        """Send what is kept, as far as the daemon takes it."""
+        """Send what is kept, as far as the daemon takes it and there is memory for it now."""
         with self._sending:
             while self._pending:
                 try:
                     if not send_packet(self.sock, self._pending[0]):
                         return
-                except OSError:  # the peer is gone: receive() says so
-                    self._pending.clear()
+                except OSError as error:
+                    if error.errno not in WANTING:  # the peer is gone: receive() says so
+                        self._pending.clear()
                     return
                 self._pending.popleft()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 from pyworker.protocol import wire
 from pyworker.protocol.worker import MAX_WORKER_MESSAGE, Check, Failed, FromWorker, Go, Notice
 from pyworker.unix.fds import recv_packet, send_packet, socketpair
+from pyworker.worker import channel as module
 from pyworker.worker.channel import Channel, Closed, Received, clip
 
 
@@ -75,6 +77,21 @@ def test_what_is_no_message_is_said_and_skipped_and_its_descriptor_is_not_kept(
     of_another_version, cut = capfd.readouterr().err.splitlines()
     assert "ignored a message of the daemon" in of_another_version
     assert "it came cut" in cut
+
+
+def test_what_there_was_no_memory_for_is_said_later(pair: tuple[Channel, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    channel, daemon = pair
+
+    def refuse(*_: object) -> bool:
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "send_packet", refuse)
+        channel.send(Notice("x"))
+    channel.flush()
+    packet = recv_packet(daemon, MAX_WORKER_MESSAGE, 0)
+    assert packet is not None
+    assert wire.decode(FromWorker, packet.data) == Notice("x")
 
 
 def test_sending_to_nobody_is_no_error(pair: tuple[Channel, socket.socket]) -> None:
