@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -128,3 +129,56 @@ def test_one_that_was_given_up_is_looked_at_until_it_shows_who_it_is_and_no_long
     while later:
         later.pop(0)()
     assert len(looks) < 100
+
+
+@pytest.mark.parametrize(
+    ("generation", "pid", "found", "is_lost"),
+    [
+        (SLEEP, 4242, True, False),
+        (SLEEP, 0, False, True),
+        ({"script": "/srv/run.py"}, 4242, False, True),  # it would have said Hello, and is not looked for
+        ({"target": "web:app"}, 4242, False, False),  # nor is it known whether it came: its template is asked
+        (None, 4242, False, False),
+    ],
+)
+def test_who_has_no_pid_yet_is_looked_for_where_nobody_else_will_tell_it(
+    monkeypatch: pytest.MonkeyPatch, generation: dict[str, Any] | None, pid: int, found: bool, is_lost: bool
+) -> None:
+    told: list[int] = []
+    direct = Direct(SimpleNamespace(store=SimpleNamespace(guardian_pid=7, get=lambda name: 5)))  # type: ignore[arg-type]
+    monkeypatch.setattr(lost, "find", lambda guardian, identity, pipe: pid if (guardian, pipe) == (7, 5) else 0)
+    monkeypatch.setattr(direct, "started", lambda app, handle, pid: told.append(pid))
+    app: Any = SimpleNamespace(generations={1: a_generation(**generation)} if generation else {})
+    handle = a_worker()
+    direct.find(app, handle, lambda: told.append(0))
+    assert (told, handle.lost) == ([pid if found else 0], is_lost)
+    handle.pid = 4711  # told meanwhile
+    direct.find(app, handle, lambda: told.append(0))
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "launcher", "why"),
+    [
+        (errno.EAGAIN, process.UNKNOWN, "Resource temporarily unavailable"),
+        (0, process.ExitStatus(1, None), "the launcher ended with exit code 1"),
+        (0, process.UNKNOWN, "the launcher was killed"),
+    ],
+)
+def test_why_nothing_was_started_is_said_of_one_that_still_waits_for_it(number: int, launcher: process.ExitStatus, why: str) -> None:
+    later: list[Callable[[], None]] = []
+    did: list[str] = []
+    brain: Any = SimpleNamespace(
+        loop=SimpleNamespace(call_later=lambda _, call: later.append(call)), poke=lambda app: did.append("poke"),
+        spawner=SimpleNamespace(launcher=SimpleNamespace(last_status=launcher)),
+        deaths=SimpleNamespace(finish=lambda app, handle, status: did.append("given up")),
+    )  # fmt: skip
+    direct = Direct(brain)
+    for handle in (a_worker(), a_worker(pid=4711), a_worker(state=State.STOPPED)):
+        direct.failed(SimpleNamespace(generations={}), handle, number)  # type: ignore[arg-type]
+        while later:
+            later.pop(0)()
+        waits = not handle.pid and handle.is_alive
+        assert did == (["given up", "poke"] if waits else [])
+        assert (handle.failure.message if handle.failure else "") == (f"cannot start a process: {why}" if waits else "")
+        did.clear()
