@@ -143,7 +143,8 @@ class World:
 
 
 @pytest.fixture
-def world(ends: tuple[socket.socket, socket.socket], tmp_path: Path) -> Iterator[World]:
+def world(ends: tuple[socket.socket, socket.socket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setattr(spawn, "runtime_zip", bytes)
     made = World(ends[0], str(tmp_path))
     yield made
     made.close()
@@ -166,6 +167,8 @@ def test_a_worker_is_asked_of_its_template_with_all_that_it_needs_whose_other_en
     before = len(os.listdir("/proc/self/fd"))
     handle = world.worker(target="a:b", held=True, **config)
     assert (handle.id, handle.held, handle.lost, world.app.last_serial) == (WorkerId("api", 1, 2, 7), True, False, 7)
+    assert handle.ctl is not None
+    assert handle.ctl.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED) == 1  # who says something is known
     assert sorted(world.store.fds) == sorted([*OF_A_WORKER, *more])
     assert world.template.asked == {7}
     packet = fds.recv_packet(world.theirs, 1000, 9)
