@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pyworker.config.address import AddressError, parse_bind
 from pyworker.config.between import shared_addresses, wrong_dependencies
 from pyworker.config.check import FOR_KINDS, NAME, RESERVED, Finding, check, clean_name
-from pyworker.config.convert import Partial, build, given, hints_of, merge, partial, table_class
+from pyworker.config.convert import SHORT_FORMS, Partial, build, given, hints_of, merge, partial, table_class
 from pyworker.config.problem import Problem
 from pyworker.config.report import Report, dotted, shown
 from pyworker.config.schema import KINDS, AppConfig, RunConfig
@@ -305,11 +305,20 @@ def path_of(key: Path, table: Path, report: Report) -> Path:
         if report.profile:
             over: Path = (*report.root, "profiles", report.profile)
             tables = [(*over, *table[len(root) :]), (*over, "defaults"), *tables]
+    first: Path = ()
     for candidate in tables:
         for length in range(len(key), 0, -1):
-            if report.has((*candidate, *key[:length])):
-                whole = length == len(key) or isinstance(key[length], int)
-                return (*candidate, *(key[:length] if whole else key))
+            place = (*candidate, *key[:length])
+            if not report.has(place):
+                continue
+            if length == len(key) or isinstance(key[length], int):
+                return place
+            first = first or (*candidate, *key)
+            if SHORT_FORMS.get(str(key[0])) == key[length] and not report.is_table(place):
+                return (*candidate, *key)
+            break  # a table without it: those below are merged with it
+    if first:
+        return first
     return (*table, *key) if key and not isinstance(key[-1], int) else (*table, *key[:-1])
 
 

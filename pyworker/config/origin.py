@@ -8,6 +8,7 @@ from typing import Any
 
 from pyworker.config import canonical
 from pyworker.config.apps import path_of
+from pyworker.config.convert import SHORT_FORMS
 from pyworker.config.load import read, root_of, table_of
 from pyworker.config.report import Report
 from pyworker.config.schema import AppConfig
@@ -61,6 +62,8 @@ def origins(
     for key in keys:
         parts: Path = ("env", key[4:]) if key.startswith("env.") else tuple(key.split("."))
         place = path_of(parts, own, report)
+        if SHORT_FORMS.get(str(parts[0])) == parts[-1] and not report.has(place) and not report.is_table(place[:-1]):
+            place = place[:-1]  # restart = "never"
         if key in given or key.split(".")[0] in given:
             found[key] = Origin("option")
         elif report.has(place) and place[-1] in parts:

@@ -53,6 +53,11 @@ class Report:
         """True when the text says something at this path."""
         return self._document is not None and path in self._document.spans
 
+    def is_table(self, path: Path) -> bool:
+        """True when the text has something in it, false for a single value."""
+        spans = self._document.spans if self._document is not None else ()
+        return any(len(other) > len(path) and other[: len(path)] == path for other in spans)
+
     def failed_below(self, path: Path) -> bool:
         """True when a problem was reported about this path or something in it."""
         return any(p[: len(path)] == path for p in self.failed)
