@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import threading
 import tomllib
 from typing import Any
@@ -245,6 +246,7 @@ def test_scale_save_changes_the_one_number_in_the_file(pw: Pyworker) -> None:
     os.chmod(path, 0o640)
     pw.ok("start")
     assert "app.toml still says workers = 1" in pw.ok("scale", "api=3").stderr
+    assert re.search(r"^workers += 3 +# the command line$", pw.ok("config", "api", "--origin").stdout, re.MULTILINE)
     assert "still says" not in pw.ok("scale", "api=1").stderr
     done = pw.ok("scale", "api", "+1", "--save")
     assert "app.toml now says workers = 2" in done.stderr
@@ -253,8 +255,11 @@ def test_scale_save_changes_the_one_number_in_the_file(pw: Pyworker) -> None:
     assert os.stat(path).st_mode & 0o777 == 0o640
     assert pw.ok("ps").stderr == "", "what runs is what is written"
     assert "No difference" in pw.ok("diff", "api").stdout
+    pw.write("app.toml", text.replace("workers = 1", "workers = 2").replace('"x"', '"y"'))
+    assert "was scaled" not in pw.run("diff", "api").stdout, "it has what the file says"
     pw.write("app.toml", text.replace("workers = 1", "workers = 3"))
     assert "app.toml changed on disk" in pw.ok("ps").stderr
+    assert "was scaled to 2" in pw.run("diff", "api").stdout
     assert pw.run("diff", "api").returncode == 1
     assert "api: app.toml changed on disk" in pw.ok("start").stderr
     assert json.loads(pw.ok("start", "--json").stdout)["notes"]

@@ -18,6 +18,7 @@ from pyworker.daemon.report import changed_files
 from pyworker.daemon.requests.apps import read_again
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.protocol import control as k
+from pyworker.record import replace
 
 
 def diff(desk: Desk, client: Client, request: k.Diff) -> None:
@@ -71,7 +72,7 @@ def compare(desk: Desk, app: App, shell_env: dict[str, str]) -> dict[str, Any]:
         "gen": app.generation,
         "running": app.running,
         "overlaps": overlaps(current.config) and overlaps(new.config),
-        "scaled": app.scale,
+        "scaled": app.scale if app.scale != new.resolved.workers else None,
         "changes": changes,
     }
 
@@ -101,6 +102,9 @@ def _config(app: App) -> dict[str, Any]:
     path, profile = (source.path, source.profile) if isinstance(source, FileSource) else ("", "")
     overrides = source.overrides if isinstance(source, FileSource) else source.table
     resolved = current.resolved
+    config = current.config
+    if app.scale is not None and app.scale != resolved.workers:
+        config, overrides = replace(config, workers=app.scale), {**overrides, "workers": app.scale}
     body: dict[str, Any] = {
         "name": app.name,
         "file": path or None,
@@ -108,11 +112,11 @@ def _config(app: App) -> dict[str, Any]:
         "generation": app.generation,
         "changed": bool(changed := changed_files(app)),
         "changed_files": changed,
-        "config": _masked(canonical.table(current.config, everything=True), resolved.secrets),
+        "config": _masked(canonical.table(config, everything=True), resolved.secrets),
         "origins": {},
     }
     try:
-        known = origins(current.config, path, {}, profile=profile, overrides=overrides)
+        known = origins(config, path, {}, profile=profile, overrides=overrides)
     except ConfigError:  # the file is gone or no TOML any more: what runs is still what runs
         return body
     body["origins"] = {key: {"text": o.words(path), "kind": o.kind, "line": o.line or None} for key, o in known.items()}
