@@ -138,7 +138,8 @@ def _read(
 def _program(name: str, options: dict[str, str], folder: str, common: _Common) -> Imported:
     app = Imported(clean_name(name))
     directory = _seen_from(common.directory, options.get("directory", "").strip())
-    is_elsewhere = directory not in ("", "%(here)s")  # a relative path is another one there
+    # a relative path is another one there
+    is_elsewhere = directory != "" and (directory != "%(here)s" or folder != ".")
     if directory:
         options["directory"] = directory
     known = {

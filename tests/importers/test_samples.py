@@ -177,6 +177,9 @@ def test_a_relative_path_of_supervisor_is_from_where_supervisord_runs() -> None:
     assert "cwd" not in web.table, "it runs where it was started"
     (web,) = supervisor.read(program.replace("=log", "=%(here)s/log").replace("=x", "=%(here)s/x"), ".").apps
     assert (web.table["logs"]["file"], web.table["command"]) == (os.path.abspath("log/web.log"), [os.path.abspath("x")])
+    included = "[program:web]\ncommand=x %(here)s/c\ndirectory=%(here)s\n"
+    (web,) = supervisor.read("[include]\nfiles=d/*\n", ".", [("./d/web.conf", included)]).apps
+    assert (web.table["cwd"], web.table["command"]) == (os.path.abspath("d"), ["x", os.path.abspath("d/c")])
 
 
 def test_a_program_of_supervisor_knows_the_name_of_its_group() -> None:
