@@ -268,12 +268,24 @@ def _python(name: str | None, cwd: str, our_python: str, found: _Found) -> str:
         if not os.access(given, os.X_OK):
             hint = f"chmod +x {quote(given)}"
             found.add(("python",), f"names {given}, which cannot be executed", hint, "not_found")
+        elif _is_archive(given):  # started as an interpreter it would serve
+            hint = f'run it as it is: command = ["{given}"]\nor have a virtual environment of it (of a PEX: pex-tools {quote(given)} venv DIR)'
+            found.add(("python",), f"names {given}, a program in a zip archive, and no interpreter", hint)
         return given
     on_path = shutil.which(name) if "/" not in name else None
     if on_path is None:
         hint = f"looked for {given}; {_without_it(given, our_python)}"
         found.add(("python",), f"names {name}, which does not exist", hint, "not_found")
     return on_path or our_python
+
+
+def _is_archive(path: str) -> bool:
+    """Whether a file that can be executed is a line that names an interpreter, and a zip archive behind it (PEX, shiv)."""
+    # a pipe would wait for whoever writes into it
+    with contextlib.suppress(OSError), open(path, "rb", opener=lambda p, f: os.open(p, f | os.O_NONBLOCK)) as file:
+        line, begin = file.readline(512), file.read(4)
+        return line.startswith(b"#!") and begin == b"PK\3\4"
+    return False
 
 
 def _without_it(given: str, our_python: str) -> str:

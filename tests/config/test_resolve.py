@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import zipapp
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,16 @@ def test_what_is_not_there_is_named(tmp_path: Path, text: str, key: str, message
     (problem,) = problems(tmp_path, f'[app]\ntarget = "a:b"\n{text}\n')
     assert (problem.key, problem.line) == (key, 3)
     assert message in problem.message
+
+
+def test_a_program_in_an_archive_is_no_interpreter(tmp_path: Path) -> None:
+    """It would serve, in the place of the template."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "__main__.py").write_text("print('serving')")
+    zipapp.create_archive(tmp_path / "src", tmp_path / "shop.pex", "/usr/bin/env python3")
+    (problem,) = problems(tmp_path, '[app]\ntarget = "a:b"\npython = "shop.pex"\n')
+    assert "a program in a zip archive" in problem.message
+    assert f'command = ["{tmp_path}/shop.pex"]' in problem.hint
 
 
 @pytest.mark.parametrize("option", ["cwd", "python", "script", "logs.file"])
