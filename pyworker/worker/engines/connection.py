@@ -18,6 +18,7 @@ import httptools
 
 from pyworker.worker import say
 from pyworker.worker.engines import heads, request_id
+from pyworker.worker.engines.again import LONGEST, Again, learn
 from pyworker.worker.engines.early import Early
 from pyworker.worker.engines.exchange import BadTarget, Exchange, authority, split_target
 from pyworker.worker.engines.stall import Stall, bytes_taken, has_left, unread, unsent
@@ -71,6 +72,8 @@ class Connection(asyncio.Protocol):
     url = b""
     in_head = False
     completed = False
+    again: Again | None = None  # a head that has come twice
+    mark = 0  # of the last one that was parsed
     carry = fed = 0  # bytes of the head so far: before this chunk, with it
     parsing: Exchange | None = None  # its body is arriving
     current: Exchange | None = None  # its answer is the next one on the wire
@@ -182,6 +185,12 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.deaf:
             return
+        again = self.again
+        if again is not None and self.current is None and self.parsing is None and not self.in_head:
+            target = again.target(data)
+            if target and len(data) <= self.server.max_header_size:
+                self._ask_again(again, target)
+                return
         while True:
             self.completed = False
             self.fed = self.carry + len(data)
@@ -215,7 +224,31 @@ class Connection(asyncio.Protocol):
             # a body that nobody wants: its request was answered, and the client may look at that when it has sent all
             self.deadline = _monotonic() + self.server.idle_timeout
         if current is not None and not current.started:
+            if current.keep_alive and current.complete and not current.body and len(data) <= LONGEST:
+                self._note(data, current)
             current.try_start()
+
+    def _note(self, data: bytes, exchange: Exchange) -> None:
+        """Learn a head that comes a second time: most come once."""
+        mark = hash(data[len(exchange.method) + 1 + len(exchange.target) :])
+        if mark == self.mark and exchange.version == "1.1":
+            self.again = learn(data, exchange)
+        self.mark = mark
+
+    def _ask_again(self, again: Again, target: bytes) -> None:
+        """Do what the parser's callbacks do for such a request, whose head is known."""
+        server = self.server
+        headers = again.headers.copy()
+        ident = b""
+        if server.new_id is not None:
+            ident = server.new_id()
+            headers.append((request_id.HEADER, ident))
+        self.deadline = NEVER
+        exchange = self.current = server.exchange(
+            self, again.method, target, "1.1", headers, True, again.client, again.scheme, ident, False, again.counted
+        )
+        exchange.complete = True
+        exchange.try_start()
 
     def _head_incomplete(self) -> None:
         if self.reading != HEAD:
