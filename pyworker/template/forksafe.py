@@ -1,9 +1,10 @@
 """Template: is this process, now that it has imported the app, one that may be forked? It only looks.
 
-A fork copies the thread that forks and no other, and shares every open description: a thread started or a connection
-opened at import time would be dead, or used by all workers at once. So would the place at which a file is read, and what comes
-out of a pipe; what is only written to, or appended to, and what C code has open (mapped, or read at offsets of its own) may be
-shared. Not so what is locked (LMDB) and an SQLite database: the locks are the template's, and none of the workers has them.
+A fork copies the thread that forks and no other, leaves timers behind, and shares every open description: a thread started
+or a connection opened at import time would be dead, or used by all workers at once. So would the place at which a file is
+read, and what comes out of a pipe; what is only written to, or appended to, and what C code has open (mapped, or read at
+offsets of its own) may be shared. Not so what is locked (LMDB) and an SQLite database: the locks are the template's, and none
+of the workers has them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _SQLITE = b"SQLite format 3\0"  # how such a file begins
 # threads that hold no lock over a fork, and that the child does without: jemalloc's (pyarrow); "": one that has just ended
 _PREPARED = {"jemalloc_bg_thd", ""}
 
+TIMERS = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)  # a sampling profiler's, an alarm
+
 _new_poll = select.poll  # the import of an app may take it away
 
 
@@ -53,7 +56,7 @@ def leaves_free(count: int) -> bool:
 def why_not(before: set[int]) -> str:
     """Return why this process must not be forked, "" when it may. `before`: its fds before the import."""
     new = open_fds() - before
-    found = _threads() or _descriptors(new)
+    found = _threads() or _timers() or _descriptors(new)
     if not found and (_pipes(new) or _files(new)):
         gc.collect()  # it may be garbage
         pipes = _pipes(new)
@@ -62,6 +65,10 @@ def why_not(before: set[int]) -> str:
             return "a pipe was left open by the import"
         found = _files(new)
     return found
+
+
+def _timers() -> str:
+    return "a timer was left running by the import" if any(_signal.getitimer(each)[0] for each in TIMERS) else ""
 
 
 def _threads() -> str:

@@ -49,7 +49,6 @@ from pyworker.worker.birth import (
     heed_interrupts,
     reset_signals,
     set_handlers,
-    stop_timers,
     take_identity,
     write_by_line,
 )
@@ -230,7 +229,8 @@ def replace_self(spec: t.LaunchSpec, fds: list[int], archive: str, spec_fd: int,
     with contextlib.suppress(OSError):  # it was removed
         os.chdir(spec.app.cwd)  # the import may have gone elsewhere, and the app is looked for where it starts
     flush()
-    stop_timers()
+    for timer in forksafe.TIMERS:
+        signal.setitimer(timer, 0)  # an exec keeps it, without what it calls: its signal would end this process
     os.execve(spec.python, [spec.python, archive, role, *numbers, _AGAIN + text], spec.env)
 
 

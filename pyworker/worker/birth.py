@@ -88,7 +88,6 @@ def write_by_line() -> None:
 
 def reset_signals() -> None:
     """Give every signal its default action of a fresh Python, whatever an import has set; SIGINT stays ignored."""
-    stop_timers()
     signal.set_wakeup_fd(-1)
     default_signals()
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
@@ -99,14 +98,6 @@ def set_handlers(found: Mapping[int, Any]) -> None:
     """Do at these signals what was done when `handlers` found that."""
     for number, handler in found.items():
         _signal.signal(number, handler)
-
-
-def stop_timers() -> None:
-    """Stop what an import has set (a sampling profiler, an alarm): by default its signal ends a process, an exec keeps it,
-    and no fork has it.
-    """
-    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
-        signal.setitimer(timer, 0)
 
 
 def heed_interrupts() -> None:

@@ -337,6 +337,7 @@ else:
         ("data = open(__file__)", "shop.py was left open"),
         ("import shutil\ndata = open(shutil.copy(__file__, 'caf\\udce9'))", "caf\\udce9 was left open"),
         ("import sqlite3\ndb = sqlite3.connect('shop.db')\ndb.execute('CREATE TABLE IF NOT EXISTS toys (name)')", "shop.db was left open"),
+        ("import signal\nsignal.signal(signal.SIGPROF, lambda *_: None)\nsignal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)", "a timer was left"),
         ("import subprocess\nhelper = subprocess.Popen(['cat'], stdin=-1, stdout=-1)", "a pipe was left open"),
         ("from concurrent.futures import ProcessPoolExecutor\npool = ProcessPoolExecutor(2)", "a pipe was left open"),
         ("import fcntl\nlock = open('lock', 'w')\nfcntl.flock(lock, fcntl.LOCK_SH)", "lock was left locked"),
@@ -559,20 +560,6 @@ def test_an_app_that_puts_green_threads_under_python_is_refused_in_words(
     assert failed.kind == "import"
     assert failed.message == f"its import has {library} replace Python's own sockets and threads, on which pyworker serves it"
     assert f"gunicorn -k {library}" in failed.hint
-
-
-@pytest.mark.parametrize("thread", ["", "threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()"])
-def test_a_timer_that_an_import_has_set_ends_no_template(daemon: Any, folder: Path, thread: str) -> None:
-    """A sampling profiler's, say; with a thread of its own, over the exec of a clean template as well."""
-    timer = "signal.signal(signal.SIGPROF, lambda *_: None); signal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)"
-    shop = (folder / "shop.py").read_text()
-    (folder / "shop.py").write_text(f"import signal, threading, time\n{thread}\n{timer}\n{shop}")
-    d = daemon()
-    template = d.load()
-    for slot in (1, 2):
-        worker = d.fork(template, slot)
-        worker.expect(Hello)
-        worker.expect(Ready)
 
 
 def test_fork_without_its_three_fds_is_refused(daemon: Any) -> None:
