@@ -62,6 +62,9 @@ class Handlers:
         if desk.shutting_down and isinstance(request, BRINGS_UP):
             client.refuse(k.refusal("busy", "the daemon is stopping", _STOPPING))
             return
+        if desk.handing_over and isinstance(request, _BEGINS) and not isinstance(request, k.Shutdown):
+            client.refuse(k.refusal("busy", "the daemon is being upgraded", "try again in a moment"))
+            return
         desk.seq = desk.brain.events.seq
         try:
             with (

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pyworker.daemon.handlers import Handlers
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.preflight import Preflight
 from pyworker.daemon.requests import upgrade
@@ -18,16 +19,19 @@ from pyworker.daemon.shortage import step_for
 from pyworker.protocol import control as k
 
 
+def desk_of(home: Path, loop: Any = None) -> Any:
+    store = SimpleNamespace(guardian_version="0", logger_version="0", guardian_pid=1, logger_pid=2, send=lambda message: None)
+    return SimpleNamespace(
+        brain=SimpleNamespace(loop=loop, store=store, logs_to_stdout="", apps={}), home=str(home), handing_over=False,
+        upgrading=False, shutting_down=False, preparing=list, operations=SimpleNamespace(under_way=list),
+    )  # fmt: skip
+
+
 def test_one_that_was_refused_has_no_say_in_the_next_and_one_of_a_daemon_that_stops_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     now, answers, hints = 0.0, [], []
     loop = Loop(lambda: now)
-    store: Any = SimpleNamespace(
-        guardian_version="0", logger_version="0", guardian_pid=1, logger_pid=2, send=lambda message: None
-    )
-    desk: Any = SimpleNamespace(
-        brain=SimpleNamespace(loop=loop, store=store, logs_to_stdout="", apps={}), home=str(tmp_path),
-        upgrading=False, shutting_down=False, preparing=list, operations=SimpleNamespace(under_way=list),
-    )  # fmt: skip
+    desk = desk_of(tmp_path, loop)
+    store = desk.brain.store
     client: Any = SimpleNamespace(
         reply=lambda ok, body: answers.append(body["changed"]),
         refuse=lambda refused: (answers.append(refused.code), hints.append(refused.hint)),
@@ -55,19 +59,28 @@ def test_one_that_was_refused_has_no_say_in_the_next_and_one_of_a_daemon_that_st
 
 @pytest.mark.parametrize("what", ["a command on api", "hooks.pre_start of api"])
 def test_it_gives_way_to_what_began_while_the_new_version_was_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, what: str) -> None:
-    operations, check, answers = SimpleNamespace(under_way=list), [], []
-    store: Any = SimpleNamespace(guardian_version="0", logger_version="0", guardian_pid=1, logger_pid=2)
-    desk: Any = SimpleNamespace(
-        brain=SimpleNamespace(loop=None, store=store, logs_to_stdout="", apps={}), home=str(tmp_path),
-        upgrading=False, shutting_down=False, preparing=list, operations=operations,
-    )  # fmt: skip
-    client: Any = SimpleNamespace(refuse=answers.append)
+    check: list[Any] = []
+    answers: list[Any] = []
+    desk, client = desk_of(tmp_path), SimpleNamespace(refuse=answers.append)
     monkeypatch.setattr(upgrade, "Preflight", lambda loop, python, content, done: check.append(done))
-    upgrade.upgrade(desk, client, k.Upgrade(sys.executable))
-    monkeypatch.setattr(*((operations, "under_way") if "command" in what else (desk, "preparing")), lambda: ["api"])
+    upgrade.upgrade(desk, client, k.Upgrade(sys.executable))  # type: ignore[arg-type]
+    monkeypatch.setattr(*((desk.operations, "under_way") if "command" in what else (desk, "preparing")), lambda: ["api"])
     check[0]("1", "", "")
     assert (answers[0].code, desk.upgrading) == ("busy", False)
     assert answers[0].message.startswith(f"nothing was replaced: {what} is under way")
+
+
+def test_a_command_that_comes_when_the_next_daemon_is_about_to_take_over_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """It would lose its answer."""
+    loop, refused = Loop(), []
+    desk, client = desk_of(tmp_path, loop), SimpleNamespace(refuse=lambda answer: refused.append(answer.code))
+    monkeypatch.setattr(upgrade, "Preflight", lambda loop, python, content, done: done("1", "", ""))
+    upgrade.upgrade(desk, client, k.Upgrade(sys.executable))  # type: ignore[arg-type]
+    Handlers(desk).handle(client, k.Stop(("api",)))  # type: ignore[arg-type]
+    assert (refused, desk.handing_over) == (["busy"], True)
+    desk.brain.store.on_upgrade_failed("its guardian does not start")
+    assert not desk.handing_over
+    loop.close()
 
 
 @pytest.mark.parametrize(

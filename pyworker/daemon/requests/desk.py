@@ -38,6 +38,7 @@ class Desk:
         self.shutting_down = False
         self.seq = 0  # of the last event before the request that is being handled
         self.upgrading = False
+        self.handing_over = False  # an upgrade: the guardian was asked, and the next daemon is about to take over
         self.before_leaving: Callable[[], None] = lambda: None  # an upgrade: answers who asked for it
         self.on_shutdown: Callable[[], None] = lambda: None  # set by main
         self.preparing: Callable[[], list[str]] = list  # apps whose pre_start runs; set by main

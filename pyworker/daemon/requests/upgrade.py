@@ -59,6 +59,7 @@ def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
         if lost := _lost_by_it(desk):  # begun while the new version was tried
             _refuse(desk, client, f"nothing was replaced: {lost}", WHEN_ENDED, code="busy")
             return
+        desk.handing_over = True
         desk.before_leaving = lambda: client.reply(True, {"changed": True, **answer})
         patience = desk.brain.loop.call_later(GUARDIAN_PATIENCE, no_word)
 
@@ -91,6 +92,6 @@ def _lost_by_it(desk: Desk) -> str:
 
 
 def _refuse(desk: Desk, client: Client, message: str, hint: str, *, code: str = "upgrade_refused") -> None:
-    desk.upgrading = False
+    desk.upgrading = desk.handing_over = False
     desk.before_leaving = lambda: None
     client.refuse(k.refusal(code, message, hint))
