@@ -235,7 +235,7 @@ class Command:
         try:
             self._start(resolved)
         except OSError as error:
-            ok, reason = None if is_want(error.errno) else False, f"cannot start the check: {error.strerror}"
+            ok, reason = None if is_want(error.errno) else False, f"cannot start it: {error.strerror}"
             loop.call_soon(lambda: self._end(ok, reason))
 
     def _start(self, resolved: ResolvedApp) -> None:

@@ -19,6 +19,7 @@ from pyworker.daemon.app import App, Failure, Generation
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.check import Command, Done
 from pyworker.daemon.missing import of_module
+from pyworker.daemon.shortage import step_for_words
 from pyworker.protocol.events import PRE_START_FAILED, Event
 from pyworker.protocol.inherited import fd_name
 from pyworker.protocol.wire import to_json
@@ -95,7 +96,10 @@ class Hooks:
                 if said:
                     shown = said[:300]
                     first, output = f"{first}: {shown}", "" if shown == output.strip() else output
-                step = f"try it in {generation.config.cwd}: {shlex.join(words)}"
+                step = (
+                    step_for_words(reason, 0) if ok is None else ""
+                )  # it was for want of something, and is not its fault
+                step = step or f"try it in {generation.config.cwd}: {shlex.join(words)}"
                 steps = [of_module(said, generation.resolved, words), step]
                 failure = Failure(f"{PRE_START_FAILED}: {first}", output, "\n".join(filter(None, steps)))
                 if app.target == generation.number:

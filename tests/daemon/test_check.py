@@ -389,7 +389,7 @@ def test_command_for_which_there_is_no_room_is_no_success_and_leaves_no_descript
 
     where, name = {"memfd": (fds, "memfd"), "pipe": (os, "pipe2"), "process": (process, "spawn_watched")}[missing]
     monkeypatch.setattr(where, name, refuse)
-    assert execute(loop, outcome, resolved(tmp_path), "true") == (None, f"cannot start the check: {TOO_MANY_OPEN_FILES}")
+    assert execute(loop, outcome, resolved(tmp_path), "true") == (None, f"cannot start it: {TOO_MANY_OPEN_FILES}")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give up rights")

@@ -18,6 +18,7 @@ from pyworker.daemon.hooks import Hooks
 from pyworker.daemon.loop import Loop
 from pyworker.protocol.events import TYPES
 from pyworker.record import replace
+from tests.support.words import TOO_MANY_OPEN_FILES
 
 CHECK = HooksConfig(pre_start=("sh", "check.sh"))
 
@@ -200,6 +201,15 @@ def test_what_a_hook_has_printed_is_shown_from_the_begin_of_a_line_and_its_last_
         assert failure.message == "hooks.pre_start failed: sh: exit code 3" + (f": {message}" if message else "")
         assert failure.traceback == shown
         assert failure.hint == "try it in /srv: sh check.sh"
+
+
+def test_of_a_hook_for_which_there_was_no_descriptor_it_is_said_what_to_raise_and_not_to_try_it(world: World) -> None:
+    world.generation(2)
+    world.gate(target=2)
+    world.ran[0].done(None, f"cannot start it: {TOO_MANY_OPEN_FILES}")
+    failure = world.app.target_failure
+    assert failure.message == f"hooks.pre_start failed: cannot start it: {TOO_MANY_OPEN_FILES}"
+    assert failure.hint.startswith("raise the limit of open files: ")
 
 
 @pytest.mark.parametrize("ends", [False, True])
