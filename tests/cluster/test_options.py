@@ -23,6 +23,8 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         made.setup_primary(__file__, "8000")
     with pytest.raises(ValueError, match="workers is a whole number, 0 for as many as there are CPUs, not -1"):
         made.setup_primary(__file__, workers=-1)
+    with pytest.raises(ValueError, match=r"workers is a whole number, 0 for as many as there are CPUs, not 2\.5"):
+        made.setup_primary(__file__, workers=2.5)
     with pytest.raises(ValueError, match="drain_timeout is a number of seconds, not '10s'"):
         made.setup_primary(__file__, drain_timeout="10s")
 
@@ -34,6 +36,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         ({"max_restarts": 0}, "restart.max_restarts is at least 1, not 0"),
         ({"max_restarts": 2.5}, "restart.max_restarts is a whole number, not 2.5"),
         ({"min_uptime": "10s"}, "restart.min_uptime is a number of seconds, not '10s'"),
+        ({"window": float("inf")}, "restart.window is a number of seconds, not inf"),
         ({"retry": float("nan")}, "restart.retry is a number of seconds, not nan"),
         ({"windows": 60}, "there is no restart.windows; there are: policy, min_uptime, max_restarts, window, retry"),
     ],

@@ -34,6 +34,7 @@ def test_a_fault_that_comes_back_after_a_calm_is_new_also_when_nobody_has_looked
     faults = Faults()
     assert faults.is_new("no descriptors", 0.0)
     assert faults.is_new("no descriptors", CALM)
+    assert faults.over(2 * CALM) == []  # once, again
 
 
 def test_the_place_of_an_error_does_not_depend_on_its_message() -> None:

@@ -10,7 +10,7 @@ from pyworker.policy.health import EAGER, LATE, Health, after_check, begin, expe
 CONFIG = HealthConfig(interval=10.0, retries=3)
 
 
-def run(health: Health, *answers: bool, config: HealthConfig = CONFIG) -> Health:
+def run(health: Health, *answers: bool | None, config: HealthConfig = CONFIG) -> Health:
     """Check at each instant that is asked for; an answer takes no time."""
     for ok in answers:
         at = health.next_at
@@ -52,6 +52,21 @@ def test_one_that_has_never_passed_is_late_a_while_after_its_start_period(start_
 
 def test_one_that_has_passed_is_never_late() -> None:
     assert run(begin(0.0), True, False, False).verdict == "ok"
+
+
+def test_checks_that_could_not_be_made_are_no_failures_and_do_not_end_a_row_of_them() -> None:
+    assert run(begin(0.0), True, None, None, None, None).verdict == "ok"
+    health = run(begin(0.0), True, False, None, None, False)
+    assert (health.verdict, health.failures) == ("ok", 2)
+    assert run(health, None, False).verdict == "failing"
+    assert run(begin(0.0), None, None, None, None).failures == 0
+
+
+@pytest.mark.parametrize(
+    ("answers", "late"), [([], False), ([False] * 7, True), ([False] * 70, True), ([True], False), ([True, False, False, False], False)]
+)
+def test_whoever_waits_is_told_of_one_that_had_the_time_to_pass_once_and_has_not(answers: list[bool], late: bool) -> None:
+    assert run(begin(0.0), *answers).is_late is late
 
 
 def test_success_in_between_starts_the_row_again() -> None:
