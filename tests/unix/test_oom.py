@@ -53,8 +53,11 @@ def lay(tmp_path: Path, files: dict[str, str]) -> dict[str, str]:
         (CONTAINER, (1, -1), None),
         (NO_GROUP, (-1, 7), None),
         ({}, (-1, -1), None),
+        (V1 | {"cgroup/memory/jobs/one/memory.limit_in_bytes": "9223372036854771712\n"}, (3, -1), None),
+        (V2 | {"cgroup/jobs/one/memory.events": "oom_kill 0\n"}, (0, -1), 2**20),  # what the machine has killed was elsewhere
+        (V2 | {"cgroup/jobs/one/memory.max": "4194304\n"}, (2, -1), 2**20),  # more than it may have with its siblings
     ],
-    ids=["v1", "v2", "no controller", "container", "no group", "nothing"],
+    ids=["v1", "v2", "no controller", "container", "no group", "nothing", "v1, no limit", "none yet", "two limits"],
 )
 def test_counters_and_limit(tmp_path: Path, files: dict[str, str], counted: tuple[int, int], limit: int | None) -> None:
     where = lay(tmp_path, files)
