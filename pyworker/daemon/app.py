@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 from pyworker.config.address import Address
-from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
+from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig, StopConfig
 from pyworker.daemon.board import Board
 from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource
 from pyworker.daemon.dispatchers import dispatches
@@ -172,6 +172,10 @@ class App:
         config = self.config
         assert config is not None
         return replace(config.restart, policy="never") if config.cron is not None else config.restart
+
+    def stop_config(self, number: int) -> StopConfig:
+        """Return how workers of a generation leave: as the one that counts says, which may be another."""
+        return (self.config or self.generations[number].config).stop
 
     @property
     def kind(self) -> str:

@@ -64,7 +64,7 @@ class Deaths:
             self._when_written(app, handle, lambda: self.finish(app, handle, status))
         elif self._has_left_others(app, handle):
             # a shell, say, that has run a program without exec: it is the program that is to be stopped
-            process.kill_group(handle.pid, signal_number(app.generations[handle.id.generation].config.stop.signal))
+            process.kill_group(handle.pid, signal_number(app.stop_config(handle.id.generation).signal))
             self._finish_alone(app, handle, status)
         else:
             self.finish(app, handle, status)

@@ -102,9 +102,17 @@ class Workers:
         if config.command and self._brain.messages.disconnect(app, handle):
             return  # it closes its channel when what it had has ended
         to_empty = to_empty or bool(self._brain.listening.drops(app, handle.id.generation))
-        if not self.say(handle, w.Drain(config.stop.drain_timeout, to_empty)):
+        if not self.say(handle, w.Drain(app.stop_config(handle.id.generation).drain_timeout, to_empty)):
             self.signal(app, handle, signal.SIGTERM)  # a worker takes it for the same wish
         self.kick_siblings(app, handle)
+
+    def tell_time_to_drain(self, app: App, before: float, now: float) -> None:
+        """Have those that drain already keep to `stop.drain_timeout` as it is now; they were told `before`."""
+        for handle in app.workers.values():
+            config = app.generations[handle.id.generation].config
+            timeout = app.stop_config(handle.id.generation).drain_timeout
+            if timeout != before and handle.state is State.DRAINING and config.target is not None:
+                self.say(handle, w.Drain(max(0.0, handle.since + timeout - now), to_empty=False))
 
     def stop(self, app: App, handle: WorkerHandle, reason: str, now: float) -> None:
         config = app.generations[handle.id.generation].config
@@ -119,7 +127,7 @@ class Workers:
         # our own workers take a first signal for a wish to drain in their own time; who is in a hurry says so
         if serves and app.hurry and config.target is not None and self.say(handle, w.Drain(0.0, to_empty=False)):
             return
-        number = signal_number(config.stop.signal)
+        number = signal_number(app.stop_config(handle.id.generation).signal)
         if late and process.is_stopped(handle.pid):
             self._is_late(app, handle, "", number)
         elif late:  # the signal may end it at once: first it is asked what has kept it
@@ -130,11 +138,11 @@ class Workers:
 
     def _is_late(self, app: App, handle: WorkerHandle, stacks: str, number: int) -> None:
         """It has not ended within its time to drain: say where it is, then send the stop signal."""
-        generation = app.generations.get(handle.id.generation)
-        if not handle.is_alive or handle.ended_at is not None or generation is None:
+        if not handle.is_alive or handle.ended_at is not None or handle.id.generation not in app.generations:
             return
         where = whereabouts([*parse(stacks), *parse_tasks(stacks, handle.pid)])
-        text = f"worker {handle.id.slot} has not ended within stop.drain_timeout ({generation.config.stop.drain_timeout:g} s)"
+        patience = app.stop_config(handle.id.generation).drain_timeout
+        text = f"worker {handle.id.slot} has not ended within stop.drain_timeout ({patience:g} s)"
         if process.is_stopped(handle.pid):
             text += f": it was stopped by a signal, and kill -CONT {handle.pid} lets it go on"
         elif where:

@@ -95,7 +95,10 @@ class Kick:
 
 @record
 class Drain:
-    """Stop accepting, finish, exit 0. `to_empty`: nobody else will accept, so take all that is queued (1 s at most)."""
+    """Stop accepting, finish, exit 0. `to_empty`: nobody else will accept, so take all that is queued (1 s at most).
+
+    Said again: the time-out is another one now.
+    """
 
     timeout: float  # seconds until requests are cancelled
     to_empty: bool

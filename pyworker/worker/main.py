@@ -268,6 +268,8 @@ class _Worker:
                     task.add_done_callback(self._tasks.discard)
             case w.Kick():
                 self._accepts.try_once()
+            case w.Drain() if self._drain is not None and self._drain.done():
+                self._server.cut_in(message.timeout)  # it is another time now
             case w.Drain():
                 self._begin(message)
             case w.Check():

@@ -411,8 +411,7 @@ def test_a_command_that_was_stopped_has_ended_when_those_of_its_group_have_and_t
     monkeypatch.setattr(Deaths, "finish", lambda self, app, handle, status: finished.append(handle.pid))
     handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, state=state, ready_at=1.0, pid=pid)
     handle.reaped = reaped
-    config = SimpleNamespace(stop=SimpleNamespace(signal="INT"))
-    app: Any = SimpleNamespace(kind=kind, generations={1: SimpleNamespace(config=config)})
+    app: Any = SimpleNamespace(kind=kind, stop_config=lambda number: SimpleNamespace(signal="INT"))
     Deaths(brain).ended(app, handle, ExitStatus(None, signal.SIGINT))
     assert (told, finished) == (([], [pid]) if ends_at_once else ([(42, signal.SIGINT)], []))
     for _ in range(2):

@@ -57,8 +57,9 @@ def test_what_is_over_a_limit_and_runs_once_ends_and_is_begun_again_only_if_that
     )  # fmt: skip
     handle = WorkerHandle(WorkerId("job", 1, 1, 3), held=False, born_at=0.0, state=State.READY, pid=4242)
     app: Any = SimpleNamespace(
-        generations={1: Generation(1, resolved)}, runs_once=True, finished_slots=set(), last_exits={}, failure=None, hurry=False, workers={3: handle}
-    )
+        generations={1: Generation(1, resolved)}, runs_once=True, finished_slots=set(), last_exits={}, failure=None, hurry=False, workers={3: handle},
+        stop_config=lambda number: resolved.config.stop,
+    )  # fmt: skip
     for _ in range(2):
         Workers(brain).recycle(app, handle, "memory 9 MB > 5 MB", again=again)
     if again:
@@ -352,7 +353,8 @@ class Asked:
         resolved = ResolvedApp(config, 1, "python", {}, (), None, None, (), "", 0)
         workers = {1: self.handle, 2: sibling, 3: unready}
         self.app: Any = SimpleNamespace(
-            name="api", kind="asgi" if config.target else "command", hurry=False, generations={1: Generation(1, resolved)}, workers=workers, templates={}
+            name="api", kind="asgi" if config.target else "command", hurry=False, generations={1: Generation(1, resolved)}, workers=workers, templates={},
+            stop_config=lambda number: config.stop,
         )
         self.kicked: list[int] = []
         self.stopped: set[int] = set()

@@ -267,3 +267,21 @@ def test_a_generation_that_is_waited_for_is_the_one_that_answers(pw: Pyworker) -
         pw.ok("wait", "api", "--for", "gen=2")
         assert pw.app()["state"] == "running"
         pw.write("unblock", "")
+
+
+def test_the_time_to_drain_that_a_reload_brings_is_that_of_the_old_workers_too(pw: Pyworker) -> None:
+    source = ASGI.replace("await asyncio.sleep(1)", "await asyncio.sleep(3600)")
+    pw.api(source, tables='[app.stop]\ndrain_timeout = "300s"')
+    pw.ok("start", "app.toml")
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(2):  # the first one's worker drains already when the time becomes another
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", pw.port), timeout=LONG))
+            client.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+            clients.append(client)
+            wait_until(lambda: pw.app()["in_flight"] == len(clients), LONG, "the request")
+            if len(clients) == 1:
+                pw.ok("reload", "api")
+        pw.api(source, tables='[app.stop]\ndrain_timeout = "100ms"')
+        pw.ok("reload", "api")
+        assert [client.recv(4096).split()[1:2] for client in clients] == [[b"503"], [b"503"]]  # not cut without a word

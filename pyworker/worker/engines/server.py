@@ -176,6 +176,13 @@ class Server:
             self._websockets.drain(0.0 if to_empty else timeout)
         self._cut_timers.append(self.loop.call_later(timeout, self._cut))
 
+    def cut_in(self, timeout: float) -> None:
+        """Cut what is left of a drain after so many seconds, and not when it was said at first."""
+        if self.draining and self._cut_at is None:
+            for timer in self._cut_timers:
+                timer.cancel()
+            self._cut_timers = [self.loop.call_later(timeout, self._cut)]
+
     async def drained(self) -> DrainReport:
         """Wait until nothing is open any more (or was cut), then let the app shut down."""
         self._empty = self.loop.create_future()
