@@ -63,6 +63,16 @@ def parsed(text: str) -> ast.Module:
 
 def read(text: str, name: str = "web", file: str = "./gunicorn.conf.py") -> Result:
     """Return the app that the settings are of; its target is set only when the file has wsgi_app. `file` is __file__."""
+    result = _read(text, name, file)
+    (app,) = result.apps
+    cwd = app.table.get("cwd", ".")
+    if posixpath.normpath(cwd) != ".":  # seen from there its own folder is another one
+        result = _read(text, name, posixpath.abspath(file))
+        result.apps[0].table["cwd"] = cwd
+    return result
+
+
+def _read(text: str, name: str, file: str) -> Result:
     try:
         tree = parsed(text)
     except (SyntaxError, ValueError) as error:

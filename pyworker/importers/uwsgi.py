@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable
 
@@ -70,6 +71,8 @@ def read(text: str, name: str = "web", folder: str = ".", stem: str = "uwsgi") -
         raise CannotImport("there is no [uwsgi] in it", "a uwsgi.ini has its settings under [uwsgi]")
     app = Imported(clean_name(name if stem == "uwsgi" else stem))
     values: dict[str, str] = {}
+    if any(key == "chdir" and raw not in (".", "%d") for key, raw in pairs):
+        folder = posixpath.abspath(folder)  # seen from there it has another path
     magic = {"d": folder.rstrip("/") + "/", "n": stem, "%": "%"}
     used: set[str] = set()
     settings: list[tuple[str, str]] = []

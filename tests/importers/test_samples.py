@@ -433,6 +433,16 @@ def test_paths_of_pathlib_and_of_folders_above_are_followed_in_a_gunicorn_file()
     assert {n.key for n in app.review} == {"chdir", "user", "target"}
 
 
+def test_a_path_beside_the_file_is_found_from_the_folder_that_the_server_changes_to() -> None:
+    text = "import os\nbase = os.path.dirname(__file__)\nchdir = base + '/src'\ncertfile = base + '/c'\nkeyfile = base + '/k'\n"
+    (app,) = gunicornconf.read(text).apps
+    assert (app.table["cwd"], app.table["tls"]) == ("./src", {"cert": os.path.abspath("c"), "key": os.path.abspath("k")})
+    (app,) = uwsgi.read("[uwsgi]\nchdir = %dsrc\nvenv = %dvenv\nmodule = a:b\n").apps
+    assert (app.table["cwd"], app.table["python"]) == (os.path.abspath("src"), os.path.abspath("venv"))
+    (app,) = uwsgi.read("[uwsgi]\nchdir = %d\nvenv = %dvenv\nmodule = a:b\n").apps
+    assert app.table["python"] == "./venv"
+
+
 def test_a_gunicorn_file_may_have_what_came_late_and_what_is_off_needs_no_look() -> None:
     text = "proxy_protocol = False\nroot_path = '/api'\nheader_map = 'drop'\ndirty_workers = 2\ndef on_dirty_starting(a): pass\n"
     (app,) = gunicornconf.read(text).apps
