@@ -201,7 +201,7 @@ def _common_losses(app: AppConfig, options: Options, *, contained: bool) -> list
     if app.watch is not None:
         lost.append("watch: is for development")
     if app.depends_on:
-        lost.append(f"depends_on {', '.join(app.depends_on)}: engines start in any order; an app must wait for itself")
+        lost.append(f"depends_on {', '.join(app.depends_on)}: {_beside(app, options, contained=contained)}")
     if contained and (literal := [n for n in secrets(app.env) if "${" not in app.env[n]]):
         lost.append(
             f"env {', '.join(literal)}: the value stands in {options.file}, and so in the image: "
@@ -224,6 +224,15 @@ def _common_losses(app: AppConfig, options: Options, *, contained: bool) -> list
     if app.reload.cron is not None:
         lost.append("reload.cron: stays inside; each replica reloads at the same moment")
     return lost
+
+
+def _beside(app: AppConfig, options: Options, *, contained: bool) -> str:
+    """Where what an app depends on runs: `run --only` brings it; a unit for each worker has the command alone."""
+    if options.per_worker and not contained and app.command and app.bind and app.workers != "auto":
+        return "engines start in any order; an app must wait for itself"
+    taken = "" if contained else ", and finds its address taken where it has one of its own"
+    apart = "to have each apart, take depends_on out of the file, and let the app wait for itself"
+    return f"runs inside of this one, too{taken}; {apart}"
 
 
 def tls_loss(plan: Plan) -> list[str]:

@@ -146,7 +146,8 @@ def test_what_is_lost_is_said(made: pathlib.Path, engine: str) -> None:
         assert "the name: it is once-only here" in text
         assert ("tls: mount" in text) == (engine != "kubernetes"), "Kubernetes mounts it from a secret"
         assert 'user = "mail"' in text
-    assert "depends_on api" in text
+    assert "depends_on api: runs inside of this one, too" in text
+    assert ("its address taken" in text) == (engine in ("systemd", "procfile"))
 
 
 def parsed(text: str) -> list[dict[str, Any]]:
