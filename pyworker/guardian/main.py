@@ -492,7 +492,8 @@ class Guardian:
                 self._daemon.version = version
                 self._orders.pass_on_all()
             case m.Upgrade(python):
-                self._upgrade.ask(python, time.monotonic() + self._times.leave)
+                if not self._daemon.leaving:  # else it is being replaced
+                    self._upgrade.ask(python, time.monotonic() + self._times.leave)
 
     def _logger_said(self, packet: fds.Packet) -> None:
         message: Any = wire.decode(m.FromLogger, packet.data)

@@ -54,6 +54,20 @@ def test_everything_is_handed_to_the_successors_and_no_process_changes_its_paren
     os.close(memfd)
 
 
+def test_a_daemon_that_makes_room_is_told_to_leave_once_also_when_it_has_asked_twice(rig: Rig) -> None:
+    """A second word would be for the one that stands by: it would leave before the next daemon has everything."""
+    daemon, _ = rig.both()
+    daemon.say(protocol.Upgrade(sys.executable))
+    daemon.hear_until(protocol.Leave)
+    daemon.say(protocol.Upgrade(sys.executable))
+    heard = []
+    for number in (1, 2):  # what an upgrade would bring about is said before it answers again
+        daemon.say(protocol.Ping(number))
+        while (message := daemon.hear()) != protocol.Pong(number):
+            heard.append(message)
+    assert protocol.Leave() not in heard
+
+
 def test_what_is_stored_with_the_last_breath_is_not_lost(rig: Rig) -> None:
     daemon, _ = rig.both()
     daemon.say(protocol.Upgrade(sys.executable))
