@@ -165,6 +165,10 @@ def _program(name: str, options: dict[str, str], folder: str, common: _Common) -
         if key in _DROPPED:
             app.drop(key, _DROPPED[key])
             continue
+        log = options.get(key.removesuffix("_maxbytes"), "/").strip() if key.endswith("_maxbytes") else "/"
+        if raw.strip() == "0" and _is_no_file(log):
+            app.done(key)  # of /dev/stdout it has to be
+            continue
         if key in _LOGS and "%(process_num)" in raw:
             app.drop(key, "all workers write to one log, each line marked")
             continue
@@ -293,8 +297,12 @@ def _autostart(app: Imported, value: str, source: str) -> None:
         app.look(source, "pyworker start FILE starts all of it; leave this one out with --only, or stop it once")
 
 
+def _is_no_file(value: str) -> bool:
+    return value.lower() in _NO_FILE or value.startswith(("/dev/", "/proc/"))
+
+
 def _log(app: Imported, value: str, source: str) -> None:
-    if value.lower() in _NO_FILE or value.startswith(("/dev/", "/proc/")):
+    if _is_no_file(value):
         app.drop(source, "logs are files of pyworker's own: pyworker logs")
     elif "file" in app.table.get("logs", {}):
         if app.table["logs"]["file"] != value:

@@ -182,6 +182,11 @@ def test_a_relative_path_of_supervisor_is_from_where_supervisord_runs() -> None:
     assert (web.table["cwd"], web.table["command"]) == (os.path.abspath("d"), ["x", os.path.abspath("d/c")])
 
 
+def test_that_the_terminal_of_a_container_is_not_rotated_needs_no_look() -> None:
+    (web,) = supervisor.read("[program:web]\ncommand=x\nstdout_logfile=/dev/stdout\nstdout_logfile_maxbytes=0\n").apps
+    assert (web.review, web.table.get("logs")) == ([], None)
+
+
 def test_a_program_of_supervisor_knows_the_name_of_its_group() -> None:
     text = "[program:web]\ncommand=x %(group_name)s\n[program:alone]\ncommand=x %(group_name)s\n"
     web, alone = supervisor.read(text, "/etc", [("/etc/more.conf", "[group:shop]\nprograms = api, web\n")]).apps
