@@ -291,6 +291,9 @@ class Dispatchers:
             feed, inbox = (store.get(fd_name(kind, app.name, slot)) for kind in ("feed", "inbox"))
             if feed is not None and inbox is not None:
                 yield d.Inbox(slot), (feed, inbox), ("inbox", slot)
+            elif slot not in self._wanted_slots(app):
+                # its feed was never stored: the daemon that made it was killed in between
+                store.remove(fd_name("inbox", app.name, slot))
 
     def _news_of(self, app: App, handle: DispatcherHandle, worker: WorkerHandle, stopping: bool) -> Iterator[_News]:
         via, serial, told = _via(app, worker), worker.id.serial, handle.told

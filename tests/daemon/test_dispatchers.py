@@ -137,6 +137,14 @@ def test_a_dispatcher_is_told_all_that_is_so_and_from_then_on_what_changes(ends:
     assert (handed.said(), handed.store) == ([], {})
 
 
+def test_half_of_a_pair_that_a_killed_daemon_has_left_is_dropped_with_its_slot(ends: tuple[socket.socket, socket.socket]) -> None:
+    handed = Handed(ends)
+    del handed.store["feed.api.1"], handed.store["feed.api.2"]
+    handed.wanted = [2]
+    assert handed.said() == [d.Begin(), d.Listen(0), d.Listen(1), d.Settled()]
+    assert sorted(handed.store) == ["inbox.api.2"]
+
+
 def test_one_that_could_not_take_what_it_was_told_is_told_all_of_it_again(ends: tuple[socket.socket, socket.socket]) -> None:
     """For want of descriptors: it says that it is up, again."""
     handed = Handed(ends)
