@@ -224,6 +224,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--long", action="store_true", help="an hour unless --seconds says otherwise")
     options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended so it leaves nothing running, too
     seconds = options.seconds or (HOUR if options.long else 40.0)
     again = (
         f"python -m tests.chaos.chaos --seed {options.seed} --seconds {seconds:g}{' --long' if options.long else ''}"

@@ -11,6 +11,7 @@ import argparse
 import itertools
 import os
 import shutil
+import signal
 import sys
 import time
 from typing import NamedTuple
@@ -90,6 +91,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended so it leaves nothing running, too
     total = announced = 0
     failed = False
     for cell in MATRIX:

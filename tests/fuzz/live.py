@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import socket
 import sys
 import time
@@ -172,6 +173,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended so it leaves nothing running, too
     print(f"fuzz: live, seed {options.seed}", flush=True)
     with running() as pw:
         wrong = run(pw, options.messages, options.seed)

@@ -127,6 +127,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--commands", type=int, default=1000)
     parser.add_argument("--reloads", type=int, default=1000)
     options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended so it leaves nothing running, too
     with running() as pw:
         wrong = run(pw, vars(options))
     for text in wrong:
