@@ -140,5 +140,6 @@ def _connection(fd: int, made: type[socket.SocketType]) -> tuple[socket.SocketTy
         return connection, local
     connection.detach()
     if isinstance(local, tuple):
-        return made(socket.AF_INET6, STREAM, 0, fileno=fd), local
+        connection = made(socket.AF_INET6, STREAM, 0, fileno=fd)
+        return connection, connection.getsockname()  # as of IPv4 it was cut after the first part
     return made(socket.AF_UNIX, STREAM, 0, fileno=fd), None

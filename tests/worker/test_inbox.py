@@ -25,6 +25,7 @@ class Post:
         self.reader, self.writer = socketpair()
         self.served: list[socket.SocketType] = []
         self.kinds: list[bool] = []
+        self.addresses: list[Any] = []
 
     def put(self, count: int = 1) -> None:
         for _ in range(count):
@@ -38,6 +39,7 @@ class Post:
     def serve(self, connection: socket.SocketType, unix: bool, addresses: Any, early: bool) -> None:
         self.served.append(connection)
         self.kinds.append(unix)
+        self.addresses.append(addresses)
 
     def left(self) -> int:
         count = 0
@@ -95,6 +97,7 @@ def test_a_connection_is_of_the_family_that_its_listener_was(post: Post, family:
             with accepted:
                 assert send_packet(post.writer, HAND_OVER, [accepted.fileno()])
             await until(lambda: len(post.served) == 1)
+            assert post.addresses == [None if family == socket.AF_UNIX else (None, listener.getsockname())]
         await inbox.stop(to_empty=False)
 
     asyncio.run(live())
