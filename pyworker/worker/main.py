@@ -128,11 +128,9 @@ class _Worker:
         self._channel: Channel = birth.channel
         self._row = Row.mapped(birth.board_fd, birth.row)
         self._going = not birth.held
-        self._drain: asyncio.Future[w.Drain] | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ready = False
-        self._signals = 0
 
     async def live(self) -> int:
         loop = self._loop = asyncio.get_running_loop()
@@ -142,7 +140,7 @@ class _Worker:
         untried = self._kind == "uvloop" and exclusive and not birth.takes_turns
         if untried and not await can_loop_take_turns(loop):
             raise NotSupported
-        self._drain = loop.create_future()
+        self._drain: asyncio.Future[w.Drain] = loop.create_future()
         signals = {name: getattr(signal, f"SIG{name}") for name in ("TERM", "INT", birth.app.stop.signal)}
         for name, number in signals.items():
             loop.add_signal_handler(number, self._on_signal, name)
@@ -231,13 +229,12 @@ class _Worker:
         self._ticking = self._loop.call_later(_TICK, self._tick)
 
     def _begin(self, order: w.Drain) -> None:
-        if self._drain is not None and not self._drain.done():
+        if not self._drain.done():
             self._drain.set_result(order)
 
     # ---- what comes in -----------------------------------------------------------------------------
     def _on_signal(self, name: str) -> None:
-        self._signals += 1
-        if self._signals > 1 or (self._drain is not None and self._drain.done()):
+        if self._drain.done():
             # asked again: leave at once, by the very signal, so that the status tells the truth
             number = getattr(signal, f"SIG{name}")
             self._loop.remove_signal_handler(number)
@@ -268,7 +265,7 @@ class _Worker:
                     task.add_done_callback(self._tasks.discard)
             case w.Kick():
                 self._accepts.try_once()
-            case w.Drain() if self._drain is not None and self._drain.done():
+            case w.Drain() if self._drain.done():
                 self._server.cut_in(message.timeout)  # it is another time now
             case w.Drain():
                 self._begin(message)
@@ -287,7 +284,6 @@ class _Worker:
         self._channel.send(w.Accepting())
 
     async def _begin_accepting(self) -> None:
-        assert self._drain is not None
         if self._accepts.accepting or self._drain.done():
             return
         try:
