@@ -29,6 +29,8 @@ NIGHTLY, OFTEN = parse("30 2 * * *"), parse("*/15 * * * *")
         (OFTEN, "2026-03-28 02:30", "2026-03-28 02:30", False),
         (NIGHTLY, "2026-03-28 02:28", "2026-03-28 02:31", True),  # a busy machine: late, not never
         (OFTEN, "2026-03-28 02:28", "2026-03-28 02:31", True),
+        (NIGHTLY, "2026-03-28 01:00", "2026-03-28 04:00", True),  # by three hours at most
+        (NIGHTLY, "2026-03-28 01:00", "2026-03-28 04:01", False),
         (NIGHTLY, "2026-11-23 12:00", "2026-11-24 12:00", False),  # the clock was set: nothing is made up for
         (NIGHTLY, "2026-11-24 12:00", "2026-11-23 02:30", True),
         (NIGHTLY, "2026-11-24 02:31", "2026-11-24 02:30", False),  # it was set back by a moment
@@ -42,7 +44,8 @@ def test_a_job_runs_once_whatever_the_clock_is_set_to(table: Timetable, last: st
 def test_the_next_look_follows_a_clock_that_was_set_back_far_and_not_one_that_was_by_little() -> None:
     noon = minute("2026-11-24 12:00")
     assert cron.latest(noon, minute("2026-11-23 12:00")) == minute("2026-11-23 12:00")
-    assert cron.latest(noon, minute("2026-11-24 11:00")) == noon
+    assert cron.latest(noon, minute("2026-11-24 09:00")) == noon
+    assert cron.latest(noon, minute("2026-11-24 08:59")) == minute("2026-11-24 08:59")
 
 
 BEGINS, ENDS = "2026-03-29", "2026-10-25"  # in Berlin: 02:00 CET is 03:00 CEST, 03:00 CEST is 02:00 CET
