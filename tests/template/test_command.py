@@ -1,12 +1,15 @@
 """What the launcher asks of a channel before it becomes a command or a script."""
 
+import errno
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pyworker.protocol import wire
 from pyworker.protocol.worker import Drain, Go, Hello, Kick
-from pyworker.template.command import is_given_up
+from pyworker.template.command import find, is_given_up
 from pyworker.unix.fds import socketpair
 from pyworker.worker.channel import Channel, Received
 
@@ -49,3 +52,32 @@ def test_what_a_worker_was_told_meanwhile_is_left_for_it(ends: Ends, message: Go
     daemon.sock.send(wire.encode(message))
     assert not is_given_up(worker)
     assert worker.receive() == Received(message, -1)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "found"),
+    [
+        ("run", "first:second", "second/run"),  # the first one is no program
+        ("run", "gone:first/run:second", "second/run"),  # nor are these folders
+        ("tool", ":second", "./tool"),
+        ("folder", "first", errno.EACCES),
+        ("run", "first", errno.EACCES),
+        ("nothing", "first:second", errno.ENOENT),
+        ("first/run", "second", errno.EACCES),
+        ("second/run", "", "second/run"),
+        ("second/nothing", "second", errno.ENOENT),
+    ],
+)
+def test_a_command_is_looked_for_as_a_shell_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, path: str, found: str | int
+) -> None:
+    for file, mode in (("first/run", 0o644), ("second/run", 0o755), ("tool", 0o755)):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch(mode)
+    (tmp_path / "first" / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    if isinstance(found, str):
+        assert find(name, {"PATH": path}) == found
+        return
+    with pytest.raises(OSError, match=os.strerror(found)):
+        find(name, {"PATH": path})

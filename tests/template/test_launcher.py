@@ -154,6 +154,16 @@ def test_held_command_waits_for_go(daemon: Any) -> None:
     assert d.reap(worker.pid) == 0
 
 
+def test_held_command_whose_daemon_is_gone_never_runs(daemon: Any) -> None:
+    d = command(daemon, "/bin/sh", "-c", "echo ran")
+    worker = d.launch("command", slot=1, held=True)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    worker.sock.shutdown(socket.SHUT_RDWR)
+    assert d.reap(worker.pid) == 0
+    assert worker.read_out() == b""
+
+
 def test_command_with_notify_says_itself_when_it_is_ready(daemon: Any) -> None:
     d = command(daemon, "/bin/true", ready="notify")
     worker = d.launch("command", slot=1)
