@@ -392,6 +392,27 @@ def test_what_was_queued_before_is_served_outside_of_every_task() -> None:
     assert tasks == [None]
 
 
+@pytest.mark.parametrize(("host", "is_known"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_our_own_address_is_told_where_all_connections_have_the_same(host: str, is_known: bool) -> None:
+    told: list[tuple[socket.SocketType, Any]] = []
+
+    async def scenario() -> None:
+        listener = tcp_listener(host)
+        address = "127.0.0.1", listener.getsockname()[1]
+        accepts = AcceptLoop(
+            asyncio.get_running_loop(), [listener], lambda connection, _, addresses, __: told.append((connection, addresses)), exclusive=False
+        )  # fmt: skip
+        await accepts.start()
+        with socket.create_connection(address) as client:
+            await settled(lambda: told)
+            assert told[0][1] == (client.getsockname(), address if is_known else None)
+        await accepts.stop(to_empty=False)
+
+    with asyncio.Runner(loop_factory=lambda: new_loop("asyncio")) as runner:
+        runner.run(scenario())
+    os.close(told[0][0].detach())
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_held_back_worker_leaves_connections_to_siblings_and_comes_back(at_once: bool) -> None:
     served: list[socket.socket] = []

@@ -13,7 +13,7 @@ import pytest
 
 from pyworker.config.schema import HttpConfig, LimitsConfig, StopConfig
 from pyworker.protocol.scoreboard import F
-from pyworker.protocol.worker import Accepting, Check, Drain, Drained, Failed, Go, Hello, Ready, Recycle
+from pyworker.protocol.worker import Accepting, Check, Drain, Drained, Failed, Go, Hello, Notice, Ready, Recycle
 from tests.support.fake_daemon import FakeDaemon, Peer
 from tests.support.wait import wait_until
 from tests.worker.conftest import answer, get, request
@@ -65,6 +65,16 @@ def test_drain_of_the_last_worker_serves_all_that_is_queued(daemon: Any) -> None
 def test_drain_before_go_ends_at_once(daemon: Any) -> None:
     d = daemon()
     worker = born(d, held=True)
+    worker.send(Drain(10.0, to_empty=False))
+    assert worker.expect(Drained) == Drained(0, 0)
+    assert d.reap(worker.pid) == 0
+
+
+def test_drain_before_the_app_is_up_ends_at_once(daemon: Any, folder: Path) -> None:
+    (folder / "shop.py").write_text("import asyncio\nasync def app(scope, receive, send): await asyncio.sleep(600)\n")
+    d = daemon()
+    worker = d.fork(d.load(), 1)
+    worker.expect(Hello)
     worker.send(Drain(10.0, to_empty=False))
     assert worker.expect(Drained) == Drained(0, 0)
     assert d.reap(worker.pid) == 0
@@ -192,6 +202,19 @@ def test_connections_that_come_while_the_one_thread_streams_are_left_to_others_a
             assert (answer(first), answer(late)) == (b"ok", b"ok")
     worker.send(Drain(10.0, to_empty=False))
     worker.expect(Drained)
+
+
+def test_where_no_loop_can_take_turns_the_worker_says_so_and_serves(daemon: Any, folder: Path) -> None:
+    """As where nothing is known of a process's epolls (/proc/self/fdinfo)."""
+    blind = "from pyworker.worker import accept\naccept.registered = dict\naccept.waiting_for = lambda _: ()\n"
+    (folder / "shop.py").write_text(blind + (folder / "shop.py").read_text())
+    d = daemon(loop="uvloop")
+    worker = d.fork(d.load(), 1)
+    worker.expect(Hello)
+    assert worker.expect(Notice).text == "this uvloop cannot take turns in accepting; the asyncio loop is used instead"
+    assert worker.expect(Ready).serving
+    assert get(d.listeners[0].getsockname()) == str(worker.pid).encode()
+    assert b"cannot take turns in accepting (no epoll of this process waits for the listener); accepting without" in worker.read_err()
 
 
 def test_check_is_served_before_go_and_not_counted(daemon: Any) -> None:
