@@ -26,6 +26,7 @@ class Post:
         self.served: list[socket.SocketType] = []
         self.kinds: list[bool] = []
         self.addresses: list[Any] = []
+        self.early: list[bool] = []
 
     def put(self, count: int = 1) -> None:
         for _ in range(count):
@@ -40,6 +41,7 @@ class Post:
         self.served.append(connection)
         self.kinds.append(unix)
         self.addresses.append(addresses)
+        self.early.append(early)
 
     def left(self) -> int:
         count = 0
@@ -75,7 +77,9 @@ def test_it_takes_what_was_there_before_it_and_what_comes(post: Post) -> None:
         post.put(40)
         await until(lambda: len(post.served) == 43)
         assert all(post.kinds)
+        assert all(post.early)
         assert not any(os.get_inheritable(connection.fileno()) for connection in post.served)
+        assert not any(os.get_blocking(connection.fileno()) for connection in post.served)
         await inbox.stop(to_empty=False)
 
     asyncio.run(live())
@@ -114,8 +118,8 @@ def test_what_comes_after_it_has_stopped_is_left_to_its_successor(post: Post) ->
         post.put(1)
 
     asyncio.run(live())
-    assert post.left() + len(post.served) == 3
-    assert post.left() == 0
+    assert post.left() == 3
+    assert not post.served
 
 
 def test_it_takes_nothing_while_it_is_held(post: Post) -> None:
@@ -144,7 +148,8 @@ def test_one_that_has_stopped_may_be_held_and_let_go(post: Post) -> None:
     asyncio.run(live())
 
 
-def test_it_takes_none_that_it_has_no_descriptor_for(post: Post) -> None:
+@pytest.mark.parametrize(("room", "taken"), [(50, 30), (0, 0)])
+def test_it_takes_none_that_it_has_no_descriptor_for(post: Post, room: int, taken: int) -> None:
     async def live() -> None:
         inbox = post.loop()
         await inbox.start()
@@ -152,11 +157,11 @@ def test_it_takes_none_that_it_has_no_descriptor_for(post: Post) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         lowest_free = os.dup(0)
         os.close(lowest_free)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 50, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + room, hard))
         try:
-            await until(lambda: len(post.served) >= 30)
             await until(lambda: inbox._paused is not None)
-            assert len(post.served) < 50
+            assert taken <= len(post.served) <= room
+            assert not asyncio.get_running_loop().remove_reader(inbox._inbox.fileno())  # it would spin
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         await until(lambda: len(post.served) == 100)
@@ -170,9 +175,13 @@ def test_the_last_worker_takes_all_up_to_the_word_that_it_is_all(post: Post) -> 
         inbox = post.loop()
         await inbox.start()
         post.put(3)
+        stopping = asyncio.ensure_future(inbox.stop(to_empty=True))
+        await until(lambda: len(post.served) == 3)
+        post.put(1)  # the dispatcher had it still
         send_packet(post.writer, LAST)
-        await inbox.stop(to_empty=True)
-        assert len(post.served) == 3
+        await stopping
+        assert len(post.served) == 4
+        assert not any(post.early)
 
     asyncio.run(live())
 
@@ -226,3 +235,63 @@ def test_no_connection_has_the_time_out_that_the_app_gives_its_sockets(post: Pos
     finally:
         socket.setdefaulttimeout(None)
     assert not post.served[0].timeout  # else a look at what has come waits for it
+
+
+def test_one_that_is_full_in_the_middle_of_a_turn_leaves_the_rest_to_others(post: Post) -> None:
+    async def live() -> None:
+        def serve(*given: Any) -> None:
+            post.serve(*given)
+            inbox.hold(True)
+
+        inbox = InboxLoop(asyncio.get_running_loop(), post.reader.dup(), serve)
+        post.put(3)
+        await inbox.start()
+        await until(lambda: bool(post.served))
+        await inbox.stop(to_empty=False)
+
+    asyncio.run(live())
+    assert len(post.served) == 1
+    assert post.left() == 2
+
+
+def test_one_that_may_have_few_descriptors_keeps_some_free_and_takes_connections(post: Post) -> None:
+    async def live() -> None:
+        inbox = post.loop()
+        await inbox.start()
+        post.put(1)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free * 4 // 3 + 2, hard))
+        try:
+            await until(lambda: len(post.served) == 1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await inbox.stop(to_empty=False)
+
+    asyncio.run(live())
+
+
+def test_the_last_worker_goes_on_after_a_connection_for_which_it_had_no_descriptor(
+    post: Post, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def live() -> None:
+        inbox = post.loop()
+        await inbox.start()
+        post.put(2)
+        send_packet(post.writer, LAST)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+        try:
+            stopping = asyncio.ensure_future(inbox.stop(to_empty=True))
+            await until(lambda: inbox._paused is not None)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await stopping
+        inbox._resume()  # the pause is over, and so is all
+
+    asyncio.run(live())
+    assert len(post.served) == 1  # the kernel has closed the other
+    assert "cannot take connections: too many open files; trying again" in capsys.readouterr().err
