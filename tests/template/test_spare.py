@@ -16,6 +16,7 @@ from pyworker.protocol.template import Fork, ForkFailed, Parked, Ping, Pong, Ret
 from pyworker.protocol.worker import Hello, Ready
 from pyworker.template import spare
 from pyworker.template.spare import Spares
+from pyworker.unix.fds import socketpair
 from pyworker.unix.process import is_stopped
 from tests.support.fake_daemon import spares
 from tests.support.pyworker import KERNEL
@@ -269,3 +270,9 @@ def test_a_spare_that_ends_before_it_is_known_is_none() -> None:
     kept = Spares(os.getppid, wanted=True)
     assert kept.make() is None
     assert kept.fileno() == -1
+
+
+def test_a_spare_whose_template_is_gone_just_leaves() -> None:
+    ours, theirs = socketpair()
+    ours.close()
+    assert spare.park(theirs, 0) is None
