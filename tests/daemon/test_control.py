@@ -163,6 +163,7 @@ def test_bytes_after_the_request_are_thrown_away(daemon: Daemon) -> None:
         b"\xff\xfe\n",
         b"[" * 100_000 + b"\n",
         b"1" * 5000 + b"\n",
+        b"\0" * 5000 + b"\n",
         b"GET / HTTP/1.1\r\n",
         call({"type": "ps"}, surprise=1),
         call({"type": "ps", "sample": "yes"}),

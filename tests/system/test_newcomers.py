@@ -60,11 +60,14 @@ def test_a_module_that_is_in_the_folder_above_is_found_there(pw: Pyworker) -> No
 
 # ---- 2 no virtual environment, 7 a missing module ---------------------------------------------------
 def test_a_module_that_is_not_installed_comes_with_the_command_that_installs_it(pw: Pyworker) -> None:
-    pw.api("import no_such_framework\n")
+    pw.api("import no_such_framework\n", workers=4)
     error = said(pw.run("start"))
     assert "ModuleNotFoundError: No module named 'no_such_framework'" in error
     assert 'web.py", line 1' in error
+    assert error.count("Traceback") == 1, error
+    assert "importlib" not in error
     assert f"{HELP}install it: {sys.executable} -m pip install no_such_framework" in error
+    assert (pw.app()["state"], pw.pids()) == ("failed", [])
     assert pw.refuses()
 
 

@@ -52,6 +52,8 @@ def test_a_request_that_names_a_worker_to_scale_or_nothing_at_all_is_refused(pw:
     pw.ok("start", "app.toml")
     for request, why in (
         ({"type": "scale", "changes": {"api.2": "1"}}, "api.2 is a worker: this is done with whole apps"),
+        ({"type": "scale", "changes": {"api": "many"}}, "cannot scale to 'many'"),
+        ({"type": "start", "inline": {"target": 5}, "cwd": "/"}, "`target` must be text, not 5"),
         ({"type": "stack", "selectors": []}, "no app is named"),
         ({"type": "send", "selectors": [], "text": "1"}, "no app is named"),
         ({"type": "stop", "selectors": []}, "no app is named"),

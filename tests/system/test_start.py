@@ -154,37 +154,6 @@ def test_an_import_that_hangs_is_said_with_its_place(pw: Pyworker) -> None:
     assert "does the import wait for something?" in done.stderr
 
 
-def test_an_app_that_does_not_import_shows_one_traceback_and_leaves_nothing(pw: Pyworker) -> None:
-    pw.api("import no_such_module_of_ours\n", workers=4)
-    done = pw.run("start", "app.toml")
-    assert done.returncode == 1
-    assert done.stderr.count("Traceback") == 1, done.stderr
-    assert "ModuleNotFoundError: No module named 'no_such_module_of_ours'" in done.stderr
-    assert 'web.py", line 1' in done.stderr
-    assert "importlib" not in done.stderr
-    assert pw.app()["state"] == "failed"
-    assert pw.pids() == []
-    assert pw.refuses()
-
-
-def test_a_missing_attribute_lists_what_there_is(pw: Pyworker) -> None:
-    pw.api(ASGI.replace("async def app(", "async def application("))
-    done = pw.run("start", "app.toml")
-    assert done.returncode == 1
-    assert "application" in done.stderr
-
-
-def test_a_port_in_use_names_its_owner(pw: Pyworker) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", pw.port))
-        taken.listen()
-        pw.api(ASGI)
-        done = pw.run("start", "app.toml")
-        assert done.returncode == 1
-        assert "already in use" in done.stderr
-        assert str(os.getpid()) in done.stderr
-
-
 def test_a_port_in_use_by_an_app_of_ours_is_no_reason_to_kill_its_daemon(pw: Pyworker) -> None:
     pw.api(ASGI)
     pw.ok("start", "app.toml")
@@ -261,7 +230,8 @@ def test_the_home_is_private_and_the_daemon_is_detached(pw: Pyworker) -> None:
     pw.api(ASGI)
     pw.ok("start", "app.toml")
     assert stat.S_IMODE(os.stat(pw.home).st_mode) == 0o700
-    assert stat.S_IMODE(os.stat(os.path.join(pw.home, "control.sock")).st_mode) == 0o600
+    for name in ("control.sock", "apps.json", "events.jsonl"):
+        assert stat.S_IMODE(os.stat(os.path.join(pw.home, name)).st_mode) == 0o600, name
     ours = os.getsid(0)
     for role in ("guardian", "daemon", "logger"):
         pid = pw.role(role)
