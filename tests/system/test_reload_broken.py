@@ -1,4 +1,4 @@
-"""Versions that start and are broken all the same: the old one serves on, exit 1, the cause is named and the next step."""
+"""Broken versions, some of which start: the old one serves on, exit 1, the cause is named and the next step."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ STARTS = 'await send({"type": message["type"] + ".complete"})'
 FIRST = "async def app(scope, receive, send):\n"
 
 BROKEN = {
+    "does not import": ("import no_such_module_of_ours\n", "", "No module named 'no_such_module_of_ours'", "pip install"),
+    "hangs at import": ("import time\ntime.sleep(3600)\n", "", "took more than 2 s", "ready_timeout"),
+    "dies at import": ("import os\nos.kill(os.getpid(), 11)\n", "", "SEGV", ""),
+    "a failing lifespan": (
+        ASGI.replace('message["type"] + ".complete"', '"lifespan.startup.failed", "message": "no database"'), "", "no database", "",
+    ),
     "never ready": (ASGI.replace(STARTS, "await asyncio.sleep(3600)"), "", "2 s", "ready_timeout"),
     "ready, then dies": (
         ASGI.replace(STARTS, STARTS + '\n            print("no more disk", flush=True) or os._exit(9)'), "", "no more disk", "",
@@ -38,7 +44,7 @@ def test_the_old_version_serves_on(pw: Pyworker, how: str) -> None:
     pw.api(ASGI, tables=TABLES + tables)
     pw.ok("start", "app.toml")
     before = pw.pids()
-    pw.api(version(source, "two"), tables=(HASTY if how == "never ready" else TABLES) + tables)
+    pw.api(version(source, "two"), tables=(HASTY if how in ("never ready", "hangs at import") else TABLES) + tables)
     with Load(pw.port, "new", "keep") as load:
         load.wait_more(10)
         done = pw.run("reload", "api")
