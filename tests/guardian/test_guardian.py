@@ -257,17 +257,7 @@ def test_peer_that_answers_pings_stays(start: OPEN_RIGS) -> None:
     assert not gone(logger.pid)
 
 
-@pytest.mark.parametrize(
-    "rubbish",
-    [
-        b"\xff\xfe",
-        b"[" * 4000,
-        b"{}",
-        b'{"type":"store","names":["x"]}',
-        b'{"type":"collected","pids":["1"]}',
-        b"x" * 70_000,
-    ],
-)
+@pytest.mark.parametrize("rubbish", [b"\xff\xfe", b'{"type":"store","names":["x"]}', b"x" * 70_000])
 def test_rubbish_is_ignored_with_a_line_in_the_log(start: OPEN_RIGS, rubbish: bytes) -> None:
     rig = start()
     daemon, logger = rig.both()

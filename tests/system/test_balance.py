@@ -17,12 +17,7 @@ from tests.support.sources import ASGI, WSGI
 from tests.support.turns import assert_turns
 
 WORKERS = 4
-RUNTIMES = [
-    pytest.param(ASGI, "uvloop", 1, id="asgi-uvloop"),
-    pytest.param(ASGI, "asyncio", 1, id="asgi-asyncio"),
-    pytest.param(WSGI, "uvloop", 1, id="wsgi-uvloop"),
-    pytest.param(WSGI, "asyncio", 4, id="wsgi-threads-asyncio"),
-]
+RUNTIMES = [pytest.param(ASGI, "uvloop", 1, id="asgi"), pytest.param(WSGI, "asyncio", 4, id="wsgi-threads")]
 
 
 def ask(family: int, address: Any) -> str:
@@ -63,9 +58,8 @@ def test_turns_are_kept_on_ipv6_and_on_a_unix_socket(pw: Pyworker) -> None:
     assert not os.path.exists(path)
 
 
-@pytest.mark.parametrize(("source", "loop"), [(ASGI, "uvloop"), (WSGI, "asyncio")])
-def test_a_blocked_worker_delays_nobody(pw: Pyworker, source: str, loop: str) -> None:
-    pw.api(source, workers=WORKERS, top=f'loop = "{loop}"')
+def test_a_blocked_worker_delays_nobody(pw: Pyworker) -> None:
+    pw.api(ASGI, workers=WORKERS)
     pw.ok("start", "app.toml")
     blocked: list[str] = []
     thread = threading.Thread(target=lambda: blocked.append(pw.get("/block")))
@@ -77,12 +71,6 @@ def test_a_blocked_worker_delays_nobody(pw: Pyworker, source: str, loop: str) ->
     thread.join(LONG)
     assert blocked[0] not in others
     assert len(others) == WORKERS - 1
-
-
-def test_shared_balance_serves_with_every_kind_of_loop(pw: Pyworker) -> None:
-    pw.api(ASGI, workers=2, top='balance = "shared"')
-    pw.ok("start", "app.toml")
-    assert {int(pw.get().split()[1]) for _ in range(100)} <= set(pw.pids())
 
 
 def test_the_connections_of_a_dead_worker_go_to_the_others(pw: Pyworker) -> None:

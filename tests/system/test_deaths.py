@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.load import Load
 from tests.support.pyworker import KERNEL, LONG, Pyworker, alive, kill
-from tests.support.sources import ASGI, WAITS, version
+from tests.support.sources import ASGI, version
 from tests.support.wait import wait_until
 
 ROLES = ("daemon", "guardian", "template", "logger")
@@ -201,19 +201,6 @@ def test_what_is_stopped_leaves_no_spare(pw: Pyworker) -> None:
     assert not pw.spares()
 
 
-def test_the_daemon_dies_again_and_again(pw: Pyworker) -> None:
-    pw.api(ASGI)
-    pw.ok("start", "app.toml")
-    pids = pw.pids()
-    with Load(pw.port, "new") as load:
-        for _ in range(4):
-            victim = pw.role("daemon")
-            kill(victim)
-            wait_until(lambda: pw.run("ps").returncode == 0 and pw.role("daemon") != victim, LONG, "another daemon")  # noqa: B023
-    assert load.lost == []
-    assert pw.pids() == pids
-
-
 def test_without_guardian_and_daemon_the_workers_end_and_the_port_is_closed(pw: Pyworker) -> None:
     pw.api(ASGI)
     pw.ok("start", "app.toml")
@@ -228,27 +215,6 @@ def test_without_guardian_and_daemon_the_workers_end_and_the_port_is_closed(pw: 
     # and a start begins anew in the same home
     pw.ok("start", "app.toml")
     assert pw.get().startswith("one")
-
-
-def test_the_daemon_dies_in_the_middle_of_a_reload(pw: Pyworker) -> None:
-    pw.api(ASGI, workers=3)
-    pw.ok("start", "app.toml")
-    pw.write("web.py", WAITS + version(ASGI, "two"))  # so that the kill comes between template and commit
-    with Load(pw.port, "new", "keep") as load:
-        reload = pw.popen("reload", "api")
-        wait_until(lambda: pw.app()["state"] == "reloading", LONG, "the reload to begin")
-        kill(pw.role("daemon"))
-        pw.write("go", "")
-        reload.communicate(timeout=60)
-        app = pw.wait_steady()
-        assert app["state"] == "running"
-        load.wait_more(50)
-        # whether it went on or was given up, the next one comes in
-        pw.write("web.py", version(ASGI, "three"))
-        pw.ok("reload", "api")
-        assert pw.get().startswith("three")
-        pw.wait_steady()
-    assert load.lost == []
 
 
 def test_a_command_that_was_just_started_is_ready_though_the_daemon_died(pw: Pyworker) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 
 from pyworker.protocol.logs import JOURNAL
-from tests.support.pyworker import LONG, Pyworker, kill
+from tests.support.pyworker import LONG, Pyworker
 from tests.support.sources import ASGI
 from tests.support.wait import wait_until
 
@@ -49,21 +49,6 @@ def test_a_log_that_is_inherited_is_a_file_under_the_daemon_and_start_says_which
     assert f"here the log is {pw.home}/logs/api.log" in done.stderr
     pw.get("/print/one")
     wait_until(lambda: said(pw, "said /print/one"), LONG, "the line")
-
-
-def test_no_line_is_lost_when_the_logger_or_the_daemon_is_killed(pw: Pyworker) -> None:
-    pw.api(PRINTS)
-    pw.ok("start", "app.toml")
-    for number, role in enumerate(("logger", "daemon", "guardian")):
-        pw.get(f"/print/before-{number}")
-        wait_until(lambda: said(pw, f"/print/before-{number}"), LONG, "the line before")  # noqa: B023
-        victim = pw.role(role)
-        kill(victim)
-        pw.get(f"/print/while-{number}")
-        wait_until(lambda: pw.status() and pw.role(role) not in (0, victim), LONG, f"another {role}")  # noqa: B023
-        pw.get(f"/print/after-{number}")
-        for word in ("while", "after"):
-            wait_until(lambda: said(pw, f"/print/{word}-{number}"), LONG, f"the line {word}")  # noqa: B023
 
 
 def test_the_last_words_of_a_worker_that_crashed_are_kept(pw: Pyworker) -> None:

@@ -170,15 +170,6 @@ def test_a_successor_is_named_before_it_is_ready_to_take_a_hangup_and_then_takes
     assert pw.get() == "one"
 
 
-def test_a_daemon_that_is_killed_is_replaced_without_a_word_to_the_manager(pw: Pyworker, manager: Manager) -> None:
-    manager.wait_for("READY=1")
-    before = pw.pids()
-    kill(pw.role("daemon"))
-    pw.wait_steady()
-    assert pw.pids() == before
-    assert manager.process.poll() is None
-
-
 def test_a_second_one_for_the_same_home_says_who_has_it(pw: Pyworker, manager: Manager) -> None:
     manager.wait_for("READY=1")
     second = pw.run("daemon", "run")
