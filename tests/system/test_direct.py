@@ -38,8 +38,7 @@ def start(pw: Pyworker, script: str) -> None:
     pw.run("start", "app.toml")  # it may lose the daemon that it asked
 
 
-@pytest.mark.parametrize("script", [PLAIN, REDIRECTED, OWN_ENVIRONMENT])
-@pytest.mark.parametrize("point", ["launch.started", "spawn.claim"])
+@pytest.mark.parametrize(("point", "script"), [("launch.started", REDIRECTED), ("spawn.claim", OWN_ENVIRONMENT)])
 def test_a_command_whose_pid_could_not_be_told_is_found_and_not_started_twice(pw: Pyworker, point: str, script: str) -> None:
     pw.make_failpoints()
     passed = pw.arm(point, "kill") + ".hit"

@@ -52,7 +52,7 @@ def test_a_reload_with_an_env_file_that_cannot_be_used_does_not_happen(
     assert pw.get().startswith("again")
 
 
-@pytest.mark.parametrize("killed", ["worker", "template+worker", "daemon+worker", "guardian"])
+@pytest.mark.parametrize("killed", ["template+worker", "daemon+worker", "guardian"])
 def test_what_is_made_again_of_a_generation_has_the_values_that_it_began_with(
     pw: Pyworker, greeting: str, killed: str
 ) -> None:

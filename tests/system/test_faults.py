@@ -77,11 +77,10 @@ def test_daemon_that_cannot_fork_is_started_again_when_that_has_passed(pw: Pywor
     assert pw.pids() == pids
 
 
-@pytest.mark.parametrize("fault", ["EIO", "ENOSPC"])
-def test_reload_that_cannot_write_down_what_is_wanted_does_not_happen(pw: Pyworker, fault: str) -> None:
+def test_reload_that_cannot_write_down_what_is_wanted_does_not_happen(pw: Pyworker) -> None:
     started(pw)
     pids = pw.pids()
-    path = pw.arm("save.before_rename", f"raise:{fault} always")
+    path = pw.arm("save.before_rename", "raise:ENOSPC always")
     pw.write("web.py", version(ASGI, "two"))
     done = pw.run("reload", "api")
     assert done.returncode == 1, done.stderr
@@ -94,7 +93,7 @@ def test_reload_that_cannot_write_down_what_is_wanted_does_not_happen(pw: Pywork
     assert pw.get().startswith("two")
 
 
-@pytest.mark.parametrize("fault", ["EAGAIN", "EMFILE", "ETOOMANYREFS"])
+@pytest.mark.parametrize("fault", ["EAGAIN", "EMFILE"])
 def test_worker_that_cannot_be_made_is_tried_again_without_a_spin(pw: Pyworker, fault: str) -> None:
     started(pw)
     first, second = pw.pids()
