@@ -32,9 +32,9 @@ server.listen(%d);
 """
 
 
-BALANCING = Path(__file__).resolve().parents[2] / "docs" / "balancing.md"
-_, ANNOUNCES = BALANCING.read_text(encoding="utf-8").split("```js\nconst server = ")  # what is said there of a server
-ANNOUNCES = ANNOUNCES.split("```")[0].partition("\n")[2]
+NODE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "node.md"
+ANNOUNCES = NODE.read_text(encoding="utf-8").partition("// idle connections")[2]  # what is said there of a server
+ANNOUNCES = ANNOUNCES.partition("```")[0].partition("\n")[2]
 
 
 def start(
