@@ -291,6 +291,7 @@ class Guardian:
         self._relieves |= logger.reason == GUARDIAN_DIED
         logger.restore(filter(keep.is_for_logger, self._store))
         logger.say(self._restore_done(logger))
+        self._name_daemon()
         self._flush(now)  # before anything can happen to us: without them it could end nothing
         self._daemon.say(self._logger_state())
 
@@ -304,6 +305,7 @@ class Guardian:
         daemon.restore(self._store)
         daemon.say(self._restore_done(daemon))
         daemon.say(self._logger_state())
+        self._name_daemon()
         if self._logger.version:
             daemon.say(m.LoggerVersion(self._logger.version))
         for pid, status in self._children.ended.items():
@@ -369,6 +371,11 @@ class Guardian:
 
     def _logger_state(self) -> m.LoggerState:
         return m.LoggerState(self._logger.pid, 0, "")
+
+    def _name_daemon(self) -> None:
+        """Tell the logger the daemon's pid; one that is about to be replaced may be of a version that does not know the word."""
+        if self._daemon.pid and not self._upgrade.is_to_replace(self._logger):
+            self._logger.say(m.DaemonState(self._daemon.pid))
 
     # ---- ended children -----------------------------------------------------------------------------
     def _find_ended(self, now: float) -> None:

@@ -79,6 +79,7 @@ class Logger:
         self._faults = Faults()
         self._unasked = float("inf") if stdout else UNASKED * tick  # one in the foreground was stopped by Ctrl-Z
         self._asked_at = time.monotonic()
+        self._daemon = 0  # its pid, as long as it may need us
 
     def run(self) -> int:
         """Read until there is nobody to read for; return the exit code."""
@@ -131,7 +132,10 @@ class Logger:
         self._flush()
         if self._channel is not None and now >= self._asked_at + self._unasked:
             self._asked_at = now
-            self._wake_guardian()
+            _wake("guardian", os.getppid())
+        is_left = self._channel is None and self._leave_at is not None and now >= self._leave_at
+        if is_left and _wake("daemon", self._daemon):
+            self._leave_at = now + ORPHANED
         if self._sweep is not None:
             self._sweep.turn(now, self._lives, self._output.specs)
 
@@ -335,6 +339,8 @@ class Logger:
             case m.Leave():
                 failpoint.hit("logger.leave")
                 self._leave_at = time.monotonic()  # what the pipes hold by now is the next one's
+            case m.DaemonState(pid):
+                self._daemon = pid
             case m.RestoreDone():
                 pass
 
@@ -414,14 +420,6 @@ class Logger:
                 return
             del self._outbox[0]
 
-    def _wake_guardian(self) -> None:
-        """Have one that is stopped go on, whose daemon has died as well: nobody else would ever start another."""
-        guardian = os.getppid()
-        if process.is_stopped(guardian):
-            say(f"the guardian (pid {guardian}) is stopped, and no daemon has replaced it: it is to go on (SIGCONT)")
-            with contextlib.suppress(OSError):
-                os.kill(guardian, signal.SIGCONT)
-
     # ---- the end of the others ----------------------------------------------------------------------
     def _guardian_gone(self) -> None:
         """Go on until the next guardian has a logger: who prints needs a reader, and nobody else would end what is left."""
@@ -438,8 +436,19 @@ class Logger:
             while os.read(self._lifeline, 64):
                 pass
         except BlockingIOError:  # a word, and not its end: the next guardian's logger has everything
+            self._daemon = 0
             self._leave_at = time.monotonic()
             return
         self._epoll.unregister(self._lifeline)
         self._leave_at = self._quiet_at = None
         self._sweep = Sweep(time.monotonic())
+
+
+def _wake(name: str, pid: int) -> bool:
+    """Have one that is stopped go on, as the other one has died: nobody else would, or would ever start another."""
+    if not process.is_stopped(pid):
+        return False
+    say(f"the {name} (pid {pid}) is stopped, and nobody is there to replace it: it is to go on (SIGCONT)")
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGCONT)
+    return True

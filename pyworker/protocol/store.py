@@ -84,6 +84,13 @@ class LoggerState:
 
 
 @record
+class DaemonState:
+    """To the logger: the daemon's pid. A guardian that dies has nobody else to wake its daemon, should that be stopped."""
+
+    pid: int
+
+
+@record
 class LoggerVersion:
     """To the daemon: the version that the running logger is."""
 
@@ -185,5 +192,5 @@ ToDaemon = Union[
     Restore, RestoreDone, Exited, Ping, Pong, Relay, Closed, LoggerState, LoggerVersion, Leave, UpgradeFailed, Missing
 ]
 FromDaemon = Union[Store, Remove, Collected, Stopping, Ping, Pong, Hello, Upgrade, StandsBy, Fate]
-ToLogger = Union[Restore, RestoreDone, Forget, Ping, Stopping, Leave]
+ToLogger = Union[Restore, RestoreDone, DaemonState, Forget, Ping, Stopping, Leave]
 FromLogger = Union[LogStats, Closed, Pong, Hello]

@@ -43,6 +43,7 @@ run.RunSpec: request= home= logs= probe= lame_duck=
 schema.ResolvedApp: config workers python env secrets uid gid groups source mtime_ns env_origins= state= from_shell= crc= env_files= users_own=
 store.Closed: names
 store.Collected: pids
+store.DaemonState: pid
 store.Exited: pid code signal core
 store.Fate: code
 store.Forget: names

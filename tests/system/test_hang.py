@@ -54,6 +54,17 @@ def test_a_stopped_guardian_whose_daemon_has_died_goes_on(pw: Pyworker) -> None:
     assert pw.pids() == pids
 
 
+def test_a_stopped_daemon_whose_guardian_has_died_goes_on(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pids, guardian, daemon = pw.pids(), pw.role("guardian"), pw.role("daemon")
+    os.kill(daemon, signal.SIGSTOP)
+    os.kill(guardian, signal.SIGKILL)
+    wait_until(lambda: pw.status().get("pid", daemon) != daemon, LONG, "the next daemon")
+    assert pw.role("guardian") == daemon
+    assert pw.pids() == pids
+
+
 def test_a_process_of_ours_in_a_busy_loop_is_replaced_and_nobody_notices(pw: Pyworker) -> None:
     pw.environ["PYWORKER_TICK"] = TICK
     pw.make_failpoints()
