@@ -128,6 +128,7 @@ class _Worker:
         self._channel: Channel = birth.channel
         self._row = Row.mapped(birth.board_fd, birth.row)
         self._going = not birth.held
+        self._cut_at = 0.0  # when the time to drain is over
         self._ticking: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ready = False
@@ -187,12 +188,12 @@ class _Worker:
         called: asyncio.Future[None] = self._loop.create_future()
         self._loop.call_soon(self._call_stops, called)
         await called
-        self._server.begin_drain(order.timeout, to_empty=order.to_empty)
+        self._server.begin_drain(self._cut_at - self._loop.time(), to_empty=order.to_empty)
         await self._accepts.stop(to_empty=order.to_empty)
         self._row[F.LEFT_AT] = time.monotonic_ns()
         report = await self._server.drained()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=max(1.0, order.timeout))
+            await asyncio.wait(self._tasks, timeout=max(1.0, self._cut_at - self._loop.time()))
         if self._ticking is not None:
             self._ticking.cancel()
         self._channel.send(w.Drained(report.requests, report.cancelled))
@@ -230,6 +231,7 @@ class _Worker:
 
     def _begin(self, order: w.Drain) -> None:
         if not self._drain.done():
+            self._cut_at = self._loop.time() + order.timeout
             self._drain.set_result(order)
 
     # ---- what comes in -----------------------------------------------------------------------------
@@ -266,7 +268,8 @@ class _Worker:
             case w.Kick():
                 self._accepts.try_once()
             case w.Drain() if self._drain.done():
-                self._server.cut_in(message.timeout)  # it is another time now
+                self._cut_at = self._loop.time() + message.timeout  # it is another time now
+                self._server.cut_in(message.timeout)
             case w.Drain():
                 self._begin(message)
             case w.Check():

@@ -287,6 +287,23 @@ def test_on_stop_callbacks_run_when_the_drain_starts(daemon: Any, folder: Path) 
     assert b"SystemExit: 4" in said
 
 
+def test_the_last_word_on_the_time_to_drain_holds_for_all_that_is_waited_for(daemon: Any, folder: Path) -> None:
+    shop = (folder / "shop.py").read_text()
+    (folder / "shop.py").write_text("import pyworker\n@pyworker.on_stop\nasync def tidy(): await asyncio.sleep(3600)\n" + shop)
+    d = daemon(http=QUICK)
+    worker = born(d)
+    with socket.create_connection(d.listeners[0].getsockname(), timeout=30) as client:
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: d.row(1)[F.IN_FLIGHT] == 1)
+        os.kill(worker.pid, signal.SIGSTOP)  # so that it hears both at once
+        worker.send(Drain(3600.0, to_empty=False))
+        worker.send(Drain(0.0, to_empty=False))
+        os.kill(worker.pid, signal.SIGCONT)
+        assert worker.expect(Drained).cancelled == 1
+        assert client.recv(4096).startswith(b"HTTP/1.1 503 ")
+    assert d.reap(worker.pid) == 0
+
+
 def test_worker_knows_who_it_is_and_its_children_inherit_nothing(daemon: Any, folder: Path) -> None:
     (folder / "shop.py").write_text("""
 import json, os, subprocess, sys, pyworker.worker
