@@ -280,11 +280,12 @@ def _python(name: str | None, cwd: str, our_python: str, found: _Found) -> str:
 
 
 def _is_archive(path: str) -> bool:
-    """Whether a file that can be executed is a line that names an interpreter, and a zip archive behind it (PEX, shiv)."""
-    # a pipe would wait for whoever writes into it
-    with contextlib.suppress(OSError), open(path, "rb", opener=lambda p, f: os.open(p, f | os.O_NONBLOCK)) as file:
-        line, begin = file.readline(512), file.read(4)
-        return line.startswith(b"#!") and begin == b"PK\3\4"
+    """Whether a regular file that can be executed is lines for an interpreter, and a zip archive behind them (PEX, shiv)."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        if file.read(2) == b"#!":
+            import zipfile  # mostly it is no script
+
+            return zipfile.is_zipfile(path)
     return False
 
 

@@ -183,11 +183,12 @@ def test_what_is_not_there_is_named(tmp_path: Path, text: str, key: str, message
     assert message in problem.message
 
 
-def test_a_program_in_an_archive_is_no_interpreter(tmp_path: Path) -> None:
+@pytest.mark.parametrize("interpreter", ["/usr/bin/env python3", "/bin/sh\nexec python3 $0"])  # as pex --sh-boot makes it
+def test_a_program_in_an_archive_is_no_interpreter(tmp_path: Path, interpreter: str) -> None:
     """It would serve, in the place of the template."""
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "__main__.py").write_text("print('serving')")
-    zipapp.create_archive(tmp_path / "src", tmp_path / "shop.pex", "/usr/bin/env python3")
+    zipapp.create_archive(tmp_path / "src", tmp_path / "shop.pex", interpreter)
     (problem,) = problems(tmp_path, '[app]\ntarget = "a:b"\npython = "shop.pex"\n')
     assert "a program in a zip archive" in problem.message
     assert f'command = ["{tmp_path}/shop.pex"]' in problem.hint
