@@ -7,6 +7,7 @@ difference is worker/script.py, which gives it the shared listener when it binds
 from __future__ import annotations
 
 import builtins
+import contextlib
 import io
 import os
 import sys
@@ -67,14 +68,20 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
         own = error.__traceback__.tb_next if error.__traceback__ is not None else None
         error.__traceback__ = own
         if not runtime.bound:
-            import zipfile  # no script that runs needs it
-
             text = "".join(traceback.format_exception(error))
             hint = ""
             if own is None and isinstance(error, FileNotFoundError):  # it was there when the config was read
                 hint = f"It was removed under the app. To look again where `script` leads: pyworker reload {app.name}"
-            elif own is None and zipfile.is_zipfile(path):
+            elif own is None and _is_zip(path):
                 hint = f'It is a zip archive, which Python runs by itself: command = ["python", "{path}"]'
             runtime.fail(Failed("import", headline.of(error), clip(text), hint))
         sys.excepthook(type(error), error, own)
         sys.exit(1)
+
+
+def _is_zip(path: str) -> bool:
+    """Whether a file ends as a zip archive does. Not by `zipfile`: a file of that name beside the script would be imported."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        file.seek(-22, os.SEEK_END)
+        return file.read(4) == b"PK\5\6"
+    return False

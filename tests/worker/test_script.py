@@ -308,6 +308,7 @@ def test_a_script_that_is_not_where_it_was_has_a_next_step(daemon: Any, folder: 
 
 
 def test_an_archive_that_python_runs_is_told_to_be_a_command(daemon: Any, folder: Path) -> None:
+    (folder / "zipfile.py").write_text("raise SystemExit('a file of the app')")
     with zipfile.ZipFile(folder / "server.pyz", "w") as archive:
         archive.writestr("__main__.py", "print('served')")
     d = daemon(script=str(folder / "server.pyz"))
