@@ -14,20 +14,17 @@ import os
 import select
 import signal
 import socket
-import time
 from collections.abc import Callable
 
 from pyworker import failpoint
-from pyworker.errors import WANTING
 from pyworker.protocol import wire
 from pyworker.protocol.template import MAX_LAUNCH_FDS, Launch, Launched, LaunchSpec
 from pyworker.template import direct
-from pyworker.unix.fds import Packet, close_all, keep_from_exec, recv_packet, send_packet
+from pyworker.unix.fds import Packet, close_all, keep_from_exec, recv_packet, send_surely
 from pyworker.unix.process import PR_SET_PDEATHSIG, prctl, set_name
 
 LINGER = 0.01  # seconds that a batch waits for more of its kind; until it ends its children are not the guardian's
 MOST = 64  # of a batch
-AGAIN = 0.05  # seconds until an answer is given again that there was no memory for
 
 
 def serve(channel: socket.socket, launch: Callable[[int], int]) -> int:
@@ -76,15 +73,7 @@ def serve(channel: socket.socket, launch: Callable[[int], int]) -> int:
 
 
 def _answer(channel: socket.socket, message: Launched) -> bool:
-    while True:
-        try:
-            if send_packet(channel, wire.encode(message)):
-                return True
-            select.select([], [channel], [])
-        except OSError as error:
-            if error.errno not in WANTING:
-                return False
-            time.sleep(AGAIN)  # no memory now
+    return send_surely(channel, wire.encode(message))
 
 
 def _second_fork(channel: socket.socket, number: int) -> None:

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from pyworker import __version__, failpoint
-from pyworker.errors import WANTING, Exit
+from pyworker.errors import Exit
 from pyworker.protocol import template as t
 from pyworker.protocol import wire
 from pyworker.protocol.worker import DUMP_SIGNAL, STACKS_SIGNAL, TASKS_SIGNAL, Drain, Drained, Hello, Kick, Ready
@@ -36,7 +36,7 @@ from pyworker.template.immortal import forget_lookups, immortalise
 from pyworker.template.spare import Spares, name_spare, park
 from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix import tls
-from pyworker.unix.fds import Socket, close_all, recv_packet, send_packet
+from pyworker.unix.fds import Socket, close_all, recv_packet, send_surely
 from pyworker.unix.fork import bare_fork
 from pyworker.unix.process import set_name
 from pyworker.unix.title import set_title
@@ -60,8 +60,6 @@ from pyworker.worker.target import TargetError, load
 _AGAIN = "--loaded="  # the argument of a template that was replaced by a clean one
 
 _new_poll = select.poll  # the import of an app may take it away: eventlet.monkey_patch()
-
-_AGAIN_MS = 50  # until a word is said again that there was no memory for
 
 _is_told = False  # whether Python is told of the first of the two forks that make a worker, too
 
@@ -421,17 +419,7 @@ def become_worker(
 
 def send(channel: socket.socket, message: t.FromTemplate) -> None:
     """Send, waiting for a daemon that does not read just now. One that is gone is noticed by the next receive."""
-    poll = _new_poll()
-    poll.register(channel, select.POLLOUT)
-    while True:
-        try:
-            if send_packet(channel, wire.encode(message)):
-                return
-            poll.poll()
-        except OSError as error:
-            if error.errno not in WANTING:
-                return
-            _new_poll().poll(_AGAIN_MS)
+    send_surely(channel, wire.encode(message))
 
 
 def fail(channel: socket.socket, failure: t.LoadFailed) -> NoReturn:

@@ -17,9 +17,13 @@ import sys
 import termios
 from typing import NamedTuple
 
+from pyworker.errors import WANTING
+
 Socket = socket.socket  # an app may put a class of its own there later, for which ours are no sockets (PySocks)
+_new_poll = select.poll  # the import of an app may take it away: eventlet.monkey_patch()
 SO_PASSRIGHTS = 83  # since Linux 6.16
 MOST_FDS = 253  # that come with one packet (SCM_MAX_FD)
+_AGAIN_MS = 50  # until a packet is sent again that there was no memory for
 _CREDENTIALS = struct.Struct("iii")
 _INT = array.array("i").itemsize
 # ints: an operation on the enum's members takes as long as a system call
@@ -72,6 +76,21 @@ def send_packet(sock: socket.socket, data: bytes, fds: tuple[int, ...] | list[in
     except BlockingIOError:
         return False
     return True
+
+
+def send_surely(sock: socket.socket, data: bytes) -> bool:
+    """Send one packet, waiting for a peer that does not read and for memory that is not there just now; False: it is gone."""
+    poll = _new_poll()
+    poll.register(sock, select.POLLOUT)
+    while True:
+        try:
+            if send_packet(sock, data):
+                return True
+            poll.poll()
+        except OSError as error:
+            if error.errno not in WANTING:
+                return False
+            _new_poll().poll(_AGAIN_MS)
 
 
 def send_some(sock: socket.socket, data: bytes | memoryview, fd: int = -1) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import socket
@@ -15,10 +14,8 @@ import pytest
 
 from pyworker.config.schema import LimitsConfig
 from pyworker.protocol import wire
-from pyworker.protocol.template import FromTemplate, Launched, LoadFailed
+from pyworker.protocol.template import FromTemplate, LoadFailed
 from pyworker.protocol.worker import Accepting, Drain, Failed, FromWorker, Go, Hello, Ready
-from pyworker.template import launches
-from pyworker.unix import fds
 from tests.support import interpreters
 from tests.support.fake_daemon import tcp_listener
 from tests.support.wait import wait_until
@@ -370,23 +367,3 @@ def test_a_launcher_that_nobody_needs_leaves_without_a_word() -> None:
     ours.close()
     assert launcher.communicate(timeout=60)[1] == b""
     assert launcher.returncode == 0
-
-
-def test_a_word_that_there_was_no_memory_for_is_said_again_and_one_to_nobody_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    refusals = [errno.ENOBUFS, errno.ENOMEM]
-    send = fds.send_packet
-
-    def send_packet(sock: socket.socket, data: bytes) -> bool:
-        if refusals:
-            raise OSError(number := refusals.pop(0), os.strerror(number))
-        return send(sock, data)
-
-    monkeypatch.setattr(launches, "send_packet", send_packet)
-    ours, theirs = fds.socketpair()
-    with ours, theirs:
-        assert launches._answer(ours, Launched(7, 0, 42))
-        packet = fds.recv_packet(theirs, 100, 0)
-        assert packet is not None
-        assert wire.decode(Launched, packet.data) == Launched(7, 0, 42)
-        theirs.close()
-        assert not launches._answer(ours, Launched(8))

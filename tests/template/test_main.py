@@ -15,12 +15,10 @@ from typing import Any
 import pytest
 
 from pyworker.config.schema import TlsConfig
-from pyworker.protocol import wire
 from pyworker.protocol.scoreboard import F
-from pyworker.protocol.template import Fork, ForkFailed, FromTemplate, LoadFailed, Parked, Pong, Retire
+from pyworker.protocol.template import Fork, ForkFailed, LoadFailed, Parked, Retire
 from pyworker.protocol.worker import Drain, Drained, Hello, Ready
 from pyworker.template import forksafe, main
-from pyworker.unix import fds
 from tests.support.certificates import make_certificate
 from tests.support.wait import wait_until
 from tests.worker.conftest import get
@@ -632,23 +630,3 @@ def test_a_fork_for_which_there_is_no_pipe_is_told_by_its_errno(monkeypatch: pyt
     with monkeypatch.context() as patched:
         patched.setattr(os, "pipe", refuse)
         assert main.fork_worker() == -errno.EMFILE
-
-
-def test_a_word_that_there_was_no_memory_for_is_said_again_and_one_to_nobody_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    refusals = [errno.ENOBUFS, errno.ENOMEM]
-    send = fds.send_packet
-
-    def send_packet(sock: socket.socket, data: bytes) -> bool:
-        if refusals:
-            raise OSError(number := refusals.pop(0), os.strerror(number))
-        return send(sock, data)
-
-    monkeypatch.setattr(main, "send_packet", send_packet)
-    ours, theirs = fds.socketpair()
-    with ours, theirs:
-        main.send(ours, Pong(7))
-        packet = fds.recv_packet(theirs, 100, 0)
-        assert packet is not None
-        assert wire.decode(FromTemplate, packet.data) == Pong(7)
-        theirs.close()
-        main.send(ours, Pong(8))

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pyworker.unix import fds
 from pyworker.unix.fds import (
     at_end,
     close_all,
@@ -279,6 +280,26 @@ def test_an_fd_comes_with_the_first_bytes_that_a_stream_takes() -> None:
         assert packet is not None
         assert (packet.data, os.fstat(packet.fds[0]).st_rdev) == (b"take", os.fstat(null.fileno()).st_rdev)
         close_all(packet.fds)
+
+
+def test_a_packet_that_there_was_no_memory_for_is_sent_again_and_one_to_nobody_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = [errno.ENOBUFS, errno.ENOMEM]
+    send = fds.send_packet
+
+    def send_packet(sock: socket.socket, data: bytes) -> bool:
+        if refusals:
+            raise OSError(number := refusals.pop(0), os.strerror(number))
+        return send(sock, data)
+
+    monkeypatch.setattr(fds, "send_packet", send_packet)
+    ours, theirs = socketpair()
+    with ours, theirs:
+        assert fds.send_surely(ours, b"x")
+        packet = recv_packet(theirs, 100, 0)
+        assert packet is not None
+        assert packet.data == b"x"
+        theirs.close()
+        assert not fds.send_surely(ours, b"y")
 
 
 def test_bytes_that_must_stay_together_are_not_begun_without_room_for_all() -> None:
