@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
+import math
 import os
 import signal as signals
 from collections.abc import Generator, Mapping, Sequence
@@ -183,6 +184,11 @@ def execute(
     group: str | int | None,
 ) -> Execution:
     """Start it. What makes no sense is refused before it runs."""
+    for name in ("timeout", "kill_grace"):
+        if (seconds := getattr(options, name)) is not None:
+            check_seconds(name, seconds)
+    if type(options.max_buffer) is not int or options.max_buffer < 0:
+        raise ValueError(f"max_buffer is a whole number of bytes, not {options.max_buffer!r}")
     signal_number(options.kill_signal)
     if options.encoding is not None:
         codecs.lookup(options.encoding)
@@ -194,3 +200,9 @@ def execute(
 
 def _text(data: Any) -> str:
     return data.decode("utf-8", "replace") if isinstance(data, bytes) else str(data)
+
+
+def check_seconds(name: str, value: Any) -> None:
+    """ValueError: this is no span of time."""
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} is a number of seconds, not {value!r}")

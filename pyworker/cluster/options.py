@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 import re
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 from pyworker.cluster.child_process import as_list, interpreter_of
+from pyworker.cluster.execution import check_seconds
 from pyworker.cluster.parent import Stdio
 from pyworker.config.option import option_of
 from pyworker.config.schema import Policy, RestartConfig
@@ -69,7 +69,7 @@ def settings_of(
         raise ValueError(f"scheduling is 'round-robin' or 'none', not {options['scheduling']!r}")
     check_count(options.get("workers", 0))
     for name in ("drain_timeout", "suicide_timeout"):
-        _check_seconds(name, options.get(name, 0))
+        check_seconds(name, options.get(name, 0))
     if not isinstance(restart, RestartConfig):
         restart = _restart(restart or {})
     options["exec_args"] = tuple(as_list(options.get("exec_args", ())))
@@ -105,11 +105,6 @@ def check_count(workers: Any) -> None:
         raise ValueError(f"workers is a whole number, 0 for as many as there are CPUs, not {workers!r}")
 
 
-def _check_seconds(name: str, value: Any) -> None:
-    if type(value) not in (int, float) or not 0 <= value < math.inf:
-        raise ValueError(f"{name} is a number of seconds, not {value!r}")
-
-
 def _restart(said: Mapping[str, Any]) -> RestartConfig:
     """Return what a program says of restarts. What is wrong is refused now: it would show at the first death, and end them."""
     options = {field.name: option_of(field) for field in fields(RestartConfig)}
@@ -121,7 +116,7 @@ def _restart(said: Mapping[str, Any]) -> RestartConfig:
         if words and value not in words:
             raise ValueError(f"restart.{name} is one of {', '.join(words)}, not {value!r}")
         if option.unit:
-            _check_seconds(f"restart.{name}", value)
+            check_seconds(f"restart.{name}", value)
         elif not words and type(value) is not int:
             raise ValueError(f"restart.{name} is a whole number, not {value!r}")
         if option.minimum is not None and value < option.minimum:

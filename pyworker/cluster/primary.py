@@ -116,15 +116,16 @@ class Cluster(Emitter):
         self._timers.clear()
         for worker in list(self.workers.values()):
             worker.disconnect()
-        settings = self.settings
-        if not await self._until_empty(settings.drain_timeout + 1):
-            for worker in self.workers.values():
-                worker.process.kill(signals.SIGTERM)
-            if not await self._until_empty(2):
+        try:
+            if not await self._until_empty(self.settings.drain_timeout + 1):
                 for worker in self.workers.values():
-                    worker.process.kill(signals.SIGKILL)
-                await self._until_empty(None)
-        self._carry_out(self._primary.close())
+                    worker.process.kill(signals.SIGTERM)
+                if not await self._until_empty(2):
+                    for worker in self.workers.values():
+                        worker.process.kill(signals.SIGKILL)
+                    await self._until_empty(None)
+        finally:  # it may be cancelled
+            self._carry_out(self._primary.close())
 
     async def serve(self, exec: str | os.PathLike[str] | None = None, args: Sequence[str] = (), **options: Any) -> bool:
         """Set up, start, and run until SIGTERM or SIGINT; then let the workers finish. Stderr is told what goes wrong.

@@ -355,6 +355,11 @@ async def test_what_makes_no_sense_is_refused_before_anything_runs() -> None:
         child_process.exec("sleep 60", timeout=5, kill_signal="SIGNOPE")
     with pytest.raises(ValueError, match="there is no signal 999"):
         child_process.exec("sleep 60", timeout=5, kill_signal=999)
+    for timeout in (-1, float("nan"), "5"):
+        with pytest.raises(ValueError, match=f"timeout is a number of seconds, not {timeout!r}"):
+            child_process.exec("sleep 60", timeout=timeout)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_buffer is a whole number of bytes, not None"):
+        child_process.exec_file("sleep", ["60"], max_buffer=None)  # type: ignore[arg-type]
     with pytest.raises(LookupError, match="unknown encoding"):
         child_process.exec("sleep 60", encoding="no-such-encoding")
     with pytest.raises(TypeError, match="arguments are a list of texts, not one text: \\['60'\\]"):

@@ -212,6 +212,25 @@ async def test_a_handle_for_who_iterates_is_open_and_an_error_that_nobody_hears_
 
 
 @asynchronous
+async def test_a_disconnect_that_is_given_up_leaves_no_listener_that_was_held_for_a_successor(server: str, tmp_path: Path) -> None:
+    (tmp_path / "stays.py").write_text("import time\ntime.sleep(3600)\n")
+    port = free_port()
+    async with running(server, [str(port)], workers=1, drain_timeout=0) as made:
+        (first,) = made.workers.values()
+        made.setup_primary(tmp_path / "stays.py", drain_timeout=0)
+        made.fork()
+        first.kill("SIGKILL")
+        await first.process.wait_closed()
+        socket.create_connection(("127.0.0.1", port)).close()  # held
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await made.disconnect()
+        assert made.workers
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+
+@asynchronous
 async def test_events_come_in_order_and_say_who(server: str) -> None:
     made = cluster.Cluster()
     port = free_port()
