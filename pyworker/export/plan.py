@@ -228,11 +228,16 @@ def _common_losses(app: AppConfig, options: Options, *, contained: bool) -> list
 
 def _beside(app: AppConfig, options: Options, *, contained: bool) -> str:
     """Where what an app depends on runs: `run --only` brings it; a unit for each worker has the command alone."""
-    if options.per_worker and not contained and app.command and app.bind and app.workers != "auto":
+    if not contained and has_unit_per_worker(app, options):
         return "engines start in any order; an app must wait for itself"
     taken = "" if contained else ", and finds its address taken where it has one of its own"
     apart = "to have each apart, take depends_on out of the file, and let the app wait for itself"
     return f"runs inside of this one, too{taken}; {apart}"
+
+
+def has_unit_per_worker(app: AppConfig, options: Options) -> bool:
+    """Whether each worker is a unit of systemd's own, which runs the command and no pyworker."""
+    return options.per_worker and bool(app.command and app.bind) and app.workers != "auto"
 
 
 def tls_loss(plan: Plan) -> list[str]:

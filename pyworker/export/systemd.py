@@ -8,7 +8,7 @@ import posixpath
 from pyworker.config.address import parse_bind
 from pyworker.config.environment import secrets
 from pyworker.config.schema import AppConfig, RestartConfig, RunConfig
-from pyworker.export.plan import Options, Plan, comment, header, plans
+from pyworker.export.plan import Options, Plan, comment, has_unit_per_worker, header, plans
 
 _HARDENING = (
     "NoNewPrivileges=yes", "PrivateTmp=yes", "PrivateDevices=yes", "ProtectSystem=strict", "ProtectControlGroups=yes",
@@ -29,7 +29,7 @@ _BACKOFF = (
 def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dict[str, str]:
     files: dict[str, str] = {}
     for plan in plans(apps, run, options, contained=False):
-        if options.per_worker and plan.app.command and plan.app.bind and plan.workers != "auto":
+        if has_unit_per_worker(plan.app, options):
             files |= _per_worker(plan, options)
             continue
         more = []
