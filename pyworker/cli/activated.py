@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 
 def activated() -> str:
@@ -17,6 +18,6 @@ def activated() -> str:
 def or_activated(hint: str) -> str:
     """Return the next step when a module is not installed, with what is more likely meant than that step."""
     prefix = activated()
-    if not hint.startswith("install it: ") or not prefix or prefix in hint:
+    if not hint.startswith("install it: ") or not prefix or re.search(rf"{re.escape(prefix)}(?![\w.-])", hint):
         return hint
     return f'this shell has {prefix} activated, and the app has another Python: set python = "{prefix}"\n{hint}'

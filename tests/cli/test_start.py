@@ -199,7 +199,7 @@ def test_an_app_without_a_file_has_the_environment_that_is_activated_in_the_shel
 
 def test_an_app_that_lacks_a_module_is_told_of_the_environment_that_is_activated(home: str, folder: str, tmp_path: Path) -> None:
     venv = make_environment(tmp_path / "venv")
-    for python, told in (("/opt/own", True), (venv, False)):
+    for python, told in (("/opt/own", True), (venv, False), (f"{venv}2", True)):
         hint = f"install it: {python}/bin/python -m pip install redis"
         failed = results.reply("failed", ok=False, state="failed", reason="no redis", hint=hint)
         with FakeControl(home, {"start": lambda _, failed=failed: [failed]}):
