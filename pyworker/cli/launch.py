@@ -8,6 +8,7 @@ decides, the others connect to the winner.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -16,7 +17,7 @@ import select
 import site
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from shlex import quote
 from typing import NoReturn
 
@@ -120,7 +121,27 @@ def become_daemon(home: str) -> NoReturn:
     check_installation()
     env = {k: v for k, v in os.environ.items() if _KEPT.match(k) or k in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
     keep_from_exec()
-    os.execve(sys.executable, [sys.executable, "-I", "-m", "pyworker.guardian", "--home", home], env)
+    become(["pyworker.guardian", "--home", home], env)
+
+
+def become(program: list[str], env: Mapping[str, str] = os.environ) -> NoReturn:
+    """Replace this process by a program of ours."""
+    sys.stdout.flush()
+    try:
+        os.execve(sys.executable, [sys.executable, "-I", "-m", *program], env)
+    except OSError as error:
+        raise _cannot_run(error) from None
+
+
+def _cannot_run(error: OSError) -> PyworkerError:
+    message = f"cannot run pyworker's Python, {sys.executable}: {os.strerror(error.errno or 0)}"
+    is_closed = error.errno in (errno.EACCES, errno.ENOENT)
+    hint = (
+        f"namei -l {quote(sys.executable)}   shows what this user may not enter"
+        if is_closed
+        else "check ulimit -Hn and -u"
+    )
+    return PyworkerError(message, hint=hint, code="unavailable")
 
 
 def _start(home: str, deadline: float) -> int:
@@ -139,8 +160,7 @@ def _start(home: str, deadline: float) -> int:
         try:
             pid = spawn(argv, env, {0: null, 1: null, 2: words, _NOTIFY: writes})
         except OSError as error:
-            message = f"cannot start the pyworker daemon: {error.strerror}"
-            raise PyworkerError(message, hint="check ulimit -Hn and -u") from None
+            raise _cannot_run(error) from None
         os.close(writes)
         writes = -1
         answer = _read(reads, deadline)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pyworker.cli.launch import become, ensure_daemon
+from pyworker.errors import PyworkerError
 from tests.support import seccomp
 from tests.support.cli import environment
 from tests.support.wait import wait_until
@@ -137,6 +139,24 @@ def test_a_pyworker_that_its_own_processes_do_not_find_is_told_where_to_be(
     assert f"error: pyworker cannot run here: its own processes would not find it in {os.getcwd()}\n" in done.stderr
     assert "python3 -m venv .venv" in done.stderr
     assert not os.path.exists(home)
+
+
+@pytest.mark.parametrize(
+    ("python", "step"), [("gone/python3", "namei -l {}   shows what this user may not enter"), ("closed", "namei -l {}   shows what this user may not enter"), ("no-program", "check ulimit -Hn and -u")]
+)
+def test_a_python_that_cannot_be_run_any_more_is_named(
+    python: str, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has given up root's rights may not enter where it lies: it was called a bug of pyworker."""
+    (tmp_path / "closed").touch(0o600)
+    (tmp_path / "no-program").write_text("x")
+    (tmp_path / "no-program").chmod(0o700)
+    path = str(tmp_path / python)
+    monkeypatch.setattr(sys, "executable", path)
+    for run in (lambda: become(["pyworker.guardian"]), lambda: ensure_daemon(str(tmp_path / "home"))):
+        with pytest.raises(PyworkerError, match=f"cannot run pyworker's Python, {path}: ") as caught:
+            run()
+        assert caught.value.hint == step.format(path)
 
 
 def test_a_doctor_sees_that_processes_of_ours_would_not_find_pyworker(home: str, of_pythonpath: list[str]) -> None:

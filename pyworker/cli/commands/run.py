@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -96,7 +95,7 @@ def _overrides(options: dict[str, Any], *, once: bool) -> dict[str, Any]:
 
 def _become(settings: Settings, found: Startable, config: Any) -> NoReturn:
     """Exec the guardian. Does not return."""
-    from pyworker.cli.launch import check_installation, check_kernel
+    from pyworker.cli.launch import become, check_installation, check_kernel
     from pyworker.protocol import wire
     from pyworker.protocol.run import RunSpec
     from pyworker.unix.fds import keep_from_exec, memfd
@@ -109,9 +108,7 @@ def _become(settings: Settings, found: Startable, config: Any) -> NoReturn:
     fd = memfd("pyworker-run", wire.encode(spec))
     keep_from_exec()  # hooks, of another user maybe, would have what the shell had open
     os.set_inheritable(fd, True)
-    sys.stdout.flush()
-    argv = [sys.executable, "-I", "-m", "pyworker.guardian", "--run", str(fd)]
-    os.execv(sys.executable, argv)
+    become(["pyworker.guardian", "--run", str(fd)])
 
 
 def _say_what_does_not_fit(found: Startable) -> None:

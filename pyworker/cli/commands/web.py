@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
 import sys
 
 import click
 
-from pyworker.cli.launch import check_installation
+from pyworker.cli.launch import become, check_installation
 from pyworker.cli.options import Settings, common, option
 from pyworker.errors import PyworkerError
 from pyworker.unix.venv import install_command
@@ -51,9 +50,8 @@ def cmd(settings: Settings, listen: str, allow_host: tuple[str, ...], new_token:
         message = "the dashboard needs starlette, which is not installed"
         raise PyworkerError(message, hint=install_command(sys.executable, "starlette>=0.40"), code="missing")
     check_installation()
-    argv = [sys.executable, "-I", "-m", "pyworker.web", "--home", settings.home, "--host", host, "--port", port]
+    argv = ["pyworker.web", "--home", settings.home, "--host", host, "--port", port]
     argv += [word for name in allow_host for word in ("--allow-host", name)]
     argv += ["--json"] * settings.json + ["--new-token"] * new_token + ["--no-token"] * no_token
-    sys.stdout.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until it has imported what it needs
-    os.execv(sys.executable, argv)
+    become(argv)
