@@ -247,10 +247,16 @@ def _same_name(module: str) -> str:
             continue
         if top in sys.stdlib_module_names:
             return f"{path} has the name of a module of Python itself: give it another"
-        loaded = getattr(sys.modules.get(top), "__file__", None)
-        if isinstance(loaded, str) and not loaded.startswith(os.path.join(os.getcwd(), "")):
+        loaded = sys.modules.get(top)
+        if getattr(loaded, "__file__", None) and not _is_own(loaded):
             return f"{path} has the name of a module that pyworker has loaded before it: give it another"
     return ""
+
+
+def _is_own(module: Any) -> bool:
+    """Whether a module lies in the app's folder, and in no virtual environment there."""
+    file = str(getattr(module, "__file__", ""))
+    return file.startswith(os.path.join(os.getcwd(), "")) and "/site-packages/" not in file
 
 
 def _attribute(module: Any, module_name: str, path: str) -> Any:
@@ -267,8 +273,7 @@ def _attribute(module: Any, module_name: str, path: str) -> Any:
     names = [name for name in vars(module) if not name.startswith("_")]
     near = difflib.get_close_matches(path, names, n=1)
     apps = [name for name in names if _looks_like_an_app(getattr(module, name), module_name)]
-    is_here = str(getattr(module, "__file__", "")).startswith(os.getcwd() + os.sep)
-    if not is_here and (same := _same_name(module_name)):
+    if not _is_own(module) and (same := _same_name(module_name)):
         hint = same
     elif near:
         hint = f'did you mean "{module_name}:{near[0]}"?'

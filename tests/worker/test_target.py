@@ -175,6 +175,14 @@ def test_a_file_that_is_named_as_a_module_that_was_loaded_before_is_named(write:
     assert fails(target).hint == f"{name}.py has the name of a module that pyworker has loaded before it: give it another"
 
 
+def test_a_module_of_a_virtual_environment_in_the_app_s_folder_is_not_the_app_s(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(pytest="number = 1")
+    monkeypatch.setattr(pytest, "__file__", f"{tmp_path}/.venv/lib/python3/site-packages/pytest/__init__.py")
+    assert fails("pytest:number").hint == "pytest.py has the name of a module that pyworker has loaded before it: give it another"
+
+
 def test_a_module_in_a_folder_below_is_found(write: Write) -> None:
     write(backend__main="app = 1")
     assert 'cwd = "backend"' in fails("main:app").hint
