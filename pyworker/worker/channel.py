@@ -6,10 +6,10 @@ The daemon's side is daemon/; the messages are protocol/worker.py.
 from __future__ import annotations
 
 import _thread  # threading has work to do after each fork, and there is no thread yet where launchers fork
-import json
 import select
 import socket
 from collections import deque
+from json.encoder import encode_basestring_ascii
 from typing import NamedTuple
 
 from pyworker.errors import WANTING
@@ -107,6 +107,6 @@ def clip(text: str) -> str:
     """Return the end of a text (a traceback says what matters last) that surely fits a message."""
     text = text.encode("utf-8", "backslashreplace").decode()
     end = text[-_MOST_TEXT:]
-    while len(json.dumps(end)) > _MOST_TEXT:  # it may need twelve bytes for a character
+    while len(encode_basestring_ascii(end)) > _MOST_TEXT:  # it may need twelve bytes for a character
         end = end[len(end) // 4 + 1 :]
     return end if len(end) == len(text) else f"…{end}"

@@ -11,6 +11,8 @@ import json
 import os
 from typing import Literal
 
+_in_json = json.JSONEncoder(separators=(",", ":")).encode  # an app may put another library in the place of json's
+
 
 class AccessLog:
     """Writes the lines of one worker. `fd` stays the caller's."""
@@ -27,12 +29,11 @@ class AccessLog:
         ident = request_id.decode("ascii", "replace")
         if self._json:
             now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            line = json.dumps(
+            line = _in_json(
                 {
                     "ts": now, "method": method, "path": path, "status": status, "ms": round(us / 1000, 3),
                     "bytes": size, "client": client, "request_id": ident,
-                },
-                separators=(",", ":"),
+                }
             )  # fmt: skip
         else:
             quoted = path.replace("\\", "\\\\").replace('"', '\\"')

@@ -143,7 +143,8 @@ class Server:
         if limits.max_requests:
             import random  # as few need it, and it costs every start
 
-            jitter = random.randint(0, limits.max_requests_jitter) if limits.max_requests_jitter else 0
+            # not the one that all use: an app that seeds it at its import has all workers draw the same
+            jitter = random.SystemRandom().randint(0, limits.max_requests_jitter)
             self._recycle_at = limits.max_requests + jitter
         if self._gives_ids:
             self.new_id = request_id.ids().__next__

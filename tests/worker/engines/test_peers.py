@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import socket
 import ssl
 from pathlib import Path
@@ -202,6 +203,16 @@ def test_the_access_log(serve: Serve, interface: str, capfd: pytest.CaptureFixtu
     assert text.count("\n") == 1
 
 
+def test_the_access_log_does_not_need_the_json_of_the_app(
+    serve: Serve, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json, "dumps", lambda value: repr(value).encode())  # as orjson's, which knows no separators
+    site = serve(hello.asgi, "asgi", access_log="json")
+    assert site.client().get() is not None
+    site.end()
+    assert json.loads(capfd.readouterr().out)["status"] == 200
+
+
 @APPS
 def test_a_worker_asks_once_to_be_recycled(serve: Serve, interface: str) -> None:
     from pyworker.config.schema import LimitsConfig
@@ -211,3 +222,15 @@ def test_a_worker_asks_once_to_be_recycled(serve: Serve, interface: str) -> None
     for _ in range(10):
         assert client.get() is not None
     assert site.running.recycled == ["max_requests 3"]
+
+
+def test_workers_of_an_app_that_seeds_random_do_not_leave_together(serve: Serve) -> None:
+    from pyworker.config.schema import LimitsConfig
+
+    drawn = set()
+    for _ in range(2):
+        random.seed(0)  # as an import does
+        site = serve(hello.asgi, "asgi", limits=LimitsConfig(max_requests=1, max_requests_jitter=1_000_000_000))
+        drawn.add(site.running.server._recycle_at)
+    random.seed()
+    assert len(drawn) == 2
