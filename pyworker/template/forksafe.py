@@ -32,6 +32,8 @@ _PREPARED = {"jemalloc_bg_thd", ""}
 
 TIMERS = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)  # a sampling profiler's, an alarm
 
+_QUEUES = {"inotify", "[fanotify]", "[timerfd]", "[io_uring]"}  # what one process takes out of them, no other one sees
+
 _new_poll = select.poll  # the import of an app may take it away
 
 
@@ -123,8 +125,12 @@ def _descriptors(new: set[int]) -> str:
                 peer = _peer(fd)
                 if peer:
                     return f"a socket connected to {peer} was opened by the import"
-            elif os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventpoll]":
+                continue
+            kind = os.readlink(f"/proc/self/fd/{fd}").removeprefix("anon_inode:")
+            if kind == "[eventpoll]":
                 return "an event loop was made by the import"
+            if kind in _QUEUES:
+                return f"{kind.strip('[]')} was left open by the import"
         except OSError:  # closed meanwhile, or the fd of the listing itself
             continue
     return ""

@@ -18,12 +18,12 @@ from pyworker.worker.say import say
 _LAZY = getattr(types, "LazyImportType", None)
 
 
-def import_now() -> None:
-    """Import what modules below this folder have left for later, and what those leave; say which cannot be."""
+def import_now(here: str) -> None:
+    """Import what modules below the folder `here` have left for later, and what those leave; say which cannot be."""
     if _LAZY is None:
         return
     tried: set[tuple[str, str]] = set()
-    while left := [each for each in _left() if each not in tried]:
+    while left := [each for each in _left(here) if each not in tried]:
         tried.update(left)
         for module, name in left:
             try:
@@ -32,8 +32,8 @@ def import_now() -> None:
                 say(f"{module} imports {name} lazily, and that fails: {headline.of(error)}")
 
 
-def _left() -> Iterator[tuple[str, str]]:
-    here = os.path.join(os.getcwd(), "")
+def _left(here: str) -> Iterator[tuple[str, str]]:
+    here = os.path.join(here, "")
     for module, loaded in list(sys.modules.items()):
         found = names_in(loaded)
         file = found.get("__file__")

@@ -38,7 +38,7 @@ from pyworker.template.spec import open_channel, pass_on, read_spec, spec_fds
 from pyworker.unix import tls
 from pyworker.unix.fds import Socket, close_all, recv_packet, send_surely
 from pyworker.unix.fork import bare_fork
-from pyworker.unix.process import set_name
+from pyworker.unix.process import PR_SET_CHILD_SUBREAPER, prctl, set_name
 from pyworker.unix.title import set_title
 from pyworker.worker import ending, headline, multiproc
 from pyworker.worker import main as worker_main
@@ -108,6 +108,7 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     failpoint.hit("template.loaded")
     send(channel, ready.loaded)
     birth = serve(spec, channel, ready)
+    channel.close()
     del channel, boot
     if birth is None:
         flush()
@@ -135,7 +136,8 @@ def prepare_app(spec: t.LaunchSpec, channel: socket.socket, argv: list[str], sta
         multiproc.take(0)
     before = forksafe.open_fds()
     untouched = handlers()
-    sys.path.insert(0, os.getcwd())  # as uvicorn does; after our own imports, which no file there can shadow
+    here = os.getcwd()
+    sys.path.insert(0, here)  # as uvicorn does; after our own imports, which no file there can shadow
     bytecode.install()
     if again:
         end_what_the_import_has_started()
@@ -147,8 +149,9 @@ def prepare_app(spec: t.LaunchSpec, channel: socket.socket, argv: list[str], sta
         fail(channel, t.LoadFailed(error.kind, error.message, clip(error.traceback), error.hint))
     except BaseException as error:  # noqa: BLE001  sys.exit(), KeyboardInterrupt and the like at import: all mean "no app"
         fail(channel, t.LoadFailed("import", headline.of(error), clip(traceback.format_exc())))
+    gc.unfreeze()  # an app may freeze its objects at the end of its import, and they would not be seen below
     if spec.app.preload is not False:
-        lazy.import_now()
+        lazy.import_now(here)
     own = {n: h for n, h in handlers().items() if h is not None and h is not untouched[n] and n not in _OURS}
     needed = _FREE[engine.loop]
     if not forksafe.leaves_free(needed):  # here in plain words: the loop of a worker would abort
@@ -156,7 +159,7 @@ def prepare_app(spec: t.LaunchSpec, channel: socket.socket, argv: list[str], sta
         why = f"too many open files: after the import of the app fewer than {needed} of {limit} are left for its worker"
         fail(channel, t.LoadFailed("import", why, "", "does it open them all at import? else raise `limits.nofile`"))
     if target.interface == "asgi" and prepare.has_websockets() and prepare.may_use_websockets():
-        share_websockets()
+        share_websockets(here)
     why = "preload = false" if spec.app.preload is False else clip(forksafe.why_not(before))
     took = time.monotonic() - started
     version = sys.version.split(" ", 1)[0]
@@ -174,6 +177,7 @@ def ready_for_forks(spec: t.LaunchSpec, loop: Literal["asyncio", "uvloop"]) -> b
     """Do here, once, what each worker would do first, as a fork keeps it; return whether their loop can take turns."""
     faulthandler.unregister(STACKS_SIGNAL)  # it would not see that its handler is set back
     reset_signals()
+    prctl(PR_SET_CHILD_SUBREAPER, 0)  # or a worker that is orphaned would be this process's, not the guardian's
     write_by_line()
     answer_stacks(spec.stacks_fd)
     faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
@@ -186,10 +190,10 @@ def ready_for_forks(spec: t.LaunchSpec, loop: Literal["asyncio", "uvloop"]) -> b
     return worker_main.can_take_turns(spec.app, loop)
 
 
-def share_websockets() -> None:
-    """Import what serves websockets, for all workers. No file of the app's folder can shadow it."""
+def share_websockets(here: str) -> None:
+    """Import what serves websockets, for all workers. No file of the app's folder (`here`) can shadow it."""
     path = sys.path[:]
-    sys.path[:] = [folder for folder in path if folder != os.getcwd()]
+    sys.path[:] = [folder for folder in path if folder != here]
     try:
         prepare.websockets()
     except Exception as error:  # noqa: BLE001  packages of the app's environment: their import may raise anything
@@ -229,6 +233,9 @@ def replace_self(spec: t.LaunchSpec, fds: list[int], archive: str, spec_fd: int,
     flush()
     for timer in forksafe.TIMERS:
         signal.setitimer(timer, 0)  # an exec keeps it, without what it calls: its signal would end this process
+    signal.pthread_sigmask(
+        signal.SIG_SETMASK, ()
+    )  # an exec keeps it, too, and what is blocked waits: SIGTERM is sent there
     os.execve(spec.python, [spec.python, archive, role, *numbers, _AGAIN + text], spec.env)
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _DEFAULT = int(signal.SIG_DFL)
 _INTERRUPT = int(signal.SIGINT)
+_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)  # as in any Python: a write that cannot be done is an error, not the end
 _UNTOUCHABLE = (int(signal.SIGKILL), int(signal.SIGSTOP))
 
 
@@ -90,7 +91,7 @@ def reset_signals() -> None:
     """Give every signal its default action of a fresh Python, whatever an import has set; SIGINT stays ignored."""
     signal.set_wakeup_fd(-1)
     default_signals()
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+    for number in (*_IGNORED, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -153,3 +154,11 @@ def answer_stacks(stacks_fd: int) -> None:
     faulthandler.enable(2)  # stderr, whatever the app has put in its place
     if stacks_fd >= 0:
         faulthandler.register(DUMP_SIGNAL, file=stacks_fd, all_threads=True)
+
+
+def take_back(stacks_fd: int) -> None:
+    """Have what is ours as it was before this worker has imported the app; one that is forked from an import has it so, too."""
+    write_by_line()
+    answer_stacks(stacks_fd)
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)

@@ -25,7 +25,7 @@ from pyworker.protocol.scoreboard import F
 from pyworker.unix.fds import Socket
 from pyworker.worker import api, tasks
 from pyworker.worker.accept import AcceptLoop, NotSupported, can_loop_take_turns, new_loop
-from pyworker.worker.birth import Birth, keep_from_children
+from pyworker.worker.birth import Birth, keep_from_children, take_back
 from pyworker.worker.channel import Channel, Closed, clip
 from pyworker.worker.engines.lifespan import LifespanFailed
 from pyworker.worker.inbox import InboxLoop
@@ -51,6 +51,7 @@ def run(birth: Birth) -> int:
     try:
         if server is None:
             target = load(birth.app)
+            take_back(birth.stacks_fd)
             server = new_server(birth.app, target.application, target.interface, birth.ssl_context)
         if birth.app.hooks.post_fork is not None:
             call_hook(birth.app.hooks.post_fork)

@@ -63,6 +63,9 @@ def test_a_fork_warns_of_no_threads_where_there_are_none(daemon: Any, folder: Pa
     worker = d.fork(template, 1)
     worker.expect(Hello)
     worker.expect(Ready)
+    template.send(Retire())  # nor does its end, of a socket that is left open
+    template.wait_closed()
+    d.reap(template.pid)
     assert template.read_err() + worker.read_err() == b""
 
 
@@ -102,6 +105,31 @@ def test_what_an_import_does_at_signals_its_workers_do_but_for_those_that_are_ou
         assert signals(worker.pid, "SigIgn") == {*ignored, signal.SIGCHLD, signal.SIGHUP}
         answered = {signal.SIGTERM, signal.SIGINT, *CRASHES, *own}
         assert signals(worker.pid, "SigCgt") == answered
+
+
+def test_what_is_ours_is_not_for_an_import_in_the_worker_to_say_either(daemon: Any, folder: Path) -> None:
+    own = "import faulthandler, io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer)\nprint('imported')\n"
+    crash = "faulthandler.enable(open('crash', 'w'))\n"
+    (folder / "shop.py").write_text(own + SIGNALS + crash + (folder / "shop.py").read_text())
+    d = daemon(preload=False)
+    worker = d.fork(d.load(), 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    assert signal.SIGPIPE in signals(worker.pid, "SigIgn")
+    assert worker.read_out() == b"imported\n"
+    os.kill(worker.pid, signal.SIGABRT)
+    d.reap(worker.pid)
+    assert b"Fatal Python error: Aborted" in worker.read_err()
+
+
+def test_an_import_that_adopts_orphans_does_not_adopt_the_workers(daemon: Any, folder: Path) -> None:
+    adopts = "import ctypes\nctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER\n"
+    (folder / "shop.py").write_text(adopts + (folder / "shop.py").read_text())
+    d = daemon()
+    worker = d.fork(d.load(), 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    assert parent(worker.pid) == os.getpid()
 
 
 TEE = """
@@ -338,6 +366,9 @@ else:
         ("import signal\nsignal.signal(signal.SIGPROF, lambda *_: None)\nsignal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)", "a timer was left"),
         ("import subprocess\nhelper = subprocess.Popen(['cat'], stdin=-1, stdout=-1)", "a pipe was left open"),
         ("from concurrent.futures import ProcessPoolExecutor\npool = ProcessPoolExecutor(2)", "a pipe was left open"),
+        ("import signal, threading\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\nthreading.Thread(target=signal.sigwait, args=([signal.SIGTERM],), daemon=True, name='waiter').start()", "waiter"),
+        ("import ctypes\nseen = ctypes.CDLL(None).inotify_init1(0)", "inotify was left open"),
+        ("import gc\ndata = open(__file__)\ngc.freeze()", "shop.py was left open"),
         ("import fcntl\nlock = open('lock', 'w')\nfcntl.flock(lock, fcntl.LOCK_SH)", "lock was left locked"),
         ("import fcntl\nlock = open('lock', 'a+')\nfcntl.lockf(lock, fcntl.LOCK_SH, 1)", "lock was left locked"),
     ],
@@ -525,6 +556,20 @@ def test_folder_of_the_app_comes_first_but_shadows_nothing_of_ours(daemon: Any, 
     worker = d.fork(template, 1)
     worker.expect(Hello)
     worker.expect(Ready)
+
+
+@pytest.mark.parametrize("goes", ["os.chdir('/')", "os.mkdir('away'); os.chdir('away'); os.rmdir('../away')"])
+def test_what_serves_websockets_is_not_shadowed_where_the_import_goes_elsewhere(
+    daemon: Any, folder: Path, goes: str
+) -> None:
+    (folder / "websockets.py").write_text("raise ImportError('websockets of the app')\n")
+    (folder / "shop.py").write_text(f"import os, uvicorn\n{goes}\n" + (folder / "shop.py").read_text())
+    d = daemon()
+    template = d.load()
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    assert template.read_err() == b""
 
 
 @pytest.mark.parametrize("error", ["ImportError('no such name')", "AttributeError('no such name')"])
