@@ -1,6 +1,11 @@
-"""Guardian: what it lets be stored and removed, and what of it the logger must be told."""
+"""Guardian: what it lets be stored and removed, what of it the logger must be told, and what must not outlive it."""
 
 from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
 
 from pyworker.guardian.store import FdStore
 from pyworker.protocol import inherited
@@ -44,3 +49,16 @@ def is_for_logger(name: str) -> bool:
     """Whether the logger is handed what is stored under this name."""
     parsed = inherited.parse_fd_name(name)
     return parsed is not None and parsed.kind in inherited.LOGGER_KINDS
+
+
+def free(store: FdStore) -> None:
+    """Let go of lock and ports for all that have copies of them: one who has is never going to close them."""
+    for name in store:
+        fd, parsed = store.get(name), inherited.parse_fd_name(name)
+        assert fd is not None
+        with contextlib.suppress(OSError):
+            if name == inherited.LOCK:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            elif parsed is not None and parsed.kind == "listen":
+                with socket.socket(fileno=os.dup(fd)) as listener:
+                    listener.shutdown(socket.SHUT_RD)

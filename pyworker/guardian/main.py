@@ -27,7 +27,7 @@ from pyworker.policy.faults import Faults, place_of
 from pyworker.policy.pulse import stood_still
 from pyworker.protocol import inherited, wire
 from pyworker.protocol import store as m
-from pyworker.protocol.names import GUARDIAN_DIED, NOT_STARTED
+from pyworker.protocol.names import DOES_NOT_END, GUARDIAN_DIED, NOT_STARTED
 from pyworker.record import record
 from pyworker.unix import fds, process, stderr
 
@@ -47,6 +47,7 @@ class Times:
     tick: float = m.TICK  # pings, and a look at the children in case a signal was missed
     logger_end: float = 30.0  # how long the logger may write what it has read, on a slow disk
     half_dead: float = 2.0  # from the end of a channel to SIGKILL
+    undying: float = 5.0  # from SIGKILL until another takes the place of one that does not end
     leave: float = 5.0  # an upgrade: how long the daemon may take to make room
     too_many_fds: float = 0.05
 
@@ -113,6 +114,8 @@ class Guardian:
                 is_first = False
                 started()
         self._dismiss()
+        if self._daemon.undying:
+            keep.free(self._store)
         return self._code
 
     def _tried(self, step: Callable[..., None], *arguments: float) -> bool:
@@ -168,6 +171,8 @@ class Guardian:
         for program in self._programs:
             if program.kill_at is not None:
                 deadlines.append(program.kill_at)
+            if (moment := self._undying_at(program)) is not None:
+                deadlines.append(moment)
             if not program.pid and not self._starts_no_more(program):
                 deadlines.append(program.next_start)
         if self._retry_sends_at is not None:
@@ -207,12 +212,29 @@ class Guardian:
 
     def _kill_late(self, now: float) -> None:
         for program in self._programs:
+            if (moment := self._undying_at(program)) is not None and now >= moment:
+                self._do_without(program, now)
             if program.kill_at is not None and now >= program.kill_at:
                 program.kill_at = None
                 if self._stopping:
                     program.kill("did not end in time")
                 else:
                     program.kill("upgrade" if program.leaving else "closed its channel and stayed")
+
+    def _undying_at(self, program: Program) -> float | None:
+        """Return when one that was killed has had its time to end. Of two that do not end, a third would be the next."""
+        if program.killed_at is None or (program.undying and not self._stopping):
+            return None
+        return program.killed_at + self._times.undying
+
+    def _do_without(self, program: Program, now: float) -> None:
+        """Go on as if it had ended: it does nothing any more, and is gone as soon as the kernel lets it."""
+        if not process.is_kept(program.pid):
+            program.killed_at = now
+            return
+        say(f"the {program.name} (pid {program.pid}) {DOES_NOT_END}")
+        program.undying = program.pid
+        self._ended(program, now, process.UNKNOWN)
 
     def _stop_logger(self, now: float) -> None:
         if not self._stopping or self._daemon.pid or not self._logger.pid or self._logger_told:
@@ -382,8 +404,10 @@ class Guardian:
         if not self._look_at_children:
             return
         for pid, status in self._children.find().items():
-            program = next((program for program in self._programs if program.pid == pid), None)
-            if program is not None:
+            program = next((program for program in self._programs if pid in (program.pid, program.undying)), None)
+            if program is not None and program.undying == pid:
+                program.undying = 0
+            elif program is not None:
                 self._ended(program, now, status)
             elif self._daemon.pid:
                 failpoint.hit("guardian.exited")

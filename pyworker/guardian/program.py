@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -44,9 +45,11 @@ class Program:
         self.outbox = Outbox(store)
         self.channel: socket.socket | None = None
         self.pid = 0  # 0 = does not run
+        self.undying = 0  # the pid of one before, which SIGKILL has not ended yet
         self.starts = 0
         self.next_start = 0.0
         self.kill_at: float | None = None
+        self.killed_at: float | None = None  # SIGKILL was sent
         self.version = ""  # what it said that it is
         self.leaving = False  # it was asked to make room
         self._argv = argv
@@ -67,7 +70,7 @@ class Program:
         self._why_killed = self.version = ""
         self.leaving = False
         self._unanswered = 0
-        self.kill_at = None
+        self.kill_at = self.killed_at = None
 
     def say(self, message: Any, *, droppable: bool = False) -> None:
         """Queue a message, if it runs; the next one is told all that is so by then."""
@@ -108,7 +111,7 @@ class Program:
         self.pid = 0
         self._pidfd = -1
         self.version = ""  # a signal that comes now is for the next one
-        self.kill_at = None
+        self.kill_at = self.killed_at = None
         self._schedule(now, early=not self.leaving and now - self._started_at < self._backoff.good_life)
         self.reason = self._why_killed or _words(status)
 
@@ -164,6 +167,7 @@ class Program:
     def kill(self, why: str) -> None:
         """SIGKILL; `why` is the reason its successor is told."""
         self._why_killed = why
+        self.killed_at = self.killed_at or time.monotonic()
         self.signal(signal.SIGKILL)
 
     def may_be_asked(self, now: float) -> bool:

@@ -201,6 +201,14 @@ def sleeps(pid: int) -> bool:
         return False
 
 
+def is_kept(pid: int) -> bool:
+    """True for a process, killed before, that the kernel does not let end: it waits for a disk (D), or a thread of it does (Z)."""
+    try:
+        return stat_fields(pid)[0] in (b"D", b"Z")
+    except (OSError, IndexError):
+        return False
+
+
 def stat_fields(pid: int) -> list[bytes]:
     """Return what proc_pid_stat(5) says of a process from its state on (field 3). OSError: it is gone."""
     # a file object would cost as much again as the reading itself

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -17,9 +18,11 @@ from pathlib import Path
 import pytest
 
 from pyworker.protocol import store as protocol
-from pyworker.protocol.names import ENV_FAILPOINTS
+from pyworker.protocol import wire
+from pyworker.protocol.names import DOES_NOT_END, ENV_FAILPOINTS
+from pyworker.unix import fds
 from pyworker.unix.process import is_stopped
-from tests.guardian.rig import Rig
+from tests.guardian.rig import Peer, Rig
 from tests.support.wait import wait_until
 from tests.support.words import TOO_MANY_OPEN_FILES
 
@@ -238,6 +241,39 @@ def test_program_that_does_not_answer_pings_is_killed_and_replaced_as_hung(start
     assert successor.hear_until(protocol.RestoreDone).reason == "hung"
     assert f"the {role} (pid" in rig.log()
     assert "does not answer" in rig.log()
+
+
+def test_one_that_was_killed_and_that_the_kernel_keeps_is_done_without(start: OPEN_RIGS) -> None:
+    rig = start("--tick", "0.2")
+    daemon, logger = rig.both()
+    daemon.say(protocol.Hello("1"))
+    with kept(logger.pid):
+        logger.say(protocol.Hello("1"))  # ... and no answer to any question
+        role, successor = hear_all_the_while(daemon, rig)
+        assert (role, successor.hear_until(protocol.RestoreDone).reason) == ("logger", "hung")
+        assert f"the logger (pid {logger.pid}) {DOES_NOT_END}" in rig.log()
+        assert not gone(logger.pid)
+    wait_until(lambda: gone(logger.pid), what="its end, once it can")
+
+
+@contextlib.contextmanager
+def kept(pid: int) -> Iterator[None]:
+    """Have a process stay after SIGKILL, as one does that waits for a disk: whoever traces it is to be told of its end first."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    seize = 0x4206
+    assert libc.ptrace(seize, pid, None, None) == 0, os.strerror(ctypes.get_errno())
+    yield
+    os.waitpid(pid, 0)  # the tracer's part of it
+
+
+def hear_all_the_while(peer: Peer, rig: Rig) -> tuple[str, Peer]:
+    """Answer the guardian's questions until another program is started."""
+    while not select.select([rig.server], [], [], 0.01)[0]:
+        packet = fds.recv_packet(peer.channel, wire.MAX_MESSAGE, 253)
+        message = wire.decode(protocol.ToDaemon, packet.data) if packet is not None else None
+        if isinstance(message, protocol.Ping):
+            peer.say(protocol.Pong(message.number))
+    return rig.next_peer()
 
 
 def test_peer_that_answers_pings_stays(start: OPEN_RIGS) -> None:
