@@ -205,6 +205,8 @@ class Brain:
                 self.workers.stop(app, app.workers[serial], reason, now)
             case act.SendKill(serial=serial, reason=reason):
                 self.workers.kill(app, app.workers[serial], reason, now)
+            case act.DoWithout(serial=serial):
+                self.workers.do_without(app, app.workers[serial], now)
             case act.Commit(generation=number):
                 self.reloads.commit(app, number, now)
             case act.AbortReload():

@@ -21,11 +21,13 @@ from pyworker.daemon.pids import open_pidfd
 from pyworker.daemon.shortage import Shortage, by_somebody, step_for, step_to_start
 from pyworker.errors import Exit
 from pyworker.policy import restart
+from pyworker.policy.converge import UNDYING
 from pyworker.policy.fate import UNUSABLE
 from pyworker.policy.lifecycle import State
 from pyworker.protocol import template as t
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import fd_name
+from pyworker.protocol.names import DOES_NOT_END
 from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process
@@ -116,7 +118,17 @@ class Templates:
             )
 
     def _kill(self, app: App, handle: TemplateHandle) -> None:
-        self._signal(app, handle, signal.SIGKILL)
+        if self._signal(app, handle, signal.SIGKILL):
+            self._brain.loop.call_later(UNDYING, lambda: self._do_without(app, handle))
+
+    def _do_without(self, app: App, handle: TemplateHandle) -> None:
+        """Go on as if one that was killed had ended, if it has not."""
+        pidfd = self._brain.store.get(fd_name("tpid", app.name, handle.generation))
+        if handle.ended or pidfd is None or process.is_gone(pidfd) or not process.is_kept(handle.pid):
+            return
+        self._brain.loop.remove(pidfd)
+        handle.killed_because += f"{', and it ' if handle.killed_because else 'it '}{DOES_NOT_END}"
+        self.gone(app, handle, process.UNKNOWN)
 
     def _signal(self, app: App, handle: TemplateHandle, number: int) -> bool:
         pidfd = self._brain.store.get(fd_name("tpid", app.name, handle.generation))

@@ -28,6 +28,7 @@ from pyworker.policy.converge import DRAIN_TIMEOUT
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, Happening, State
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import worker_fd
+from pyworker.protocol.names import DOES_NOT_END
 from pyworker.protocol.stacks import parse, parse_tasks, whereabouts
 from pyworker.protocol.wire import WireError, decode, encode
 from pyworker.record import replace
@@ -193,6 +194,16 @@ class Workers:
     def _kill_now(self, app: App, handle: WorkerHandle) -> None:
         self.signal(app, handle, signal.SIGKILL)
         process.kill_group(handle.pid, signal.SIGKILL)
+
+    def do_without(self, app: App, handle: WorkerHandle, now: float) -> None:
+        """Go on as if one that was killed had ended, if it has not."""
+        pidfd = self._brain.store.get(worker_fd("pid", handle.id))
+        if pidfd is None or handle.status is not None or process.is_gone(pidfd) or not process.is_kept(handle.pid):
+            handle.since = now  # its end is being dealt with, or it could not be killed, which has been said
+            return
+        self._brain.remark(app, f"worker {handle.id.slot} (pid {handle.pid}) {DOES_NOT_END}")
+        self._brain.loop.remove(pidfd)
+        self._brain.deaths.ended(app, handle, process.UNKNOWN)
 
     def _give_up_unborn(self, app: App, handle: WorkerHandle, *, at_last: bool = False) -> bool:
         """If nobody has said its pid yet, have it end by itself; False when there is a process to signal."""

@@ -56,6 +56,13 @@ class SendKill:
 
 
 @record
+class DoWithout:
+    """It was killed and does not end: go on as if it had."""
+
+    serial: int
+
+
+@record
 class Commit:
     generation: int
 
@@ -112,6 +119,6 @@ class LookAgain:
 
 
 Action = Union[
-    StartTemplate, StopTemplate, Spawn, SendGo, SendDrain, SendStop, SendKill, Commit, AbortReload, RollBack,
-    EndSoak, FailStart, ClearRecord, ShutListeners, Close, LookAgain, StartDispatcher, StopDispatcher,
+    StartTemplate, StopTemplate, Spawn, SendGo, SendDrain, SendStop, SendKill, DoWithout, Commit, AbortReload,
+    RollBack, EndSoak, FailStart, ClearRecord, ShutListeners, Close, LookAgain, StartDispatcher, StopDispatcher,
 ]  # fmt: skip

@@ -37,6 +37,7 @@ RETIRE_TIMEOUT = 5.0  # a template that was told to leave
 FORKS_AT_ONCE = 100  # a template's channel takes some 280 requests that it has not read yet
 DISPATCHER_READY_TIMEOUT = 30.0  # it imports nothing of the app, but a machine may be that busy, at its boot for one
 DISPATCHER_STOP_TIMEOUT = 5.0
+UNDYING = 10.0  # from SIGKILL until one that has not ended is done without: a disk that does not answer may keep it
 UNCOUNTED = 5.0  # how long the death of one that was never ready is waited for: there are processes that do not die
 MAX_DRAINING = 2  # generations that may drain at once, the one that a commit sends away included
 
@@ -50,7 +51,7 @@ def converge(app: AppView, now: float) -> list[act.Action]:
             if isinstance(action, (act.Commit, act.AbortReload, act.RollBack, act.FailStart)):
                 # the view changes under our feet: carry this out, then be asked again
                 return [*(a for a in actions if not isinstance(a, act.LookAgain)), action, act.LookAgain(now)]
-            if isinstance(action, (act.SendDrain, act.SendStop, act.SendKill)):
+            if isinstance(action, (act.SendDrain, act.SendStop, act.SendKill, act.DoWithout)):
                 if action.serial in ending:
                     continue
                 ending.add(action.serial)
@@ -82,6 +83,8 @@ def _deadlines(app: AppView, now: float) -> Iterator[act.Action]:
                 yield _when(w.since + OPENING_TIMEOUT, now, act.SendKill(w.serial, "did not accept when told to"))
                 if now < w.since + OPENING_GRACE:
                     yield act.LookAgain(w.since + OPENING_GRACE)
+            case State.KILLED:
+                yield _when(w.since + UNDYING, now, act.DoWithout(w.serial))
             case _:
                 pass
     for t in app.templates:

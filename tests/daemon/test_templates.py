@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from pyworker.daemon import diagnosis
+from pyworker.daemon import diagnosis, templates
 from pyworker.daemon.app import Failure
 from pyworker.daemon.dispatchers import Dispatchers
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
@@ -23,10 +23,12 @@ from pyworker.policy.restart import Record, RestartConfig
 from pyworker.protocol import template as t
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import WorkerId, fd_name
+from pyworker.protocol.names import DOES_NOT_END
 from pyworker.protocol.wire import MAX_MESSAGE, decode, encode
 from pyworker.unix import process
 from pyworker.unix.fds import pass_credentials, peek_packet, recv_packet, send_packet
 from tests.support.channels import ends as ends
+from tests.support.wait import wait_until
 
 MANY = 1000
 
@@ -71,6 +73,24 @@ def test_a_number_that_is_no_worker_s_pid_or_no_errno_ends_the_template_that_has
     assert send_packet(theirs, encode(message))
     Templates(brain)._on_message(app, handle)
     assert handle.killed_because.startswith("its channel said ")
+
+
+def test_a_template_that_sigkill_does_not_end_is_done_without_and_why_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose import reads a disk that does not answer: a reload waited for its end without end."""
+    loop = Loop()
+    ended: list[Any] = []
+    monkeypatch.setattr(templates, "UNDYING", 0.0)
+    monkeypatch.setattr(templates.signals, "send", lambda *_, **__: True)
+    monkeypatch.setattr(process, "is_gone", lambda pidfd: False)
+    monkeypatch.setattr(process, "is_kept", lambda pid: pid == 42)
+    monkeypatch.setattr(Templates, "gone", lambda self, app, handle, status: ended.append(status))
+    brain: Any = SimpleNamespace(store={fd_name("tpid", "api", 1): 0}, loop=loop)
+    handle = TemplateHandle("api", 1, 0.0, state="retiring", pid=42, killed_because="the import took more than 60 s")
+    app: Any = SimpleNamespace(name="api", templates={1: handle})
+    Templates(brain)._kill(app, handle)
+    wait_until(lambda: loop.turn(0.01) or ended, what="its end")
+    assert ended == [process.UNKNOWN]
+    assert handle.killed_because == f"the import took more than 60 s, and it {DOES_NOT_END}"
 
 
 def test_a_template_whose_import_has_left_a_process_ends_without_a_free_descriptor_too(

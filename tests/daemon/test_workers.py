@@ -25,6 +25,7 @@ from pyworker.policy.lifecycle import State
 from pyworker.policy.talk import AT_ONCE
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import WorkerId
+from pyworker.protocol.names import DOES_NOT_END
 from pyworker.protocol.wire import MAX_MESSAGE, decode, encode
 from pyworker.unix import fds, process
 from pyworker.unix.fds import recv_packet, socketpair
@@ -45,6 +46,24 @@ def test_one_that_asks_to_be_replaced_is_said_to_be_once_and_not_if_it_leaves_al
         Workers(brain)._take(app, handle, w.Recycle("max_requests 5"))
     assert said == [("worker_recycled", 2, "max_requests 5"), "a round"] * events
     assert handle.can_wait == bool(events)  # it serves well, if its successor does not
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_one_that_was_killed_is_done_without_when_the_kernel_keeps_it_and_not_when_it_lives(
+    kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This daemon may not be allowed to kill it: then it serves on."""
+    done: list[Any] = []
+    monkeypatch.setattr(process, "is_gone", lambda pidfd: False)
+    monkeypatch.setattr(process, "is_kept", lambda pid: kept)
+    brain: Any = SimpleNamespace(
+        store=SimpleNamespace(get=lambda name: 0), loop=SimpleNamespace(remove=lambda fd: None), remark=lambda app, text: done.append(text),
+        deaths=SimpleNamespace(ended=lambda app, handle, status: done.append(status)),
+    )  # fmt: skip
+    handle = WorkerHandle(WorkerId("api", 1, 2, 3), held=False, born_at=0.0, state=State.KILLED, pid=42)
+    Workers(brain).do_without(SimpleNamespace(), handle, 10.0)  # type: ignore[arg-type]
+    assert done == ([f"worker 2 (pid 42) {DOES_NOT_END}", process.UNKNOWN] if kept else [])
+    assert handle.since == (0.0 if kept else 10.0)  # asked again later
 
 
 @pytest.mark.parametrize("again", [True, False])

@@ -219,6 +219,12 @@ def test_drain_then_signal_then_kill() -> None:
     assert doing(view, 9.0) == [act.SendKill(1, "kill time-out")]
 
 
+def test_one_that_sigkill_does_not_end_is_done_without() -> None:
+    view = app(running=False, listening=False, templates=(), workers=(worker(1, 1, state=State.KILLED),))
+    assert doing(view, 9.9) == []
+    assert doing(view, 10.0) == [act.DoWithout(1)]
+
+
 def test_stop_drains_everybody_to_empty_then_shuts_the_port_then_closes() -> None:
     assert doing(app(running=False, workers=BOTH)) == [
         act.StopTemplate(1),

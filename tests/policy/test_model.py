@@ -112,6 +112,8 @@ def perform(world: World, action: act.Action) -> World:
             view = happen(v, s, Happening.STOP)
         case act.SendKill(serial=s):
             view = happen(v, s, Happening.KILL)
+        case act.DoWithout(serial=s):
+            view = happen(v, s, Happening.EXIT)
         case act.Commit(generation=g):
             view = replace(v, generation=g, target=None, previous=v.generation, soak_until=NOW + 10, soak_deaths=0)
         case act.AbortReload():
