@@ -14,6 +14,7 @@ import pytest
 from pyworker.config.schema import HttpConfig, LimitsConfig, StopConfig
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import Accepting, Check, Drain, Drained, Failed, Go, Hello, Notice, Ready, Recycle
+from pyworker.unix.process import is_stopped
 from tests.support.fake_daemon import FakeDaemon, Peer
 from tests.support.wait import wait_until
 from tests.worker.conftest import answer, get, request
@@ -44,6 +45,21 @@ def test_drain_finishes_the_request_in_flight_and_exits_zero(daemon: Any, folder
     assert d.row(1)[F.ACCEPTED] == 1
     assert d.reap(worker.pid) == 0
     assert b"app is down" in worker.read_out()  # by the lifespan, line by line
+
+
+def test_the_time_to_drain_that_was_said_last_counts_also_where_both_are_read_at_once(daemon: Any) -> None:
+    d = daemon(http=QUICK)
+    worker = born(d)
+    with socket.create_connection(d.listeners[0].getsockname(), timeout=30) as client:
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: d.row(1)[F.IN_FLIGHT] == 1)
+        os.kill(worker.pid, signal.SIGSTOP)
+        wait_until(lambda: is_stopped(worker.pid))
+        for timeout in (300.0, 0.1):
+            worker.send(Drain(timeout, to_empty=False))
+        os.kill(worker.pid, signal.SIGCONT)
+        assert worker.expect(Drained).cancelled == 1
+    assert d.reap(worker.pid) == 0
 
 
 def test_drain_of_the_last_worker_serves_all_that_is_queued(daemon: Any) -> None:
