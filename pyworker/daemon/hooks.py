@@ -96,10 +96,10 @@ class Hooks:
                 if said:
                     shown = said[:300]
                     first, output = f"{first}: {shown}", "" if shown == output.strip() else output
-                # for want of something it did not run, and is not to blame
+                # None: it was for want of something, and is not its fault
                 step = step_for_words(reason, 0) if ok is None else ""
-                step = step or f"try it in {generation.config.cwd}: {shlex.join(words)}"
-                steps = [of_module(said, generation.resolved, words), step]
+                by_hand = f"try it in {generation.config.cwd}: {shlex.join(words)}"
+                steps = [of_module(said, generation.resolved, words), step or by_hand]
                 failure = Failure(f"{PRE_START_FAILED}: {first}", output, "\n".join(filter(None, steps)))
                 if app.target == generation.number:
                     app.target_failure = failure

@@ -247,8 +247,7 @@ class Logger:
         os.close(pipe.fd)
         if self._unname(pipe) and not pipe.forgotten:
             self._closed.append(pipe.full_name)
-        if pipe.name.app in self._forgotten:
-            self._forget_app(pipe.name.app)
+        self._forget_app(pipe.name.app)
 
     def _unname(self, pipe: Pipe) -> bool:
         """Take a pipe's name away; False when another pipe has it."""
@@ -403,9 +402,8 @@ class Logger:
                 pass
 
     def _forget_app(self, app: str) -> None:
-        """Forget where an app's log is, once all that its pipes still hold has been read."""
-        printing = self._printing()
-        if app in self._forgotten and app not in printing:
+        """Forget where a forgotten app's log is, once all that its pipes still hold has been read."""
+        if app in self._forgotten and app not in (printing := self._printing()):
             self._forgotten.discard(app)
             self._output.forget(app, printing)
 

@@ -227,10 +227,11 @@ def test_a_script_or_command_is_launched_as_what_it_is(
     monkeypatch.setattr(spawn, "free_port", lambda taken: 20007)
     before = len(os.listdir("/proc/self/fd"))
     handle = world.worker(held=True, **config)
-    [(spec, _)] = world.launched
+    [(spec, direct)] = world.launched
     assert (spec.role, spec.held, spec.slot, spec.row, len(spec.listener_fds), spec.ipc_fd > 0) == (role, held, 2, 107, listeners, has_ipc)
     born = {ENV_BIRTH: "api.1.2.7"} if role == "command" else {}
     assert {name: spec.env[name] for name in (ENV_BIRTH, UNIQUE_ID, "PORT") if name in spec.env} == env | born
+    assert handle.launching is direct is (listeners == 0)  # behind a dispatcher
     assert handle.port == int(env.get("PORT", 0))
     if handle.port:
         assert spec.app.command in (("sh", "-c", "serve 20007"), ("/usr/bin/python3", "-u", "/srv/run.py"))
