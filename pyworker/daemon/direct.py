@@ -48,15 +48,17 @@ class Direct:
     def started(self, app: App, handle: WorkerHandle, pid: int) -> None:
         """This process is that worker; 0: one that says so itself."""
         handle.launching = False
+        if pid and handle.pid:
+            return
         generation = app.generations.get(handle.id.generation)
         if handle.state in LEAVING and generation is not None and is_direct(generation, handle):
-            if pid and not handle.pid:
+            if pid:
                 handle.direct = True
                 self._brain.pids.claim(app, handle, pid)
             self._brain.workers.leave_at_last(app, handle)
             self._brain.poke(app)
             return
-        if handle.pid or not pid:
+        if not pid:
             return
         if generation is not None and not is_direct(generation, handle):
             if handle.is_alive:  # its Hello is on the way; without one at least its end is told

@@ -85,6 +85,7 @@ def test_only_a_command_before_whose_exec_nothing_is_to_be_done_is_started_direc
         (SLEEP | {"ready": "notify"}, {}, False, ["claimed"]),
         (SLEEP | {"ready": "notify"}, {}, True, ["claimed", "says ready"]),
         (SLEEP, {"pid": 4711}, False, []),  # found meanwhile, or by its Hello
+        (SLEEP, {"pid": 4711, "state": State.STOPPING}, False, []),  # and has been signalled then
         (SLEEP, {"state": State.STOPPED}, False, ["ended"]),
         (None, {}, False, ["ended"]),
         (SLEEP | {"balance": "proxy"}, {"port": 8001}, False, ["claimed", "ready"]),
