@@ -225,7 +225,7 @@ class Workers:
     def leave_at_last(self, app: App, handle: WorkerHandle) -> None:
         """It was told to leave when nobody knew its pid, which has been said now, or it ends by itself."""
         if not self._give_up_unborn(app, handle):
-            stop = signal_number(app.generations[handle.id.generation].config.stop.signal)
+            stop = signal_number(app.stop_config(handle.id.generation).signal)
             self.signal(app, handle, signal.SIGKILL if handle.state is State.KILLED else stop)
 
     def signal(self, app: App, handle: WorkerHandle, number: int) -> None:

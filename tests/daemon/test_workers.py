@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from pyworker.config.schema import AppConfig, ResolvedApp
+from pyworker.config.schema import AppConfig, ResolvedApp, StopConfig
 from pyworker.daemon import check
 from pyworker.daemon.app import Failure, Generation
 from pyworker.daemon.direct import Direct
@@ -527,13 +527,14 @@ def test_one_whose_pid_nobody_has_said_ends_by_the_end_of_its_channel_and_no_pro
     assert unborn.asked == [w.Drain(0.0, to_empty=False), *follows]
 
 
-@pytest.mark.parametrize(("ends", "signalled"), [("stop", "SIGTERM"), ("kill", "SIGKILL")])
+@pytest.mark.parametrize(("ends", "signalled"), [("stop", "SIGINT"), ("kill", "SIGKILL")])
 def test_one_that_the_launcher_may_have_started_is_signalled_when_its_pid_is_told_or_has_ended_when_none_is(
     monkeypatch: pytest.MonkeyPatch, ends: str, signalled: str
 ) -> None:
     for pid, follows in ((4242, [signalled]), (0, [w.Drain(0.0, to_empty=False), "ended"])):
         launched = Asked(monkeypatch, COMMAND, State.STARTING)
         launched.handle.pid, launched.handle.launching = 0, True
+        launched.app.stop_config = lambda number: StopConfig(signal="INT")  # of a reload since then
         getattr(launched.workers, ends)(launched.app, launched.handle, "why", 1.0)
         assert launched.asked == [w.Drain(0.0, to_empty=False)], "it runs, maybe"
         brain: Any = launched.workers._brain
