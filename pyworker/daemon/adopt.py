@@ -149,6 +149,7 @@ def _adopt_app(brain: Brain, app: App, desired: DesiredApp, memo: dict[str, Any]
         app.previous = None
     _templates(brain, app, memo.get("templates", {}))
     _workers(brain, app, memo.get("workers", {}))
+    brain.workers.tell_time_to_drain(app)  # the other may have died before it could, in the moment of a commit
     brain.dispatchers.adopt(app, memo.get("dispatcher"))
     brain.poke(app)
 

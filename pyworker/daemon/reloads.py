@@ -29,7 +29,6 @@ class Reloads:
         """The new generation counts from here on: that is written down, or nothing has changed."""
         failpoint.hit("reload.before_commit")
         old, old_previous = app.generation, app.previous
-        time_to_drain = app.stop_config(number).drain_timeout
         config = app.generations[number].config
         app.previous = old if config.reload.soak > 0 and app.view().overlaps and old in app.generations else None
         scale = app.scale, app.scale_base
@@ -53,7 +52,7 @@ class Reloads:
         app.fill_slots()
         app.reload_from = old
         _forget_notes(app)
-        self._brain.workers.tell_time_to_drain(app, time_to_drain, now)
+        self._brain.workers.tell_time_to_drain(app)
         self._brain.write_logs_spec(app)
         self._brain.events.emit_data("reload_committed", app.name, None, {"from": old, "to": number})
 
@@ -89,7 +88,7 @@ class Reloads:
 
     def roll_back(self, app: App, number: int, reason: str) -> None:
         """The generation before counts again."""
-        given_up, time_to_drain = app.generation, app.stop_config(app.generation).drain_timeout
+        given_up = app.generation
         app.generation, app.previous = number, None
         if app.scale is None:
             app.scale, app.scale_base = app.scale_before
@@ -101,7 +100,7 @@ class Reloads:
             reason + (f": {app.failure.message}" if app.failure else ""), app.failure.traceback if app.failure else ""
         )
         app.refused[given_up] = failure
-        self._brain.workers.tell_time_to_drain(app, time_to_drain, self._brain.loop.clock())
+        self._brain.workers.tell_time_to_drain(app)
         self._brain.write_logs_spec(app)
         self._give_state_back(app)
         self._brain.save_or_note()

@@ -107,13 +107,14 @@ class Workers:
             self.signal(app, handle, signal.SIGTERM)  # a worker takes it for the same wish
         self.kick_siblings(app, handle)
 
-    def tell_time_to_drain(self, app: App, before: float, now: float) -> None:
-        """Have those that drain already keep to `stop.drain_timeout` as it is now; they were told `before`."""
+    def tell_time_to_drain(self, app: App) -> None:
+        """Have those that drain already keep to `stop.drain_timeout` as it is now; what they were told may be another."""
+        now = self._brain.loop.clock()
         for handle in app.workers.values():
-            config = app.generations[handle.id.generation].config
-            timeout = app.stop_config(handle.id.generation).drain_timeout
-            if timeout != before and handle.state is State.DRAINING and config.target is not None:
-                self.say(handle, w.Drain(max(0.0, handle.since + timeout - now), to_empty=False))
+            generation = app.generations.get(handle.id.generation)
+            if handle.state is State.DRAINING and generation is not None and generation.config.target is not None:
+                left = handle.since + app.stop_config(generation.number).drain_timeout - now
+                self.say(handle, w.Drain(max(0.0, left), to_empty=False))
 
     def stop(self, app: App, handle: WorkerHandle, reason: str, now: float) -> None:
         config = app.generations[handle.id.generation].config

@@ -97,7 +97,7 @@ class Kick:
 class Drain:
     """Stop accepting, finish, exit 0. `to_empty`: nobody else will accept, so take all that is queued (1 s at most).
 
-    Said again: the time-out is another one now.
+    Said again (not to scripts, which listen no more): so much of the time-out is left from now on.
     """
 
     timeout: float  # seconds until requests are cancelled

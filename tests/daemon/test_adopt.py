@@ -52,7 +52,10 @@ class Left:
                 never_told=lambda app, handle: note(("never told", handle.generation)),
             ),
             pids=SimpleNamespace(watch=lambda app, handle, pidfd: note(("watches worker", handle.pid))),
-            workers=SimpleNamespace(resume=lambda app, handle: note(("goes on with", handle.id.serial, handle.state, handle.pid, handle.untold))),
+            workers=SimpleNamespace(
+                resume=lambda app, handle: note(("goes on with", handle.id.serial, handle.state, handle.pid, handle.untold)),
+                tell_time_to_drain=lambda app: self.poked.append(f"those of {app.name} that drain"),
+            ),
             dispatchers=SimpleNamespace(adopt=lambda app, memo: self.poked.append(f"dispatcher of {app.name}")),
         )  # fmt: skip
         ledger, board = Ledger.create("api"), Board.create("api")
@@ -177,7 +180,8 @@ def test_of_what_was_half_done_goes_on_what_is_there(
     _, app = left.adopt(committed)
     assert {name: getattr(app, name) for name in found} == found
     assert not app.closed
-    assert left.poked == ["dispatcher of api", "api"]  # and so policy goes on from there
+    # a commit may have changed the time to drain; and so policy goes on from there
+    assert left.poked == ["those of api that drain", "dispatcher of api", "api"]
     assert app.last_generation == max(1, *generations, 1)
     # whoever waited for it has seen the other daemon end
     assert (app.target_failure is not None) is (app.target is not None)

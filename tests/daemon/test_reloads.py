@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pyworker.config.address import parse_bind
-from pyworker.config.schema import AppConfig, ResolvedApp
+from pyworker.config.schema import AppConfig, ResolvedApp, StopConfig
 from pyworker.daemon import operations, reloads
 from pyworker.daemon.app import App, Failure, Generation, Listener
 from pyworker.daemon.board import Board
@@ -22,6 +22,7 @@ from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.ledger import Ledger
 from pyworker.policy.lifecycle import State
 from pyworker.policy.restart import CLEAR, Record
+from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import WorkerId
 from pyworker.record import replace
 from tests.support.brain import app_of_one_worker
@@ -88,6 +89,33 @@ def test_a_roll_back_leaves_nothing_of_the_generation_that_was_given_up_but_why(
         assert app.notes == [f"generation 2 was rolled back: {why}"]
     assert said[:3] == ["the log's form", "the state's owner", "saved"]
     assert said[-1] == ("reload_rolled_back", {"from": 1, "to": 2, "reason": why})
+
+
+@pytest.mark.parametrize(
+    ("state", "config", "told"),
+    [
+        (State.DRAINING, {}, [20.0, 0.0]),  # by the commit; by the roll-back, by which its time is over
+        (State.READY, {}, []),
+        (State.STOPPING, {}, []),
+        (State.DRAINING, {"target": None, "script": "run.py"}, []),  # which listens no more
+    ],
+)
+def test_those_that_drain_already_are_told_the_time_that_a_commit_or_a_roll_back_brings(
+    brain: Brain, monkeypatch: pytest.MonkeyPatch, state: State, config: dict[str, Any], told: list[float]
+) -> None:
+    said: list[Any] = []
+    monkeypatch.setattr(brain.workers, "say", lambda worker, message: said.append(message))
+    monkeypatch.setattr(brain, "write_logs_spec", lambda app: None)
+    monkeypatch.setattr(brain.loop, "clock", lambda: 110.0)
+    with app_of_one_worker(state) as (app, worker, _):
+        worker.since = 100.0
+        for number, seconds in ((1, 5.0), (2, 30.0)):
+            resolved = app.generations[number].resolved
+            stop = StopConfig(drain_timeout=seconds)
+            app.generations[number].resolved = replace(resolved, config=replace(resolved.config, stop=stop, **config))
+        brain.reloads.commit(app, 2, 110.0)
+        brain.reloads.roll_back(app, 1, "too many deaths")
+    assert said == [w.Drain(seconds, to_empty=False) for seconds in told]
 
 
 def test_an_address_that_a_reload_has_left_out_is_shut_in_a_moment_in_which_nobody_waits_there(
