@@ -127,7 +127,6 @@ class Server:
         self._cancelled = 0
         self._empty: asyncio.Future[None] | None = None
         self._given_up = False  # what is left is waited for no longer
-        self._cut_after: float | None = None  # by a later word than the one that begins the drain
         self._cut_timers: list[asyncio.TimerHandle] = []
 
     # ---- life ------------------------------------------------------------------------------------
@@ -176,13 +175,10 @@ class Server:
             connection.drain(deadline)
         if self._websockets is not None:
             self._websockets.drain(0.0 if to_empty else timeout)
-        self._cut_timers.append(
-            self.loop.call_later(timeout if self._cut_after is None else self._cut_after, self._cut)
-        )
+        self._cut_timers.append(self.loop.call_later(timeout, self._cut))
 
     def cut_in(self, timeout: float) -> None:
-        """Cut what is left of a drain, begun or about to, after so many seconds, and not when it was said at first."""
-        self._cut_after = timeout
+        """Cut what is left of a drain after so many seconds, and not when it was said at first."""
         if self.draining and self._cut_at is None:
             for timer in self._cut_timers:
                 timer.cancel()
