@@ -27,6 +27,7 @@ def tree(root: Path, cgroup: str, files: dict[str, str]) -> tuple[str, str]:
         ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
         ("0::/\n", {"cpu.max": "max 100000\n"}, None),
         ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "100000 100000"}, 1),
+        ("0::/a/b\n", {"a/b/cpu.max": "800000 100000", "a/cpu.max": "100000 100000"}, 1),
         ("0::/../x\n", {"cpu.max": "100000 100000"}, 1),
         ("0::/a\n", {"a/cpu.max": "1000000000 100000"}, None),
         (
@@ -35,8 +36,10 @@ def tree(root: Path, cgroup: str, files: dict[str, str]) -> tuple[str, str]:
             1,
         ),
         ("3:cpu:/d\n", {"cpu/d/cpu.cfs_quota_us": "-1", "cpu/d/cpu.cfs_period_us": "100000"}, None),
+        ("4:memory:/d\n", {"cpu/d/cpu.cfs_quota_us": "90000", "cpu/d/cpu.cfs_period_us": "100000"}, None),
         ("rubbish\n\n::\n", {"cpu.max": "x"}, None),
         ("0::/\n", {"cpu.max": "0 0"}, None),
+        ("0::/\n", {"cpu.max": "100000 0"}, None),
     ],
 )
 def test_quota_limits_the_cpus(tmp_path: Path, cgroup: str, files: dict[str, str], quota: int | None) -> None:

@@ -31,6 +31,7 @@ def text(number: int | None) -> str | None:
         ("0 0 29 2 *", "2026-01-01 00:00", "2028-02-29 00:00"),
         ("0 0 29 2 *", "2096-03-01 00:00", "2104-02-29 00:00"),
         ("0 0 L * *", "2026-02-01 00:00", "2026-02-28 00:00"),
+        ("0 0 L * *", "2026-12-01 00:00", "2026-12-31 00:00"),
         ("0 0 1,L 2 *", "2028-02-02 00:00", "2028-02-29 00:00"),
         ("30 8 * * mon-fri", "2026-11-27 09:00", "2026-11-30 08:30"),
         ("30 8 * * 7", "2026-11-23 09:00", "2026-11-29 08:30"),
@@ -83,6 +84,7 @@ def test_random_timetables_agree_with_another_implementation() -> None:
     ("table", "message", "hint"),
     [
         ("", "five fields, not 0", "every day at 04:00"),
+        ("5", "five fields, not 1", "every day at 04:00"),
         ("* * * *", "five fields, not 4", "every day at 04:00"),
         ("0 0 4 * * *", "five fields, not 6", "seconds are not a field"),
         ("60 * * * *", "as minute: it must be from 0 to 59", ""),
