@@ -68,10 +68,15 @@ class Client:
         return found
 
     def _exactly(self, size: int) -> bytes | None:
-        while len(self.buffer) < size:
+        parts, missing = [self.buffer], size - len(self.buffer)  # joined once: each `+=` would copy all of a long body
+        while missing > 0:
+            self.buffer = b""
             if not self._more():
                 return None
-        found, self.buffer = self.buffer[:size], self.buffer[size:]
+            parts.append(self.buffer)
+            missing -= len(self.buffer)
+        whole = b"".join(parts)
+        found, self.buffer = whole[:size], whole[size:]
         return found
 
     def recv(self, *, head_only: bool = False) -> Response | None:
@@ -97,7 +102,7 @@ class Client:
         return None if body is None else Response(status, headers, body)
 
     def _chunks(self) -> bytes | None:
-        whole = b""
+        parts = []
         while True:
             line = self._until(b"\r\n")
             if line is None:
@@ -106,15 +111,17 @@ class Client:
             if part is None:
                 return None
             if line == b"0":
-                return whole
-            whole += part[:-2]
+                return b"".join(parts)
+            parts.append(part[:-2])
 
     def rest(self) -> bytes:
         """Everything until the server closes."""
+        parts = [self.buffer]
+        self.buffer = b""
         while self._more():
-            pass
-        found, self.buffer = self.buffer, b""
-        return found
+            parts.append(self.buffer)
+            self.buffer = b""
+        return b"".join(parts)
 
     def closed(self) -> bool:
         """Wait for the server's end-of-file; True when nothing came before it."""
