@@ -53,6 +53,18 @@ Events
 """
 
 
+@pytest.mark.parametrize(("waiting", "balance", "is_told"), [(2, "shared", True), (0, "shared", False), (2, "proxy", False)])
+def test_a_command_before_which_clients_wait_is_told_which_socket_it_has(
+    home: str, waiting: int, balance: str, is_told: bool
+) -> None:
+    body = documents.describe()
+    body["apps"][0] |= {"command": ["granian", "--port", "1"], "balance": balance, "queue": [[waiting, 2048]]}
+    with FakeControl(home, {"describe": replies(body)}):
+        found = run("describe", "api", home=home)
+    assert f"{waiting} of 2048 waiting to be accepted" in found.out
+    assert ("LISTEN_FDS (fd 3)" in found.out) is is_told
+
+
 def test_the_card_is_plain_in_a_pipe(home: str) -> None:
     with FakeControl(home, {"describe": replies(documents.describe())}):
         found = run("describe", "api", home=home)
