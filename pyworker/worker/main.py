@@ -75,12 +75,27 @@ def run(birth: Birth) -> int:
             )
             kind, runner = "asyncio", None
             server = new_server(birth.app, server.application, server.interface, birth.ssl_context)
+        except asyncio.CancelledError:
+            if worker.is_leaving:
+                return Exit.OK  # the app's shutdown cancels all there is
+            return _ended_by_app(
+                birth, "cancelled all tasks of its worker's loop, that of the worker, too (asyncio.all_tasks())"
+            )
         except Exception as error:  # noqa: BLE001  our own loop code failed: the daemon will replace this worker
+            if str(error).startswith("Event loop stopped before"):
+                return _ended_by_app(birth, "stopped its worker's loop (loop.stop())")
             if "can't start new thread" in str(error):  # a limit, and no fault of any line
                 birth.channel.send(w.Failed("other", f"no thread for its requests: {error}", "", ""))
                 return Exit.FAILED
             traceback.print_exc()
             return _CRASHED
+
+
+def _ended_by_app(birth: Birth, how: str) -> int:
+    message = f"the app has {how}"
+    birth.channel.send(w.Failed("other", message, "", "to end a worker in order: os.kill(os.getpid(), signal.SIGTERM)"))
+    say(message)
+    return Exit.FAILED
 
 
 def new_server(
@@ -133,6 +148,10 @@ class _Worker:
         self._ticking: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ready = False
+
+    @property
+    def is_leaving(self) -> bool:
+        return self._drain is not None and self._drain.done() and not self._drain.cancelled()
 
     async def live(self) -> int:
         loop = self._loop = asyncio.get_running_loop()

@@ -375,6 +375,37 @@ def test_worker_that_imports_for_itself_reports_its_failure(daemon: Any, folder:
     assert d.reap(worker.pid) == 1
 
 
+
+CANCEL_ALL = "for task in asyncio.all_tasks(): task.cancel()"
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(("ends", "how"), [("asyncio.get_running_loop().stop()", "loop.stop()"), (CANCEL_ALL, "all_tasks()")])
+def test_an_app_that_ends_the_loop_of_its_worker_is_told_so(
+    daemon: Any, folder: Path, loop: str, ends: str, how: str
+) -> None:
+    shop = (folder / "shop.py").read_text()
+    (folder / "shop.py").write_text(shop.replace("    body = ", f"    if scope['path'] == '/end':\n        {ends}\n    body = ", 1))
+    d = daemon(loop=loop)
+    worker = born(d)
+    with socket.create_connection(d.listeners[0].getsockname(), timeout=30) as client:
+        client.sendall(b"GET /end HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert how in worker.expect(Failed).message
+    assert d.reap(worker.pid) == 1
+
+
+def test_an_app_may_cancel_all_tasks_when_it_shuts_down(daemon: Any, folder: Path) -> None:
+    shop = (folder / "shop.py").read_text()
+    at_shutdown = f"            if message['type'] == 'lifespan.shutdown':\n                {CANCEL_ALL}\n"
+    answers = "            await send("
+    (folder / "shop.py").write_text(shop.replace(answers, at_shutdown + answers, 1))
+    d = daemon()
+    worker = born(d)
+    worker.send(Drain(10.0, to_empty=False))
+    assert d.reap(worker.pid) == 0
+    assert b"Traceback" not in worker.read_err()
+
+
 def test_worker_asks_to_be_replaced_after_max_requests(daemon: Any) -> None:
     d = daemon(limits=LimitsConfig(max_requests=3))
     worker = born(d)
