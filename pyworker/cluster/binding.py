@@ -39,6 +39,7 @@ _MULTIPROCESSING = "pymp-"  # a folder of its own for the sockets in which it ha
 
 _accept = socket.socket.accept
 _setblocking = socket.socket.setblocking
+_new_poll = select.poll  # a program may take it away later: eventlet.monkey_patch()
 
 
 class Address(NamedTuple):
@@ -167,7 +168,7 @@ class Binding:
                 left = _LOOK if for_ever else min(_LOOK, deadline - time.monotonic())
                 if left <= 0:
                     raise TimeoutError("timed out") from None
-                poll = select.poll()
+                poll = _new_poll()
                 try:
                     poll.register(sock, select.POLLIN)
                 except ValueError:  # the handler of a signal has closed it: the next try says so

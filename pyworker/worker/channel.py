@@ -6,6 +6,7 @@ The daemon's side is daemon/; the messages are protocol/worker.py.
 from __future__ import annotations
 
 import _thread  # threading has work to do after each fork, and there is no thread yet where launchers fork
+import os
 import select
 import socket
 from collections import deque
@@ -17,6 +18,8 @@ from pyworker.protocol import wire
 from pyworker.protocol.worker import MAX_WORKER_MESSAGE, FromWorker, ToWorker
 from pyworker.unix.fds import close_all, recv_packet, send_packet
 from pyworker.worker.say import say
+
+_new_poll = select.poll  # a script may take it away later: eventlet.monkey_patch()
 
 _MOST_TEXT = 20 * 1024  # bytes, as JSON
 _MAX_PENDING = 64  # messages kept for a daemon that does not read; a worker says a handful in its life
@@ -39,11 +42,20 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
+        self._inode = os.fstat(sock.fileno()).st_ino
         self._pending: deque[bytes] = deque(maxlen=_MAX_PENDING)
         self._sending = _thread.allocate_lock()  # a script says things from its own thread and from ours
 
     def fileno(self) -> int:
         return self.sock.fileno()
+
+    @property
+    def is_open(self) -> bool:
+        """False when the program has closed it by its number, which another file of its own may have by now."""
+        try:
+            return os.fstat(self.sock.fileno()).st_ino == self._inode
+        except OSError:
+            return False
 
     def send(self, message: FromWorker) -> None:
         """Send, or keep for `flush` when the daemon does not read now. A channel that is closed swallows it."""
@@ -55,6 +67,8 @@ class Channel:
         with self._sending:
             while self._pending:
                 try:
+                    if not self.is_open:
+                        raise ConnectionResetError
                     if not send_packet(self.sock, self._pending[0]):
                         return
                 except OSError as error:
@@ -68,7 +82,7 @@ class Channel:
 
         What is not a message of the set (a daemon of another version) is reported on stderr and skipped.
         """
-        while True:
+        while self.is_open:
             try:
                 packet = recv_packet(self.sock, MAX_WORKER_MESSAGE, 4)
             except OSError:
@@ -87,10 +101,11 @@ class Channel:
                 if fd >= 0:
                     close_all([fd])
                 say(f"ignored a message of the daemon: {error}")
+        return Closed()
 
     def wait(self) -> Received | Closed:
         """Block until there is a message. Only for a worker that has nothing else to do."""
-        poll = select.poll()
+        poll = _new_poll()
         poll.register(self.sock, select.POLLIN)
         while True:
             found = self.receive()

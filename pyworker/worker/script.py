@@ -62,6 +62,12 @@ class Runtime(Binding):
     # ---- called by the script ------------------------------------------------------------------------
     def ask(self, address: Address) -> Grant | None:
         with self._lock:
+            if not self._channel.is_open:
+                say(
+                    "the script has closed descriptors that are not its own, pyworker's too (os.closerange?): it binds for "
+                    "itself, and shares its port with no other worker. Leave that out: no other was open"
+                )
+                return None
             self._start_reader()
             self._asks = address
             self._channel.send(Bind(_FAMILIES[address.family], address.host, address.port))
@@ -96,6 +102,8 @@ class Runtime(Binding):
         """The thread: answers of the daemon, and the end."""
         while True:
             found = self._channel.wait()
+            if isinstance(found, Closed) and not self._channel.is_open:
+                return  # by the script itself: it is stopped by a signal then
             if isinstance(found, Closed):
                 self._answers.put(Grant())
                 self._drain(_LONELY_DRAIN)

@@ -17,6 +17,7 @@ import pytest
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import Accepting, Bind, Bound, Check, Drain, Drained, Failed, Hello, Ready
 from tests.support.fake_daemon import FakeDaemon, Peer, tcp_listener
+from tests.support.pyworker import free_port
 from tests.support.wait import wait_until
 from tests.support.words import ADDRESS_IN_USE
 from tests.worker.conftest import get, request, spread
@@ -59,6 +60,7 @@ while True:
         body = str(os.getpid()).encode()
         client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
 """,
+    "blocking accept, with poll taken away": "import select\ndel select.poll\n" + HTTP_SERVER % "http.server.HTTPServer",
     "asyncio": """
 import asyncio, os, sys
 async def handle(reader, writer):
@@ -113,6 +115,29 @@ def serving(daemon: Any, folder: Path, text: str) -> tuple[FakeDaemon, Peer]:
     worker.expect(Ready)
     worker.expect(Accepting)
     return d, worker
+
+
+
+def test_a_script_that_closes_all_descriptors_binds_for_itself(daemon: Any, folder: Path) -> None:
+    """As programs do that put themselves into the background (python-daemon): one of its own has the number of our channel then."""
+    address = "127.0.0.1", free_port()
+    text = "import os\nos.closerange(3, 256)\n" + HTTP_SERVER % "http.server.HTTPServer"
+    (folder / "server.py").write_text(text)
+    d = daemon([], script=str(folder / "server.py"), args=(str(address[1]),))
+    worker = d.launch("script", slot=1, row=1, workers=1)
+    worker.expect(Hello)
+    worker.wait_closed()
+    wait_until(lambda: b"it binds for itself" in worker.read_err())
+    wait_until(lambda: _answers(address), what="an answer")
+    assert get(address) == str(worker.pid).encode()
+    os.kill(worker.pid, signal.SIGTERM)
+    assert d.reap(worker.pid) == -signal.SIGTERM
+
+
+def _answers(address: Any) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(address):
+        return True
+    return False
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
