@@ -7,6 +7,7 @@ import fcntl
 import os
 import socket
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -184,11 +185,12 @@ def test_a_listening_socket_that_cannot_take_its_place_leaves_nothing(tmp_path: 
 
 
 @pytest.mark.parametrize("length", [107, 108])
-def test_a_socket_whose_path_is_too_long_for_the_kernel_is_reached_all_the_same(tmp_path: Path, length: int) -> None:
-    folder = Path(f"{tmp_path}/{'x' * (length - len(str(tmp_path)) - len('//sock'))}")
-    folder.mkdir()
-    fd = os.open(folder, os.O_RDONLY)
-    with files.listen_unix(fd, "sock"), files.socket_path(str(folder), "sock") as path, socket.socket(socket.AF_UNIX) as client:
-        assert (path == f"{folder}/sock") is (length == 107)
-        client.connect(path)
-    os.close(fd)
+def test_a_socket_whose_path_is_too_long_for_the_kernel_is_reached_all_the_same(length: int) -> None:
+    with tempfile.TemporaryDirectory() as above:
+        folder = Path(f"{above}/{'x' * (length - len(above) - len('//sock'))}")
+        folder.mkdir()
+        fd = os.open(folder, os.O_RDONLY)
+        with files.listen_unix(fd, "sock"), files.socket_path(str(folder), "sock") as path, socket.socket(socket.AF_UNIX) as client:
+            assert (path == f"{folder}/sock") is (length == 107)
+            client.connect(path)
+        os.close(fd)
