@@ -430,6 +430,13 @@ def test_commit_when_all_are_held() -> None:
     assert doing(app(workers=(*BOTH, *new), **RELOADING)) == [act.Commit(2)]
 
 
+def test_what_is_due_is_done_with_the_commit_and_all_else_is_asked_again_at_once() -> None:
+    new = (worker(3, 1, 2, State.HELD), worker(4, 2, 2, State.HELD))
+    leaves, stuck = worker(5, 1, state=State.DRAINING), worker(6, 2, state=State.STOPPING, since=-100.0)
+    found = c.converge(app(workers=(*BOTH, *new, leaves, stuck), **RELOADING), 1.0)
+    assert found == [act.SendKill(6, "kill time-out"), act.Commit(2), act.LookAgain(1.0)]
+
+
 @pytest.mark.parametrize(
     "late",
     [

@@ -267,7 +267,7 @@ def test_without_a_descriptor_there_is_no_spare_for_now(monkeypatch: pytest.Monk
 
 def test_a_spare_that_ends_before_it_is_known_is_none() -> None:
     """Its number may be another process's by then, as here."""
-    kept = Spares(os.getppid, wanted=True)
+    kept = Spares(os.getpid, wanted=True)
     assert kept.make() is None
     assert kept.fileno() == -1
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pyworker.config.schema import HttpConfig, LimitsConfig, StopConfig
+from pyworker.config.schema import HooksConfig, HttpConfig, LimitsConfig, StopConfig
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import Accepting, Check, Drain, Drained, Failed, Go, Hello, Notice, Ready, Recycle
 from pyworker.unix.process import is_stopped
@@ -375,7 +375,6 @@ def test_worker_that_imports_for_itself_reports_its_failure(daemon: Any, folder:
     assert d.reap(worker.pid) == 1
 
 
-
 CANCEL_ALL = "for task in asyncio.all_tasks(): task.cancel()"
 
 
@@ -404,6 +403,17 @@ def test_an_app_may_cancel_all_tasks_when_it_shuts_down(daemon: Any, folder: Pat
     worker.send(Drain(10.0, to_empty=False))
     assert d.reap(worker.pid) == 0
     assert b"Traceback" not in worker.read_err()
+
+
+def test_a_post_fork_that_fails_is_told_and_is_no_failed_import(daemon: Any, folder: Path) -> None:
+    shop = folder / "shop.py"
+    shop.write_text(shop.read_text() + "def hook(): raise ValueError('no')\n")
+    d = daemon(hooks=HooksConfig(post_fork="shop:hook"))
+    worker = d.fork(d.load(), 1)
+    worker.expect(Hello)
+    failed = worker.expect(Failed)
+    assert (failed.kind, failed.message) == ("other", "hooks.post_fork: ValueError: no")
+    assert d.reap(worker.pid) == 1
 
 
 def test_worker_asks_to_be_replaced_after_max_requests(daemon: Any) -> None:
