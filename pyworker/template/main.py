@@ -233,9 +233,8 @@ def replace_self(spec: t.LaunchSpec, fds: list[int], archive: str, spec_fd: int,
     flush()
     for timer in forksafe.TIMERS:
         signal.setitimer(timer, 0)  # an exec keeps it, without what it calls: its signal would end this process
-    signal.pthread_sigmask(
-        signal.SIG_SETMASK, ()
-    )  # an exec keeps it, too, and what is blocked waits: SIGTERM is sent there
+    # an exec keeps what is blocked, too, and SIGTERM is sent there
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.execve(spec.python, [spec.python, archive, role, *numbers, _AGAIN + text], spec.env)
 
 

@@ -151,7 +151,7 @@ class _Worker:
 
     @property
     def is_leaving(self) -> bool:
-        return self._drain is not None and self._drain.done() and not self._drain.cancelled()
+        return self._drain.done() and not self._drain.cancelled()
 
     async def live(self) -> int:
         loop = self._loop = asyncio.get_running_loop()
