@@ -135,7 +135,7 @@ def test_a_channel_that_cannot_be_read_now_is_not_closed_or_its_daemon_would_bec
 def test_who_has_not_ended_in_its_time_is_killed_once_and_its_successor_is_told_why(stopping: bool, leaving: bool, why: str) -> None:
     child: Any = Child()
     child.kill_at, child.leaving = 100.0, leaving
-    guardian: Any = SimpleNamespace(_programs=[child, Child("logger")], _stopping=stopping)
+    guardian: Any = SimpleNamespace(_programs=[child, Child("logger")], _stopping=stopping, _undying_at=lambda program: None)
     for now, killed in ((99.9, []), (100.0, [why]), (200.0, [why])):
         Guardian._kill_late(guardian, now)
         assert child.killed == killed
