@@ -18,7 +18,6 @@ from pyworker.cli.health import failing, unchecked
 from pyworker.cli.homes import typed
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Cell, Column, Look, line, paint
-from pyworker.cli.startable import look_into_file
 from pyworker.config.units import duration_text
 from pyworker.errors import PyworkerError
 from pyworker.protocol.events import Event
@@ -45,6 +44,8 @@ def cmd(settings: Settings, names: tuple[str, ...], reveal: bool) -> int:
     try:
         body = ask(settings.home, request, settings.timeout)
     except PyworkerError as error:
+        from pyworker.cli.startable import look_into_file
+
         look_into_file(error, names)
         raise
     apps: list[dict[str, Any]] = body.get("apps") or []

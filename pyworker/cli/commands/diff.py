@@ -14,7 +14,6 @@ from pyworker.cli.client import ask, shell_env
 from pyworker.cli.homes import typed
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Look, line, out, paint
-from pyworker.cli.startable import look_into_file
 from pyworker.errors import PyworkerError
 
 _APPLIED = {"live": "live", "reload": "needs reload", "restart": "needs restart"}
@@ -36,6 +35,8 @@ def cmd(settings: Settings, names: tuple[str, ...]) -> int:
     try:
         body = ask(settings.home, request, settings.timeout)
     except PyworkerError as error:
+        from pyworker.cli.startable import look_into_file
+
         look_into_file(error, names)
         raise
     if settings.json:

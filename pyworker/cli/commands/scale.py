@@ -10,7 +10,6 @@ from pyworker.cli.operation import run
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.progress import Board
 from pyworker.cli.render import line, note
-from pyworker.cli.startable import look_into_file
 from pyworker.errors import PyworkerError
 
 _CHANGE = re.compile(r"(?:[+-]?[0-9]{1,6}|auto)\Z")
@@ -42,6 +41,8 @@ def cmd(settings: Settings, changes: tuple[str, ...], wait: bool, save: bool) ->
     try:
         code = run(settings, "scale", request, board=board)
     except PyworkerError as error:
+        from pyworker.cli.startable import look_into_file
+
         look_into_file(error, wanted)
         raise
     if code and save and not settings.json and not settings.quiet:
