@@ -295,7 +295,9 @@ def _workers(brain: Brain, app: App, memos: dict[str, Any]) -> None:
     for name in store.names("ctl", app.name):
         identity: WorkerId = name.worker
         memo = memos.get(str(identity))
-        handle = WorkerHandle(identity, held=False, born_at=now, started_at=time.time(), since=now)
+        # one that was ordered in the moment in which the other daemon died: who comes before the commit is held back
+        held = identity.generation != app.generation
+        handle = WorkerHandle(identity, held, born_at=now, started_at=time.time(), since=now)
         if memo is not None:
             handle.recall(memo)
         app.last_serial = max(app.last_serial, identity.serial)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.simulation.lives import LAST, Life
 
-SEEDS = range(1, 21)
+SEEDS = (*range(1, 21), 2077415710)  # the last: killed between the order for a held worker and its memo
 Live = Callable[[int], Life]
 
 
