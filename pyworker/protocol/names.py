@@ -31,6 +31,6 @@ DAEMON_LOG = "logs/pyworker.log"  # stderr of guardian, daemon and logger; small
 GUARDIAN_TITLE = "pyworker guardian"  # how `ps` shows it, and others recognize its pid
 GUARDIAN_DIED = "guardian died"  # why a daemon and a logger were started: the daemon before became the guardian
 NOT_STARTED = "cannot be started"  # said there by the guardian of the daemon, which the CLI looks for
+HOME_UNUSABLE = "daemon: cannot use its home"  # ... and by the daemon, before it ends
 # said of what SIGKILL was sent to
 DOES_NOT_END = "was killed and does not end: the kernel has it wait, most likely for a disk that does not answer"
-HOME_UNUSABLE = "daemon: cannot use its home"  # said there by the daemon, before it ends
