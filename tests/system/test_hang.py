@@ -42,26 +42,17 @@ def test_stopped_process_of_ours_is_replaced_and_nobody_notices(pw: Pyworker, ro
     assert pw.app()["state"] == "running"
 
 
-def test_a_stopped_guardian_whose_daemon_has_died_goes_on(pw: Pyworker) -> None:
+@pytest.mark.parametrize(("stopped", "killed"), [("guardian", "daemon"), ("daemon", "guardian")])
+def test_of_guardian_and_daemon_one_that_is_stopped_when_the_other_dies_goes_on(pw: Pyworker, stopped: str, killed: str) -> None:
     pw.environ["PYWORKER_TICK"] = TICK
     pw.api(ASGI)
     pw.ok("start", "app.toml")
-    pids, guardian, daemon = pw.pids(), pw.role("guardian"), pw.role("daemon")
-    os.kill(guardian, signal.SIGSTOP)
-    os.kill(daemon, signal.SIGKILL)
+    pids, daemon = pw.pids(), pw.role("daemon")
+    goes_on, victim = pw.role(stopped), pw.role(killed)
+    os.kill(goes_on, signal.SIGSTOP)
+    os.kill(victim, signal.SIGKILL)
     wait_until(lambda: pw.status().get("pid", daemon) != daemon, LONG, "the next daemon")
-    assert pw.role("guardian") == guardian
-    assert pw.pids() == pids
-
-
-def test_a_stopped_daemon_whose_guardian_has_died_goes_on(pw: Pyworker) -> None:
-    pw.api(ASGI)
-    pw.ok("start", "app.toml")
-    pids, guardian, daemon = pw.pids(), pw.role("guardian"), pw.role("daemon")
-    os.kill(daemon, signal.SIGSTOP)
-    os.kill(guardian, signal.SIGKILL)
-    wait_until(lambda: pw.status().get("pid", daemon) != daemon, LONG, "the next daemon")
-    assert pw.role("guardian") == daemon
+    assert pw.role("guardian") == goes_on
     assert pw.pids() == pids
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import resource
@@ -16,6 +17,19 @@ import uvloop
 from pyworker.protocol.dispatcher import HAND_OVER, LAST
 from pyworker.unix.fds import recv_packet, send_packet, socketpair
 from pyworker.worker.inbox import InboxLoop
+
+
+@contextlib.contextmanager
+def limit_of_descriptors(limit: Callable[[int], int]) -> Iterator[None]:
+    """Have so many descriptors at most; `limit` is given the lowest number that is free."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit(lowest), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class Post:
@@ -154,16 +168,10 @@ def test_it_takes_none_that_it_has_no_descriptor_for(post: Post, room: int, take
         inbox = post.loop()
         await inbox.start()
         post.put(100)
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        lowest_free = os.dup(0)
-        os.close(lowest_free)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + room, hard))
-        try:
+        with limit_of_descriptors(lambda lowest: lowest + room):
             await until(lambda: inbox._paused is not None)
             assert taken <= len(post.served) <= room
             assert not asyncio.get_running_loop().remove_reader(inbox._inbox.fileno())  # it would spin
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         await until(lambda: len(post.served) == 100)
         await inbox.stop(to_empty=False)
 
@@ -259,14 +267,8 @@ def test_one_that_may_have_few_descriptors_keeps_some_free_and_takes_connections
         inbox = post.loop()
         await inbox.start()
         post.put(1)
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        lowest_free = os.dup(0)
-        os.close(lowest_free)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free * 4 // 3 + 2, hard))
-        try:
+        with limit_of_descriptors(lambda lowest: lowest * 4 // 3 + 2):
             await until(lambda: len(post.served) == 1)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         await inbox.stop(to_empty=False)
 
     asyncio.run(live())
@@ -280,15 +282,9 @@ def test_the_last_worker_goes_on_after_a_connection_for_which_it_had_no_descript
         await inbox.start()
         post.put(2)
         send_packet(post.writer, LAST)
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        lowest_free = os.dup(0)
-        os.close(lowest_free)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
-        try:
+        with limit_of_descriptors(lambda lowest: lowest):
             stopping = asyncio.ensure_future(inbox.stop(to_empty=True))
             await until(lambda: inbox._paused is not None)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         await stopping
         inbox._resume()  # the pause is over, and so is all
 
