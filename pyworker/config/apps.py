@@ -135,10 +135,7 @@ def _profile(raw: dict[str, Any], at: Path, report: Report, wanted: str) -> _Ove
                 _unknown(key, path, hint, report)
         parts: dict[str, Partial] = {}
         for key in ("app", "defaults"):
-            inner = _table(table, key, path, report) or {}
-            if "name" in inner:
-                report.add((*path, key, "name"), "a profile cannot give an app another name", "remove it", at="key")
-            parts[key] = partial(AppConfig, {k: v for k, v in inner.items() if k != "name"}, (*path, key), report)
+            parts[key] = _laid_over(_table(table, key, path, report) or {}, (*path, key), report)
         if "app" in table and "app" not in raw:
             hint = f"write [{dotted((*path, 'apps', 'NAME'))}], or [{dotted((*path, 'defaults'))}] for all of them"
             message = f"[{dotted((*path, 'app'))}] changes an [app] that this file does not have"
@@ -151,7 +148,7 @@ def _profile(raw: dict[str, Any], at: Path, report: Report, wanted: str) -> _Ove
                 hint = f"did you mean `{meant}`?" if meant else "a profile changes apps, it does not add any"
                 report.add(here, f"[{dotted(here)}] changes an app that this file does not have", hint, at="key")
                 continue
-            apps[app] = partial(AppConfig, {k: v for k, v in inner.items() if k != "name"}, here, report)
+            apps[app] = _laid_over(inner, here, report)
         if name == wanted:
             chosen = _Over(parts["app"], apps, parts["defaults"])
     if wanted and wanted not in profiles:
@@ -162,6 +159,12 @@ def _profile(raw: dict[str, Any], at: Path, report: Report, wanted: str) -> _Ove
         message = f"{os.path.basename(report.file)} has no profile {shown(wanted)}"
         report.problems.append(Problem(message, hint, file=report.file, code="no_such_profile"))
     return chosen
+
+
+def _laid_over(table: dict[str, Any], path: Path, report: Report) -> Partial:
+    if "name" in table:
+        report.add((*path, "name"), "a profile cannot give an app another name", "remove it", at="key")
+    return partial(AppConfig, {k: v for k, v in table.items() if k != "name"}, path, report)
 
 
 def _table(raw: dict[str, Any], name: str, at: Path, report: Report) -> dict[str, Any] | None:

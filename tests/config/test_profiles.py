@@ -84,9 +84,11 @@ def test_a_rule_that_the_profile_breaks_has_its_caret_in_the_profile(tmp_path: P
         ("[profiles.x.web]\nworkers = 1\n", "", "unknown key `web` in [profiles.x]", "[profiles.x.apps.NAME]"),
         ("[profiles.x.apps.wev]\nworkers = 1\n", "", "an app that this file does not have", "did you mean `web`?"),
         ("[profiles.x.app]\nworkers = 1\n", "", "changes an [app]", "[profiles.x.apps.NAME]"),
+        ('[profiles.x.apps.web]\nname = "y"\n', "", "cannot give an app another name", "remove it"),
+        ('[profiles.x.defaults]\nname = "y"\n', "", "cannot give an app another name", "remove it"),
     ],
 )
-def test_a_profile_for_something_that_is_not_there_is_refused(
+def test_a_profile_for_something_that_is_not_there_or_has_another_name_is_refused(
     tmp_path: Path, more: str, profile: str, message: str, hint: str
 ) -> None:
     found = problems(tmp_path, BASE + more, profile)
