@@ -239,6 +239,7 @@ def _fitting(defaults: Partial, values: Partial) -> Partial:
     if kind is None:
         return defaults
     fitting = {k: v for k, v in defaults.items() if kind in FOR_KINDS.get(k, (kind,))}
+    merged = merge(fitting, values)
     if not _can_balance(fitting.get("balance"), kind, merged):
         del fitting["balance"]
     if values.get("balance", fitting.get("balance")) != "proxy":

@@ -200,6 +200,13 @@ def test_defaults_of_one_kind_do_not_reach_the_others(tmp_path: Path) -> None:
     assert [a.health and a.health.type for a in (web, own, queue, job)] == [None, "exec", "tcp", None]
 
 
+def test_the_timetable_of_the_defaults_makes_no_job_of_a_web_app(tmp_path: Path) -> None:
+    text = '[defaults]\ncron = "@hourly"\nreload.cron = "@daily"\nhealth = "/up"\n[apps.web]\ntarget = "a:b"\n[apps.job]\nscript = "job.py"\n'
+    web, job = load(write(tmp_path, text)).apps
+    assert (web.cron, web.reload.cron, web.health and web.health.path) == (None, "@daily", "/up")
+    assert (job.cron, job.reload.cron, job.health) == ("@hourly", None, None)
+
+
 def test_what_an_app_says_is_laid_on_the_same_table_of_the_defaults(tmp_path: Path) -> None:
     text = """
     [defaults]
