@@ -10,6 +10,7 @@ import functools
 import io
 import os
 import re
+import shutil
 import stat
 import zlib
 from collections.abc import Callable, Mapping
@@ -94,6 +95,14 @@ def use_venv(env: dict[str, str], python: str) -> None:
     rest = [p for p in env["PATH"].split(os.pathsep) if p != bin_dir]
     env["PATH"] = os.pathsep.join([bin_dir, *rest])
     env["VIRTUAL_ENV"] = venv
+
+
+def program(name: str, env: Mapping[str, str], cwd: str) -> str | None:
+    """Return the file that a command of this name is for an app in `cwd`; None without one."""
+    if "/" in name:
+        return shutil.which(os.path.join(cwd, name))
+    folders = env.get("PATH", DEFAULT_PATH).split(os.pathsep)
+    return shutil.which(name, path=os.pathsep.join(os.path.join(cwd, folder) for folder in folders))
 
 
 def add_file(

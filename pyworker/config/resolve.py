@@ -375,11 +375,10 @@ def _state(app: AppConfig, env: Mapping[str, str], shell_env: Mapping[str, str],
 
 def _command(app: AppConfig, config: AppConfig, env: Mapping[str, str], found: _Found) -> None:
     name = app.command[0]
-    file = os.path.normpath(os.path.join(config.cwd, name))
-    path = file if "/" in name else name
-    if shutil.which(path, path=env.get("PATH", environment.DEFAULT_PATH)) is not None:
+    if environment.program(name, env, config.cwd) is not None:
         return
-    hint = f"looked for {path}" if "/" in name else f"looked in PATH: {env.get('PATH', '')}"
+    file = os.path.normpath(os.path.join(config.cwd, name))
+    hint = f"looked for {file}" if "/" in name else f"looked in PATH: {env.get('PATH', '')}"
     if os.path.isfile(file):
         can_be_run = os.access(file, os.X_OK)
         hint = f"there is {file}" + ("" if can_be_run else ", which may not be executed")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Sequence
 
+from pyworker.config import environment
 from pyworker.config.schema import ResolvedApp
 from pyworker.policy.distributions import distribution_of
 from pyworker.unix.venv import install_command
@@ -60,7 +60,7 @@ def _is_there(cwd: str, module: str) -> bool:
 
 def _of_command(resolved: ResolvedApp, name: str) -> str:
     """Return the Python that a command is, or lies beside in a virtual environment; "" when that cannot be told."""
-    path = os.path.join(resolved.config.cwd, name) if "/" in name else shutil.which(name, path=resolved.env.get("PATH"))
+    path = environment.program(name, resolved.env, resolved.config.cwd)
     if path is None:
         return ""
     if os.path.basename(path).startswith("python"):

@@ -228,6 +228,14 @@ def test_command_must_be_a_program(tmp_path: Path) -> None:
     resolved(tmp_path, '[app]\ncommand = ["./run.sh"]')
 
 
+@pytest.mark.parametrize("path", ["bin:/none", ":/none", "."])
+def test_a_command_is_found_in_a_folder_of_path_that_is_relative_to_the_apps(tmp_path: Path, path: str) -> None:
+    program = tmp_path / ("bin" if "bin" in path else "") / "vite"
+    program.parent.mkdir(exist_ok=True)
+    program.touch(mode=0o755)
+    assert resolved(tmp_path, f'[app]\ncommand = ["vite"]\nenv.PATH = "{path}"').config.command == ("vite",)
+
+
 @pytest.mark.parametrize(
     ("command", "mode", "hint"),
     [

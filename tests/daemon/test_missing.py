@@ -58,7 +58,7 @@ def test_what_python_was_asked_to_run_may_be_the_apps_own(folder: Path, said: st
 
 def test_a_virtual_environment_that_is_not_used_is_named(folder: Path) -> None:
     (folder / "venv" / "bin").mkdir(parents=True)
-    (folder / "venv" / "bin" / "python").touch()
+    (folder / "venv" / "bin" / "python").touch(mode=0o755)
     assert of_module(SAID, resolved(folder)) == 'there is a virtual environment in venv: set python = "venv"'
     assert "install it" in of_module(SAID, resolved(folder, "venv/bin/python", "app.py"))
 
