@@ -49,8 +49,7 @@ def identify(user: str | None, group: str | None, *, is_root: bool) -> Identity:
         message = f"names {user}, which has no entry in the user database: its group is unknown"
         raise IdentityError("user", message, "set group too")
     primary = entry.pw_gid if gid is None else gid
-    known = entry.pw_gid >= 0
-    groups = tuple(sorted(set(os.getgrouplist(entry.pw_name, primary)))) if known else (primary,)
+    groups = tuple(sorted(set(os.getgrouplist(entry.pw_name, primary))))
     return Identity(entry.pw_uid, primary, groups, entry.pw_name, entry.pw_dir, entry.pw_shell)
 
 
@@ -127,7 +126,7 @@ def check_group(who: Identity, group: str, config_file: str, read: Opened | None
     if not (who.uid and (whose := is_of(who.uid, config_file, read))):
         return
     entry = _by_uid(who.uid)
-    if entry.pw_gid < 0 or who.gid not in os.getgrouplist(entry.pw_name, entry.pw_gid):
+    if who.gid not in os.getgrouplist(entry.pw_name, entry.pw_gid):
         message = f"names {group}, of which {who.name} is no member: root does not change that for a config file {whose} {who.name}"
         raise IdentityError("group", message, "leave it out, or give the config file and its folder to root")
 

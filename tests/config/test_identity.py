@@ -33,6 +33,13 @@ def test_root_gets_the_users_ids_and_groups() -> None:
     assert (who.uid, who.gid, who.home) == (NOBODY.pw_uid, NOBODY.pw_gid, NOBODY.pw_dir)
     assert who.groups == tuple(sorted(set(os.getgrouplist("nobody", NOBODY.pw_gid))))
     assert identify(str(NOBODY.pw_uid), None, is_root=True) == who
+    root = identify("root", None, is_root=True)
+    assert (root.uid, root.gid) == (0, 0)
+
+
+def test_the_groups_that_a_user_is_a_member_of_are_given_to_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getgrouplist", lambda user, primary: [primary, 7, 5, 7])
+    assert identify("nobody", "6", is_root=True).groups == (5, 6, 7)
 
 
 def test_group_replaces_the_users_own() -> None:
@@ -48,6 +55,7 @@ def test_number_without_a_name_needs_a_group() -> None:
         identify("4111222", None, is_root=True)
     who = identify("4111222", "4111223", is_root=True)
     assert (who.uid, who.gid, who.groups) == (4111222, 4111223, (4111223,))
+    assert identify("4294967294", "4294967294", is_root=True).uid == 4294967294
 
 
 @pytest.mark.parametrize(
@@ -130,14 +138,16 @@ def test_root_obeys_files_of_root_and_of_the_apps_user_only(tmp_path: Path) -> N
     check_owner(str(file), None)
     os.chown(file, NOBODY.pw_uid, 0)
     check_owner(str(file), NOBODY.pw_uid)
-    with pytest.raises(IdentityError, match="belongs to nobody"):
-        check_owner(str(file), None)
+    for uid, step in ((None, ', or run the app as its owner: user = "nobody"'), (1, "")):
+        with pytest.raises(IdentityError, match="belongs to nobody") as caught:
+            check_owner(str(file), uid)
+        assert caught.value.hint == f"chown root {file}{step}"
     os.chown(file, 0, 0)
     os.chmod(file, 0o664)
     with pytest.raises(IdentityError, match="written by its group"):
         check_owner(str(file), None)
     os.chmod(file, 0o644)
-    os.chmod(folder, 0o777)
+    os.chmod(folder, 0o757)
     with pytest.raises(IdentityError, match="its folder can be written by everyone"):
         check_owner(str(file), None)
     os.chmod(folder, 0o1777)
@@ -149,12 +159,16 @@ def test_root_obeys_files_of_root_and_of_the_apps_user_only(tmp_path: Path) -> N
 
 @needs_root
 def test_link_does_not_hide_whose_file_it_is(tmp_path: Path) -> None:
-    real = tmp_path / "real.toml"
+    os.chmod(tmp_path, 0o755)
+    real = tmp_path / "theirs" / "real.toml"
+    real.parent.mkdir()
     real.touch()
-    os.chown(real, NOBODY.pw_uid, 0)
     (tmp_path / "app.toml").symlink_to(real)
-    with pytest.raises(IdentityError, match="belongs to nobody"):
-        check_owner(str(tmp_path / "app.toml"), None)
+    check_owner(str(tmp_path / "app.toml"), None)
+    for path in (real.parent, real):
+        os.chown(path, NOBODY.pw_uid, 0)
+        with pytest.raises(IdentityError, match=r"\b(it|its folder) belongs to nobody"):
+            check_owner(str(tmp_path / "app.toml"), None)
 
 
 @needs_root
@@ -184,7 +198,8 @@ def test_a_config_file_of_the_apps_user_gives_no_group_that_the_user_is_no_membe
     config = tmp_path / "app.toml"
     config.touch()
     check_group(identify("nobody", "0", is_root=True), "0", str(config))  # root's file says so
-    check_group(identify(None, "12345", is_root=True), "12345", str(config))
+    for user in (None, "root"):
+        check_group(identify(user, "12345", is_root=True), "12345", str(config))
     os.chown(config, NOBODY.pw_uid, 0)
     own = str(NOBODY.pw_gid)
     check_group(identify("nobody", own, is_root=True), own, str(config))
@@ -254,6 +269,8 @@ def test_root_reads_no_key_of_others_for_a_config_file_of_the_apps_user(tmp_path
     key.write_bytes(pem)
     app = AppConfig("api", cwd=str(folder), tls=TlsConfig(cert=str(key), key=str(key)))
     assert read_tls(app, NOBODY.pw_uid, str(config))[:2] == (pem, pem)
+    os.chown(key, 1, 0)
+    assert read_tls(app, 0, str(config))[:2] == (pem, pem)
     os.chown(config, NOBODY.pw_uid, 0)
     with pytest.raises(ConfigError, match="for a config file that belongs to nobody"):
         read_tls(app, NOBODY.pw_uid, str(config))
@@ -265,14 +282,16 @@ def test_root_writes_no_log_where_others_could_put_a_link(tmp_path: Path) -> Non
     folder.mkdir(parents=True, mode=0o755)
     config = tmp_path / "app.toml"
     config.touch()
-    check_log(str(folder / "api.log"), NOBODY.pw_uid, str(config))
+    for uid in (None, 0, NOBODY.pw_uid):
+        check_log(str(folder / "api.log"), uid, str(config))
     os.chown(config, NOBODY.pw_uid, 0)
     with pytest.raises(IdentityError, match="for a config file that belongs to nobody"):
         check_log("/etc/passwd", NOBODY.pw_uid, str(config))
     os.chown(config, 0, 0)
     os.chown(folder.parent, NOBODY.pw_uid, 0)
-    with pytest.raises(IdentityError, match="srv belongs to nobody"):
+    with pytest.raises(IdentityError, match="srv belongs to nobody") as caught:
         check_log(str(folder / "api.log"), NOBODY.pw_uid, str(config))
+    assert caught.value.hint == f"chown root {folder.parent}"
     os.chown(folder.parent, 0, 0)
     os.chmod(folder, 0o777)
     with pytest.raises(IdentityError, match="logs can be written by everyone"):
