@@ -130,6 +130,11 @@ class Board:
             oldest_at=cells[F.OLDEST_AT] / 1e9,
         )
 
+    def progress_at(self, serial: int) -> float:
+        """Return when a worker's event loop last made progress, 0.0: never."""
+        row = self.row_of(serial)
+        return self._read(row, F.PROGRESS_AT) / 1e9 if row else 0.0
+
     def has_left(self, serial: int) -> bool:
         """Whether a worker says that it accepts nothing any more; one without a row has never accepted."""
         row = self.row_of(serial)

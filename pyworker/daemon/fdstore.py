@@ -55,6 +55,7 @@ class FdStore:
         self._early: list[store.ToDaemon] = []
         self._held: list[str] | None = None  # names that are to be sent together
         self._said_alive_at = 0.0
+        self.may_be_stopped = True  # a child of the guardian's, as far as it has said in this tick
         self.unanswered = 1  # signs of life that the guardian owes; of the last moment it has shown one: it started us
 
     # ---- start -------------------------------------------------------------------------------------
@@ -253,6 +254,8 @@ class FdStore:
         match message:
             case store.Exited():
                 self.on_exited(message)
+            case store.NoneStopped():
+                self.may_be_stopped = False
             case store.Ping(number=number):
                 self.unanswered = 0
                 self.send(store.Pong(number))

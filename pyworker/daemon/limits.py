@@ -39,7 +39,8 @@ def watch(loop: Loop, brain: Brain, sampler: Sampler) -> None:
         return timers[look]
 
     def look() -> None:
-        look_again(look, SAMPLE_EVERY, lambda limits: limits.memory or limits.max_age)
+        if look_again(look, SAMPLE_EVERY, lambda limits: limits.memory or limits.max_age).lazy:
+            return
         now = loop.clock()
         everyone = sum(len(app.slots()) for app in brain.apps.values() if app.running)
         for app in brain.apps.values():
@@ -61,6 +62,8 @@ def watch(loop: Loop, brain: Brain, sampler: Sampler) -> None:
         timer = look_again(look_at_requests, REQUESTS_EVERY, lambda limits: limits.request_timeout)
         now = loop.clock()
         own_time.look(now, timer.deadline - now)
+        if timer.lazy:
+            return
         for app in brain.apps.values():
             if app.config is not None and app.running and app.config.limits.request_timeout:
                 _check_requests(brain, app, app.config.limits.request_timeout, loop.clock(), own_time)

@@ -41,7 +41,8 @@ class Pulse:
         self._tick = tick
         self._foreground = foreground
         self._asked = 0
-        self._seen: dict[tuple[str, int], tuple[int, float]] = {}  # worker: looks without a sign of life, last progress
+        # worker: looks without a sign of life, last progress, whether it is the guardian's child
+        self._seen: dict[tuple[str, int], tuple[int, float, bool]] = {}
         self._call_again()
 
     def _call_again(self) -> None:
@@ -109,31 +110,35 @@ class Pulse:
 
     def _look_at_workers(self) -> None:
         now = self._loop.clock()
-        seen: dict[tuple[str, int], tuple[int, float]] = {}
+        guardian = self._store.guardian_pid
+        # its word is of this moment: it asks just before each of our ticks. To look at each costs 30 µs
+        may_be_stopped, self._store.may_be_stopped = self._store.may_be_stopped, True
+        seen: dict[tuple[str, int], tuple[int, float, bool]] = {}
         for app in self._brain.apps.values():
             busy = app.target is not None or any(w.recycle for w in app.workers.values())
             for w in list(app.workers.values()):
                 if w.state not in UNTOUCHED or w.ready_at is None or not w.pid or w.recycle:
                     continue
                 key = (app.name, w.id.serial)
-                before, progress = self._seen.get(key, (0, -1.0))
-                reason, at = self._lives(app, w, progress, now)
-                seen[key] = (before + 1 if reason else 0, at)
+                # a guardian that died has left its children to init
+                before, progress, is_child = self._seen.get(key) or (0, -1.0, process.parent(w.pid) == guardian)
+                reason, at = self._lives(app, w, progress, now, look=may_be_stopped or not is_child)
+                seen[key] = (before + 1 if reason else 0, at, is_child)
                 if reason and before + 1 >= MISSED and not busy:
                     busy = True  # one of an app at a time
                     self._brain.workers.recycle(app, w, reason)
         self._seen = seen
 
-    def _lives(self, app: App, w: WorkerHandle, progress: float, now: float) -> tuple[str, float]:
-        """Return why it may be stuck ("" = it lives), and when its loop last made progress.
+    def _lives(self, app: App, w: WorkerHandle, progress: float, now: float, *, look: bool) -> tuple[str, float]:
+        """Return why it may be stuck ("" = it lives), and when its loop last made progress. `look`: it may be stopped.
 
         With a request in flight a loop may stand still for as long as `limits.request_timeout` says: not judged here.
         """
-        stats = app.board.stats(w.id.serial)
-        if process.is_stopped(w.pid):
-            return "stopped (SIGSTOP), and nobody continued it", stats.progress_at
-        stands = 0 < stats.progress_at == progress and now - stats.progress_at > STALLED and stats.in_flight == 0
-        return "its event loop stands still and serves nothing" if stands else "", stats.progress_at
+        at = app.board.progress_at(w.id.serial)
+        if look and process.is_stopped(w.pid):
+            return "stopped (SIGSTOP), and nobody continued it", at
+        stands = 0 < at == progress and now - at > STALLED and app.board.stats(w.id.serial).in_flight == 0
+        return "its event loop stands still and serves nothing" if stands else "", at
 
 
 class OwnTime:

@@ -24,6 +24,8 @@ class Children:
     def find(self) -> dict[int, ExitStatus]:
         """Return the children that have ended and are not in `ended`."""
         new: dict[int, ExitStatus] = {}
+        if not self.ended and _status(os.P_ALL, 0) is None:  # at most looks: one question, however many there are
+            return new
         for pid in self._pids():
             if pid not in self.ended:
                 status = _status(os.P_PID, pid)
@@ -47,11 +49,19 @@ class Children:
         waitid(P_ALL, WNOWAIT) gives the same child again and again until it is reaped, so it cannot enumerate.
         """
         if self._listing < 0:
-            return [] if _status(os.P_ALL, 0) is None else _with_parent(os.getpid())
+            return _with_parent(os.getpid())
         text = b""
         while part := os.pread(self._listing, 65536, len(text)):
             text += part
         return [int(pid) for pid in text.split()]
+
+
+def any_is_stopped() -> bool:
+    """Whether a child was stopped by a signal and has not been continued; who it is, the kernel does not enumerate."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False
 
 
 def _with_parent(parent: int) -> list[int]:

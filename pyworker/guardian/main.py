@@ -16,7 +16,7 @@ from typing import Any
 
 from pyworker import __version__, failpoint
 from pyworker.guardian import keep, upgrade
-from pyworker.guardian.children import Children
+from pyworker.guardian.children import Children, any_is_stopped
 from pyworker.guardian.orders import Orders
 from pyworker.guardian.program import HUNG, Backoff, Program
 from pyworker.guardian.say import say
@@ -201,6 +201,8 @@ class Guardian:
         for program in self._programs:
             if program.channel is None or not program.may_be_asked(now):
                 continue
+            if program.name == "daemon" and not any_is_stopped():
+                program.say(m.NoneStopped(), droppable=True)
             if not frozen and not program.ping():
                 next_one = "" if self._stopping else ", to be started again"
                 say(f"the {program.name} (pid {program.pid}) does not answer: killed{next_one}")

@@ -68,6 +68,14 @@ class Pong:
 
 
 @record
+class NoneStopped:
+    """To the daemon, just before a Ping: no child of the guardian is stopped by a signal, so it need not look at each.
+
+    A message of its own: a daemon of an earlier version ignores it, and still answers the Ping.
+    """
+
+
+@record
 class Relay:
     """To the daemon: what the logger said (LogStats as JSON text)."""
 
@@ -189,7 +197,19 @@ class Closed:
 
 
 ToDaemon = Union[
-    Restore, RestoreDone, Exited, Ping, Pong, Relay, Closed, LoggerState, LoggerVersion, Leave, UpgradeFailed, Missing
+    Restore,
+    RestoreDone,
+    Exited,
+    NoneStopped,
+    Ping,
+    Pong,
+    Relay,
+    Closed,
+    LoggerState,
+    LoggerVersion,
+    Leave,
+    UpgradeFailed,
+    Missing,
 ]
 FromDaemon = Union[Store, Remove, Collected, Stopping, Ping, Pong, Hello, Upgrade, StandsBy, Fate]
 ToLogger = Union[Restore, RestoreDone, DaemonState, Forget, Ping, Stopping, Leave]

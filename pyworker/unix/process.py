@@ -209,6 +209,14 @@ def is_kept(pid: int) -> bool:
         return False
 
 
+def parent(pid: int) -> int:
+    """Return the pid of a process's parent, 0 if nobody knows."""
+    try:
+        return int(stat_fields(pid)[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
 def stat_fields(pid: int) -> list[bytes]:
     """Return what proc_pid_stat(5) says of a process from its state on (field 3). OSError: it is gone."""
     # a file object would cost as much again as the reading itself

@@ -13,6 +13,7 @@ import pytest
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.pulse import MISSED_BY_GUARDIAN, SELDOM, OwnTime, Pulse
+from pyworker.policy.lifecycle import State
 from pyworker.protocol.store import MISSED, TICK
 from pyworker.unix.fds import socketpair
 from pyworker.unix.process import is_stopped
@@ -47,7 +48,7 @@ def test_a_tick_that_comes_much_too_late_counts_nothing_against_anybody() -> Non
     clock = [0.0]
     loop = Loop(clock=lambda: clock[0])
     brain: Any = SimpleNamespace(apps={})
-    guardian: Any = SimpleNamespace(unanswered=0, guardian_pid=-1, send=lambda message: None)
+    guardian: Any = SimpleNamespace(unanswered=0, may_be_stopped=True, guardian_pid=-1, send=lambda message: None)
     Pulse(loop, brain, guardian)
     missed = []
     for ticks in (1.0, 2.1, 4.9, 5.0, 6.0):  # frozen from 3 to 4.9: the next tick is a moment later
@@ -81,7 +82,7 @@ def test_a_guardian_whose_kill_takes_time_is_told_of_once(monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "getppid", lambda: 4242)
     clock = [0.0]
     loop = Loop(clock=lambda: clock[0])
-    guardian: Any = SimpleNamespace(unanswered=0, guardian_pid=4242, send=lambda message: None)
+    guardian: Any = SimpleNamespace(unanswered=0, may_be_stopped=True, guardian_pid=4242, send=lambda message: None)
     Pulse(loop, cast("Any", SimpleNamespace(apps={})), guardian)
     for tick in range(1, MISSED_BY_GUARDIAN + 5):
         clock[0] = tick * TICK
@@ -95,7 +96,7 @@ def test_a_foreground_guardian_that_ctrl_z_has_stopped_is_left_alone_until_it_go
     loop = Loop(clock=lambda: clock[0])
     process = subprocess.Popen(["sleep", "60"])
     monkeypatch.setattr(os, "getppid", lambda: process.pid)
-    guardian: Any = SimpleNamespace(unanswered=0, guardian_pid=process.pid, send=lambda message: None)
+    guardian: Any = SimpleNamespace(unanswered=0, may_be_stopped=True, guardian_pid=process.pid, send=lambda message: None)
     Pulse(loop, cast("Any", SimpleNamespace(apps={})), guardian, foreground=True)
 
     def pass_ticks(count: int) -> None:
@@ -119,6 +120,38 @@ def test_a_foreground_guardian_that_ctrl_z_has_stopped_is_left_alone_until_it_go
         loop.close()
 
 
+@pytest.mark.parametrize(("is_child", "word", "is_found"), [(True, False, False), (True, True, True), (False, False, True)])
+def test_workers_are_not_looked_at_when_the_guardian_has_seen_that_none_is_stopped_and_is_their_parent(
+    is_child: bool, word: bool, is_found: bool
+) -> None:
+    clock = [0.0]
+    loop = Loop(clock=lambda: clock[0])
+    process = subprocess.Popen(["sleep", "60"])
+    guardian: Any = SimpleNamespace(unanswered=0, guardian_pid=os.getpid() if is_child else 1, send=lambda message: None)
+    worker = SimpleNamespace(state=State.READY, ready_at=0.0, pid=process.pid, recycle="", id=SimpleNamespace(serial=1))
+    board = SimpleNamespace(progress_at=lambda serial: 0.0)
+    app = SimpleNamespace(name="api", templates={}, dispatcher=None, target=None, workers={1: worker}, board=board)
+    replaced: list[str] = []
+    workers = SimpleNamespace(recycle=lambda app, worker, reason: replaced.append(reason))
+    Pulse(loop, cast("Any", SimpleNamespace(apps={"api": app}, workers=workers)), guardian)
+    try:
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: is_stopped(process.pid), 10, "the stop")
+        for tick in range(1, MISSED + 1):
+            clock[0] = tick * TICK
+            guardian.may_be_stopped = word
+            loop.turn(0.0)
+        assert bool(replaced) == is_found
+        for tick in range(MISSED + 1, 2 * MISSED + 1):  # the guardian hangs: its last word is none of these moments
+            clock[0] = tick * TICK
+            loop.turn(0.0)
+        assert replaced
+    finally:
+        process.kill()
+        process.wait()
+        loop.close()
+
+
 def questions(template: Any, ticks: int) -> tuple[list[int], list[str]]:
     """Return the numbers of the questions that a template is asked, none of which it answers, and why it is stopped."""
     clock = [0.0]
@@ -135,7 +168,7 @@ def questions(template: Any, ticks: int) -> tuple[list[int], list[str]]:
     )
     app = SimpleNamespace(name="api", templates={1: template}, workers={}, dispatcher=None, target=None)
     brain: Any = SimpleNamespace(apps={"api": app}, templates=templates)
-    guardian: Any = SimpleNamespace(unanswered=0, guardian_pid=-1, send=lambda message: None)
+    guardian: Any = SimpleNamespace(unanswered=0, may_be_stopped=True, guardian_pid=-1, send=lambda message: None)
     Pulse(loop, brain, guardian)
     for tick in range(1, ticks + 1):
         clock[0] = tick * TICK

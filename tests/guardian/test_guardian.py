@@ -14,6 +14,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -284,13 +285,36 @@ def test_peer_that_answers_pings_stays(start: OPEN_RIGS) -> None:
     for number in range(1, 5):  # the second without an answer is a hang
         for peer in (daemon, logger):
             ping = peer.hear(answer_pings=False)
-            if isinstance(ping, (protocol.LoggerVersion, protocol.DaemonState)):
+            while isinstance(ping, (protocol.LoggerVersion, protocol.DaemonState, protocol.NoneStopped)):
                 ping = peer.hear(answer_pings=False)
             assert isinstance(ping, protocol.Ping)
             assert ping.number >= number
             peer.say(protocol.Pong(ping.number))
     assert not gone(daemon.pid)
     assert not gone(logger.pid)
+
+
+def test_with_each_question_the_daemon_is_told_whether_a_child_is_stopped(start: OPEN_RIGS) -> None:
+    rig = start("--tick", "0.7")
+    daemon, _ = rig.both()
+    daemon.say(protocol.Hello("1"))
+    orphan = daemon.orphan()
+    heard: list[Any] = [None]
+
+    def is_told(none_stopped: bool) -> bool:
+        heard.append(daemon.hear(answer_pings=False))
+        if not isinstance(heard[-1], protocol.Ping):
+            return False
+        daemon.say(protocol.Pong(heard[-1].number))
+        return isinstance(heard[-2], protocol.NoneStopped) is none_stopped
+
+    wait_until(lambda: is_told(True), what="none is stopped")
+    os.kill(orphan, signal.SIGSTOP)
+    wait_until(lambda: is_told(False), what="one is stopped")
+    os.kill(orphan, signal.SIGCONT)
+    wait_until(lambda: is_told(True), what="it was continued")
+    os.kill(orphan, signal.SIGTERM)
+    daemon.hear_until(protocol.Exited, pid=orphan)
 
 
 @pytest.mark.parametrize("rubbish", [b"\xff\xfe", b'{"type":"store","names":["x"]}', b"x" * 70_000])

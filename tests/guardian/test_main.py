@@ -79,6 +79,9 @@ class Child:
     def may_be_asked(self, now: float) -> bool:
         return not self._starts
 
+    def say(self, message: Any, *, droppable: bool = False) -> None:
+        pass
+
     def ping(self) -> bool:
         self.asked += 1
         return self._answers

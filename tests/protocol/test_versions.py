@@ -53,6 +53,7 @@ store.LogStats: app dropped written error
 store.LoggerState: pid restarts reason
 store.LoggerVersion: version
 store.Missing: names
+store.NoneStopped:
 store.Ping: number
 store.Pong: number
 store.Relay: text
