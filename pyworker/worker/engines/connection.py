@@ -277,8 +277,11 @@ class Connection(asyncio.Protocol):
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.in_head:  # else: a trailer, which nobody asked for
+        if self.in_head:
             self.headers.append((name.lower(), value.rstrip(b" \t")))  # llhttp leaves what follows a value
+        elif name.lower() in (b"connection", b"proxy-connection"):
+            # of all trailers, which nobody asked for, the parser heeds these: a proxy's next request would be refused for it
+            self._stop(400)
 
     def on_headers_complete(self) -> None:
         if self.body_head:

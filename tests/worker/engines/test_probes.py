@@ -56,6 +56,10 @@ REFUSED = {
     "URL too large": (431, b"GET /%b HTTP/1.1\r\n" % (b"x" * 5000) + H + b"\r\n"),
     "port out of range": (400, b"GET http://test:99999999/ HTTP/1.1\r\n" + H + b"\r\n"),
     "a target with a user": (400, b"GET http://me@test/ HTTP/1.1\r\n" + H + b"\r\n"),
+    "a trailer about the connection": (
+        400,
+        b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n0\r\nProxy-Connection: close\r\n\r\n",
+    ),
     "endless trailer": (
         431,
         b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-A: %b" % (b"x" * 1_000_000),
