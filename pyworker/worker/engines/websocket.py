@@ -73,6 +73,8 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     def end(self, code: int) -> None:
         """Close behind the app, which has ended without: uvicorn's would cut the connection, and its peer report a failure."""
+        if not self.close_sent:
+            self.initial_response = None  # of a refusal that was begun nothing is sent: uvicorn answers 500 instead
         if self.handshake_complete and self.conn.state is State.OPEN and not self.transport.is_closing():
             self.leaving = True
             self._say_goodbye(code)
@@ -131,7 +133,11 @@ class WebSocket(WebSocketsSansIOProtocol):
             protocol = message.get("subprotocol") or ""
             heads.check([*headers, (b"sec-websocket-protocol", protocol.encode("latin-1"))])
             message = {**message, "headers": headers}
+        elif message["type"] == "websocket.http.response.body":
+            message = {"body": b"", **message}  # uvicorn's insists on it
         await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True  # or uvicorn says in the log that it was not answered
         if self.ahead and message["type"] in ("websocket.accept", "websocket.close"):
             if not self.transport.is_closing():
                 self.transport.resume_reading()

@@ -176,6 +176,32 @@ def test_no_header_of_the_app_splits_the_answer(serve: Serve, loop: str, answer:
     assert "set-cookie" not in str(response.headers).lower()
 
 
+def test_a_refusal_of_the_apps_is_its_answer(serve: Serve, loop: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.http.response.start", "status": 401, "headers": [(b"x-a", b"1")]})
+        await send({"type": "websocket.http.response.body", "body": b"who?", "more_body": True})
+        await send({"type": "websocket.http.response.body"})
+
+    site = serve(app, loop=loop)
+    response = site.client().send(UPGRADE).recv()
+    assert response is not None
+    assert (response.status, response.headers["x-a"], response.body) == (401, "1", b"who?")
+    wait_until(lambda: not site.running.server._websockets.busy)
+    assert caplog.records == []  # uvicorn has an error for it
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_refusal_that_the_app_has_only_begun_is_answered_with_500(serve: Serve, loop: str, raises: bool) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.http.response.start", "status": 401})
+        if raises:
+            raise RuntimeError("a mistake of the app's")
+
+    response = serve(app, loop=loop).client().send(UPGRADE).recv()
+    assert response is not None
+    assert response.status == 500
+
+
 def test_headers_that_can_be_gone_through_once_only_are_sent(serve: Serve, loop: str) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
