@@ -219,6 +219,8 @@ class AsgiExchange(Exchange):
             raise RuntimeError("http.response.body after the response was complete")
         body = message.get("body", b"")
         more = message.get("more_body", False)
+        if isinstance(body, str):  # found here, nothing is written yet
+            raise TypeError("the response's body is str, not bytes")
         size = len(body)
         start = b""
         if not self.status:

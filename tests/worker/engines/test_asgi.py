@@ -298,6 +298,9 @@ def test_an_app_that_breaks_the_rules_is_a_500_or_cut(
             await send({"type": "http.response.body"})
         if path == "/status":
             await send({**start, "status": 99})
+        if path == "/text":
+            await send(start)
+            await send({"type": "http.response.body", "body": "a text"})
         if path == "/start-only":
             await send(start)
         if path == "/cut":
@@ -308,7 +311,7 @@ def test_an_app_that_breaks_the_rules_is_a_500_or_cut(
             await send({"type": "http.response.body", "body": b"x"})
 
     site = serve(app, loop=loop)
-    for path in ("/nothing", "/raise", "/exit", "/body-first", "/split", "/nul", "/status", "/start-only"):
+    for path in ("/nothing", "/raise", "/exit", "/body-first", "/split", "/nul", "/status", "/text", "/start-only"):
         response = site.client().get(path)
         assert response is not None, path
         assert (response.status, response.closes) == (500, True), path
