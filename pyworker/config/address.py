@@ -12,6 +12,8 @@ from typing import Literal
 from pyworker.errors import Hinted
 from pyworker.record import record
 
+EVERY = ("0.0.0.0", "::")  # of one family: all hosts of this machine
+MAX_LISTENERS = 64  # of one app: each is a descriptor of guardian and daemon, and a worker may ask for them
 MAX_UNIX_PATH = 107  # sun_path of sockaddr_un, less the closing NUL: unix(7)
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?\Z")
 
@@ -43,8 +45,8 @@ def collide(one: Address, other: Address) -> bool:
     """Whether both cannot be listened on at once, as far as can be told from them: no name is looked up."""
     if one.family == "unix" or one == other:
         return one == other and (one.family == "unix" or one.port != 0)
-    every = {"0.0.0.0", "::"} & {one.host, other.host}
-    return one.family == other.family and one.port == other.port != 0 and bool(every)
+    is_wide = one.host in EVERY or other.host in EVERY
+    return one.family == other.family and one.port == other.port != 0 and is_wide
 
 
 def is_numeric(host: str) -> bool:

@@ -6,11 +6,13 @@ The rules of one app are in check.py, whose Finding says what is wrong here, too
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable
+from collections import defaultdict
+from collections.abc import Container, Hashable, Iterable, Iterator
+from itertools import pairwise
 
-from pyworker.config.address import Address, AddressError, collide, parse_bind
+from pyworker.config.address import EVERY, Address, AddressError, collide, parse_bind
 from pyworker.config.check import Finding
-from pyworker.config.report import shown
+from pyworker.config.report import MAX_PROBLEMS, shown
 from pyworker.config.schema import AppConfig
 from pyworker.config.suggest import nearest
 from pyworker.record import replace
@@ -18,13 +20,15 @@ from pyworker.record import replace
 BETWEEN_STOPS = 3.0  # seconds that an end may take beside its time-outs, before what it depends on is told to stop
 
 
-def wrong_dependencies(apps: Iterable[AppConfig], named: Container[str] = ()) -> list[tuple[AppConfig, Finding]]:
-    """Return (app, what is wrong) for each depends_on that names no app of the file, or comes back to itself.
+def wrong_dependencies(apps: Iterable[AppConfig], named: Container[str] = ()) -> Iterator[tuple[AppConfig, Finding]]:
+    """Yield (app, what is wrong) for each depends_on that names no app of the file, or comes back to itself.
 
     `named`: more names of the file, of apps with mistakes of their own.
     """
     by_name = {app.name: app for app in apps}
-    wrong: list[tuple[AppConfig, Finding]] = []
+    on_circle = {
+        edge: (circle, at) for circle in _circles(by_name) for at, edge in enumerate(pairwise((*circle, circle[0])))
+    }
     for app in by_name.values():
         for index, name in enumerate(app.depends_on):
             if name not in by_name and name in named:
@@ -34,16 +38,15 @@ def wrong_dependencies(apps: Iterable[AppConfig], named: Container[str] = ()) ->
                 meant = nearest(name, others)
                 known = f"the other apps: {', '.join(others)}" if others else "there is no other; remove it"
                 hint = f"did you mean `{meant}`?" if meant else known
-                wrong.append(
-                    (app, Finding(("depends_on", index), f"names {shown(name)}, which is no app of this file", hint))
-                )
-            elif path := _way_back(by_name, app.name, name):
-                hint = f"{' -> '.join(path)}: none of them could ever start"
-                wrong.append((app, Finding(("depends_on", index), "goes round in a circle", hint, code="conflict")))
+                yield app, Finding(("depends_on", index), f"names {shown(name)}, which is no app of this file", hint)
+            elif found := on_circle.get((app.name, name)):
+                circle, at = found
+                way = " -> ".join((*circle[at:], *circle[: at + 1]))
+                hint = f"{way}: none of them could ever start"
+                yield app, Finding(("depends_on", index), "goes round in a circle", hint, code="conflict")
             elif by_name[name].cron is not None:
                 hint = "a job with cron is never ready: it comes and goes"
-                wrong.append((app, Finding(("depends_on", index), f"names {shown(name)}, which is a job", hint)))
-    return wrong
+                yield app, Finding(("depends_on", index), f"names {shown(name)}, which is a job", hint)
 
 
 def with_dependencies(apps: Iterable[AppConfig], only: Iterable[str]) -> set[str]:
@@ -75,24 +78,29 @@ def longest_stop(apps: Iterable[AppConfig]) -> float:
     return max(ends_at.values(), default=0.0)
 
 
-def _way_back(apps: dict[str, AppConfig], start: str, name: str) -> list[str]:
-    """Return the names from `start` over `name` back to `start`; [] when there is no such way."""
-    todo = [[start, name]]
-    seen: set[str] = set()
-    while todo:
-        path = todo.pop(0)
-        if path[-1] == start:
-            return path
-        if path[-1] not in seen and path[-1] in apps:
-            seen.add(path[-1])
-            todo += [[*path, after] for after in apps[path[-1]].depends_on]
-    return []
+def _circles(apps: dict[str, AppConfig]) -> Iterator[list[str]]:
+    """Yield circles, as many as anybody reads of: one at least through whatever lies on any. Each app is looked at once."""
+    left = MAX_PROBLEMS
+    done: set[str] = set()
+    for start in apps:
+        way = {start: iter(apps[start].depends_on)}  # in order, each with what is still to be looked at
+        while way and left:
+            name = next(reversed(way))
+            after = next((n for n in way[name] if n in apps and n not in done), None)
+            if after is None:
+                done.add(name)
+                del way[name]
+            elif after in way:
+                names = list(way)
+                yield names[names.index(after) :]
+                left -= 1
+            else:
+                way[after] = iter(apps[after].depends_on)
 
 
-def shared_addresses(apps: Iterable[AppConfig]) -> list[tuple[AppConfig, int, AppConfig]]:
-    """Return (app, index of its bind, the app before it) wherever two apps want the same address, or one within another."""
-    taken: dict[tuple[str, int], list[tuple[Address, AppConfig]]] = {}
-    clashes = []
+def shared_addresses(apps: Iterable[AppConfig]) -> Iterator[tuple[AppConfig, int, AppConfig]]:
+    """Yield (app, index of its bind, the app before it) wherever two apps want the same address, or one within another."""
+    taken: dict[Hashable, list[tuple[Address, AppConfig]]] = defaultdict(list)
     for app in apps:
         for index, text in enumerate(app.bind):
             try:
@@ -101,9 +109,13 @@ def shared_addresses(apps: Iterable[AppConfig]) -> list[tuple[AppConfig, int, Ap
                 continue
             if address.family == "unix":
                 address = replace(address, path=os.path.normpath(os.path.join(app.cwd, address.path)))
-            known = taken.setdefault((address.family, address.port), [])
+            elif not address.port:
+                continue
+            port, is_wide = (address.family, address.port), address.host in EVERY
+            # those that can be in its way, no more: thousands of apps may have one port, each on a host of its own
+            known = taken[port] if is_wide else [*taken[*port, EVERY], *taken[address]]
             before = next((other for there, other in known if other is not app and collide(there, address)), None)
             if before is not None:
-                clashes.append((app, index, before))
-            known.append((address, app))
-    return clashes
+                yield app, index, before
+            for key in (port, (*port, EVERY) if is_wide else address):
+                taken[key].append((address, app))

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Iterator
 from typing import Literal
 
-from pyworker.config.address import Address, AddressError, collide, parse_bind
+from pyworker.config.address import MAX_LISTENERS, Address, AddressError, collide, parse_bind
 from pyworker.config.interpolate import InterpolationError, check_syntax
 from pyworker.config.report import shown
 from pyworker.config.schema import KINDS, AppConfig, HealthConfig, Kind
@@ -140,6 +140,10 @@ def _target(target: str) -> list[Finding]:
 
 
 def _addresses(app: AppConfig) -> Iterator[Finding]:
+    if len(app.bind) > MAX_LISTENERS:
+        hint = "make two apps of it, or listen on all addresses of the machine at once"
+        yield Finding(("bind",), f"names {len(app.bind)} addresses: {MAX_LISTENERS} are the most", hint)
+        return
     seen: list[Address] = []
     for index, text in enumerate(app.bind):
         key: Key = ("bind", index)

@@ -36,13 +36,18 @@ class Report:
         at: Literal["key", "value"] = "value",
         code: str = "invalid_value",
     ) -> None:
-        """Report a problem with what stands at `path`; a path that is not in the text is shown at its table."""
+        """Report a problem with what stands at `path`; a path that is not in the text is shown at its table.
+
+        Raise ConfigError when nobody would read more: to look for what was meant thousands of times takes minutes.
+        """
         self.failed.add(path)
         line, column, end, source = self._place(path, at)
         source = source if len(source) <= MAX_SOURCE else ""
         found = Problem(message, hint, dotted(path), self.file, line, column, end, source, code)
-        if found not in self.problems and len(self.problems) < MAX_PROBLEMS:
+        if found not in self.problems:
             self.problems.append(found)
+        if len(self.problems) >= MAX_PROBLEMS:
+            self.stop_if_wrong()
 
     @property
     def has_text(self) -> bool:

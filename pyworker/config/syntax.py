@@ -18,6 +18,10 @@ _DUPLICATE = re.compile(r"(Cannot (overwrite|declare)|Duplicate|twice)", re.IGNO
 _TABLE = re.compile(r"""\(['"].*['"],?\)""")  # as tomllib shows the path of one
 _ENDLESS = re.compile(r"[0-9][0-9_]{4000,}")  # digits; int() takes 4,300
 _LONGEST = 2000  # characters of a line that a likely mistake is looked for in
+# a dotted key (in a text, too, which has none in its right mind): to tomllib one of 20,000 parts is 1.5 GB of work
+_DEEP = re.compile(
+    r"""(?<![A-Za-z0-9_-])(?:(?>[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.){0,99}+"|'[^'\n]{0,99}+')[ \t]*+\.[ \t]*+){100}"""
+)
 
 
 def parse(data: bytes, file: str) -> tuple[dict[str, Any], str]:
@@ -32,13 +36,19 @@ def parse(data: bytes, file: str) -> tuple[dict[str, Any], str]:
             [Problem(message, "save the file as UTF-8", "", file, line, column, column + 1, code="syntax")]
         ) from None
     text = text.removeprefix("\ufeff")  # some editors put it there; it says nothing
+    if deep := _DEEP.search(text):
+        raise _too_deep(file, text.count("\n", 0, deep.start()) + 1)
     try:
         return tomllib.loads(text), text
     except RecursionError:
-        hint = "a config needs no more than four tables in one another"
-        raise ConfigError([Problem("nested too deeply", hint, "", file, 1, 1, 2, code="syntax")]) from None
+        raise _too_deep(file, 1) from None
     except ValueError as error:  # TOMLDecodeError; and int() of a number of 5,000 digits
         raise ConfigError([_problem(str(error), text, file)]) from None
+
+
+def _too_deep(file: str, line: int) -> ConfigError:
+    hint = "a config needs no more than four tables in one another"
+    return ConfigError([Problem("nested too deeply", hint, "", file, line, 1, 2, code="syntax")])
 
 
 def _problem(said: str, text: str, file: str) -> Problem:

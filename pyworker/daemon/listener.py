@@ -25,7 +25,6 @@ from pyworker.unix.sockdiag import unix_queue
 
 # Any local user may connect, as to a port on 127.0.0.1. Who wants less sets `umask`, or takes a folder that is closed.
 UNIX_MODE = 0o666
-MAX_LISTENERS = 64  # of one app: each is a descriptor of guardian and daemon, and it is a worker that asks
 _TCP_INFO_QUEUE = struct.Struct("=24xII")  # of struct tcp_info, linux/tcp.h: tcpi_unacked, tcpi_sacked
 _UNPRIVILEGED = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 

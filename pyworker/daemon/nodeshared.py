@@ -13,10 +13,10 @@ import json
 import socket
 from typing import TYPE_CHECKING, Any
 
-from pyworker.config.address import Address, collide, is_numeric
+from pyworker.config.address import MAX_LISTENERS, Address, collide, is_numeric
 from pyworker.config.check import runs_node
 from pyworker.config.schema import AppConfig
-from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed, check_asked
+from pyworker.daemon.listener import ListenFailed, check_asked
 from pyworker.protocol import dispatcher as d
 from pyworker.protocol import nodecluster as nc
 from pyworker.record import record

@@ -13,12 +13,12 @@ import socket
 from typing import TYPE_CHECKING, assert_never
 
 from pyworker import failpoint
-from pyworker.config.address import Address
+from pyworker.config.address import MAX_LISTENERS, Address
 from pyworker.daemon import signals
 from pyworker.daemon.app import App, Listener, note_exit
 from pyworker.daemon.board import BoardFull
 from pyworker.daemon.handles import WorkerHandle
-from pyworker.daemon.listener import MAX_LISTENERS, ListenFailed, check_asked
+from pyworker.daemon.listener import ListenFailed, check_asked
 from pyworker.daemon.loop import READ
 from pyworker.daemon.nodeshared import is_node
 from pyworker.daemon.readiness import is_known_by_its_port

@@ -1,8 +1,13 @@
-"""How long a stop of all apps of a file may take."""
+"""How long a stop of all apps of a file may take; and that rules between thousands of apps are no work."""
 
 from __future__ import annotations
 
-from pyworker.config.between import BETWEEN_STOPS, longest_stop
+import pytest
+
+from pyworker.config import between
+from pyworker.config.between import BETWEEN_STOPS, longest_stop, shared_addresses, wrong_dependencies
+from pyworker.config.problem import ConfigError
+from pyworker.config.report import MAX_PROBLEMS, Report
 from pyworker.config.schema import AppConfig, StopConfig
 
 
@@ -31,3 +36,39 @@ def test_a_circle_of_two_times_has_an_end() -> None:
 def test_many_that_depend_on_one_another_are_no_work() -> None:
     names = [f"a{n}" for n in range(60)]
     assert longest_stop(an_app(name, 1, *names[:n]) for n, name in enumerate(names)) == 60 * 2 + 59 * BETWEEN_STOPS
+
+
+def test_a_chain_of_thousands_is_looked_through_once() -> None:
+    """A file of 150 kB kept who read it for minutes: the daemon, too, when a watched file of some user's was changed."""
+    chain = [an_app(f"a{n}", 1, f"a{n + 1}") for n in range(5000)]
+    assert list(wrong_dependencies([*chain, an_app("a5000", 1)])) == []
+    hints = [finding.hint for _, finding in wrong_dependencies([*chain, an_app("a5000", 1, "a4999")])]
+    assert [hint.partition(":")[0] for hint in hints] == ["a4999 -> a5000 -> a4999", "a5000 -> a4999 -> a5000"]
+
+
+def test_of_more_mistakes_than_anybody_reads_nothing_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_for: list[str] = []
+    monkeypatch.setattr(between, "nearest", lambda name, _: looked_for.append(name))
+    report = Report()
+
+    def all_of(apps: list[AppConfig]) -> None:
+        for app, finding in wrong_dependencies(apps):
+            report.add(("apps", app.name, *finding.key), finding.message)
+
+    with pytest.raises(ConfigError) as caught:
+        all_of([an_app(f"a{n}", 1, f"b{n}") for n in range(5000)])
+    assert len(caught.value.problems) == len(looked_for) == MAX_PROBLEMS
+
+
+def listens(name: str, *bind: str) -> AppConfig:
+    return AppConfig(name=name, command=("true",), bind=bind)
+
+
+def test_thousands_that_have_one_port_are_compared_with_those_in_their_way() -> None:
+    apps = [listens(f"a{n}", f"127.1.{n // 250}.{n % 250}:80", f"unix:/run/{n}", ":0") for n in range(5000)]
+    assert list(shared_addresses(apps)) == []
+    last, wide, file = listens("last", "[::]:80", "127.1.0.7:80"), listens("wide", ":80"), listens("file", "unix:/run/9")
+    assert [(app.name, index, other.name) for app, index, other in shared_addresses([*apps, last, wide, file])] == [
+        ("last", 1, "a7"), ("wide", 0, "a0"), ("file", 0, "a9"),
+    ]  # fmt: skip
+    assert [other.name for *_, other in shared_addresses([wide, apps[0]])] == ["wide"]

@@ -349,6 +349,7 @@ BASE = '[app]\ntarget = "a:b"\n'
         ('[apps.a]\ncommand = "true"\n[apps.A]\ncommand = "true"', "A", "small letters", "choose another name"),
         (BASE + 'bind = [":1", "0.0.0.0:1"]', '"0.0.0.0:1"', "twice", "remove one"),
         (BASE + 'bind = [":1", "127.0.0.1:1"]', '"127.0.0.1:1"', 'twice: "0.0.0.0:1" is part of it', "remove one"),
+        (BASE + f'bind = {[f":{port}" for port in range(1, 66)]}', "[':1'", "65 addresses: 64 are the most", "two apps"),
         (BASE + 'env = "A=1"', '"A=1"', "table of NAME", ""),
         (BASE + "env.A = 1979-05-27", "1979-05-27", "a date", ""),
         (BASE + 'env.PYWORKER_APP = "x"', "PYWORKER_APP", "set by pyworker", ""),

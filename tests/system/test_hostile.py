@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from pyworker.daemon.listener import MAX_LISTENERS
+from pyworker.config.address import MAX_LISTENERS
 from pyworker.unix.fds import SO_PASSRIGHTS
 from tests.support.pyworker import LONG, Pyworker, alive, open_to_all
 from tests.support.sources import ASGI
