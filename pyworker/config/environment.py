@@ -11,10 +11,10 @@ import io
 import os
 import re
 import shutil
-import stat
 import zlib
 from collections.abc import Callable, Mapping
 
+from pyworker.config import regular
 from pyworker.config.identity import IdentityError
 from pyworker.config.interpolate import MAX_STRING, InterpolationError, expand_dotenv, interpolate
 from pyworker.errors import WANTING, Hinted
@@ -149,9 +149,7 @@ def add_file(
 
 
 def _read(path: str, check: Check | None) -> str:
-    with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is not a regular file")
+    with open(path, "rb", opener=regular.opener) as file:
         if check is not None:
             check(file.fileno(), path)
         data = file.read(MAX_ENV_FILE + 1)

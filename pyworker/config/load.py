@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from shlex import quote
 from typing import Any
 
-from pyworker.config import syntax
+from pyworker.config import regular, syntax
 from pyworker.config.address import collide, parse_bind
 from pyworker.config.apps import FROM_ENVIRONMENT, apps_of, finish, name_after, path_of, report_finding, run_of
 from pyworker.config.check import check
@@ -256,10 +255,8 @@ def _content(path: str) -> tuple[bytes, Opened]:
         return ConfigError([Problem(message, hint, file=path, code="unreadable")])
 
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        with open(path, "rb", opener=regular.opener) as file:
             info = os.fstat(file.fileno())
-            if not stat.S_ISREG(info.st_mode):
-                raise refuse(f"{shown_name} is not a regular file")
             data = file.read(MAX_FILE + 1)
             opened = Opened(os.readlink(f"/proc/self/fd/{file.fileno()}"), info, zlib.crc32(data))
     except FileNotFoundError:
@@ -278,10 +275,6 @@ def _content(path: str) -> tuple[bytes, Opened]:
     if len(data) > MAX_FILE:
         raise refuse(f"{shown_name} is too large for a config file: at most {MAX_FILE} bytes are read")
     return data, opened
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a fifo without a writer must not hold us
 
 
 def _has_our_tables(path: str) -> bool:

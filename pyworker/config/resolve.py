@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from shlex import quote
 from typing import Any
 
-from pyworker.config import environment
+from pyworker.config import environment, regular
 from pyworker.config import identity as ids
 from pyworker.config.address import MAX_UNIX_PATH, Address, AddressError, parse_bind
 from pyworker.config.check import STATE_HINT, STATE_SERVERS
@@ -281,11 +281,11 @@ def _python(name: str | None, cwd: str, our_python: str, found: _Found) -> str:
 
 def _is_archive(path: str) -> bool:
     """Whether a regular file that can be executed is lines for an interpreter, and a zip archive behind them (PEX, shiv)."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
+    with contextlib.suppress(OSError), open(path, "rb", opener=regular.opener) as file:
         if file.read(2) == b"#!":
             import zipfile  # mostly it is no script
 
-            return zipfile.is_zipfile(path)
+            return zipfile.is_zipfile(file)
     return False
 
 

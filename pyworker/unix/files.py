@@ -127,11 +127,16 @@ def open_append(name: str, dirfd: int | None = None) -> int:
 
 
 def open_regular(path: str) -> BinaryIO:
-    """Open a regular file for reading. OSError for a pipe or a device: one would wait for whoever is at its other end."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "not a regular file", path)
+    """Open a regular file for reading. OSError for a pipe or a device, which is not even opened: one would wait for whoever
+    is at its other end, and to some it is an order (a watchdog, a tape).
+    """
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        os.close(place)
     return open(fd, "rb")
 
 
