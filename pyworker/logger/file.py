@@ -14,6 +14,7 @@ from pyworker.logger.rotation import rotation_of
 from pyworker.protocol.logs import LogRecord, LogsSpec, format_record
 from pyworker.protocol.names import LOGS_DIR
 from pyworker.unix import files
+from pyworker.unix.errand import is_local
 
 LOOK_EVERY = 2.0  # seconds between looks whether somebody has moved or removed the file
 RETRY_OPEN = 0.5
@@ -28,6 +29,7 @@ class LogFile:
         self.lost = 0  # lines, since the logger started
         self.error = ""  # why lines are lost now; "" while all is well
         self.unsaid = 0  # lost lines that the file does not mention yet
+        self.is_local = False  # it is open, and on a disk of the machine
         self._why = ""
         self._torn = False  # the file ends in the middle of a record
         self._fd = -1
@@ -86,6 +88,7 @@ class LogFile:
             with contextlib.suppress(OSError):  # a network's disk says here what it could not keep
                 os.close(self._fd)
             self._fd = -1
+            self.is_local = False
 
     def _append(self, records: bytes, *, count: bool = True) -> bool:
         """Write it all, or whole records only: what was torn by a full disk is cut off again, or ended before the next."""
@@ -135,6 +138,7 @@ class LogFile:
             return False
         self._size = found.st_size
         self._next_look = now + LOOK_EVERY
+        self.is_local = is_local(found)
         is_file = stat.S_ISREG(found.st_mode)
         # a logger was killed, or a disk full, in the middle of a record
         self._torn = self._size > 0 and is_file and not _ends_with_newline(path, found)

@@ -1,6 +1,6 @@
 """Logger: the loop. Reads every pipe in turn, hands records to the files, obeys the guardian.
 
-Blocks in one place (epoll) and in the disk. A worker is never slowed by another one's output: each ready pipe gets
+Blocks in one place (epoll) and, for a moment, in the disk. A worker is never slowed by another one's output: each ready pipe gets
 one chunk a turn. When guardian and daemon are both gone it sees to the end of what they started (sweep).
 """
 
@@ -37,6 +37,7 @@ WAIT_FOR_NAMES = 2.0
 STATS_EVERY = 1.0
 STOP_QUIET = 1.0  # seconds without output after Stopping; then pipes that are held open by somebody are left
 STOP_LONGEST = 4.0  # ... also while somebody goes on printing
+ASK_AGAIN = 0.5  # seconds until a disk that does not answer is asked again
 ORPHANED = 10.0  # seconds from the guardian's end: by then its successor has a logger, told or not
 BEGIN_AGAIN = 0.3  # seconds until it leaves over a pipe that it has not got
 UNASKED = 8  # ticks without a question of the guardian's: a daemon that lives has replaced one that hangs after three
@@ -147,6 +148,8 @@ class Logger:
             deadlines.append(min(p.born for p in self._waiting.values()) + WAIT_FOR_NAMES)
         if self._holding:
             deadlines.append(min(p.holding_since or now for p in self._holding.values()) + HOLD)
+        if self._output.hangs:
+            deadlines.append(now + ASK_AGAIN)
         if self._output.has_news():
             deadlines.append(self._next_stats)
         due = (self._quiet_at, self._leave_at, self._sweep.next_at if self._sweep else None)
@@ -174,6 +177,10 @@ class Logger:
         self._output.write()
         self._outbox += self._output.news()
         self._flush()
+        if self._output.hangs:  # our end closes nothing, as long as a thread waits for the disk
+            if self._channel is not None:
+                self._channel.close()
+            os.close(self._lifeline)  # its lock is the next one's
 
     def _complete(self, pipe: Pipe) -> None:
         """Take the rest of a character that is held in half: from a JSON log nobody could put it together again."""

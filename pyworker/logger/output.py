@@ -1,6 +1,6 @@
 """Logger: what was read, until it is written: the specs of all apps, their files, and who else is told.
 
-Blocks in the disk, or until stdout's reader takes something. Knows no pipe and no channel.
+Blocks for a moment in the disk, or until stdout's reader takes something. Knows no pipe and no channel.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 from pyworker import failpoint
-from pyworker.logger.file import LogFile, point_to
+from pyworker.logger.file import point_to
 from pyworker.logger.hands import Hands, lines_left
 from pyworker.logger.journal import Journal
 from pyworker.logger.lines import CHUNK
+from pyworker.logger.patient import PatientFile
 from pyworker.logger.stdout import Stdout
 from pyworker.protocol.logs import IN_HAND, STDOUT, UNCOUNTED, Format, LogsSpec, stamp
 from pyworker.protocol.names import LOGS_DIR
@@ -32,8 +33,9 @@ class Output:
         self._home = home
         self._stdout = stdout
         self._wait = wait
-        self._files: dict[str, LogFile | Stdout] = {}
-        self._batch: dict[LogFile | Stdout, list[bytes]] = {}
+        self._files: dict[str, PatientFile | Stdout] = {}
+        self._batch: dict[PatientFile | Stdout, list[bytes]] = {}
+        self._hanging: list[PatientFile] = []
         self._hands = Hands(os.path.join(home, LOGS_DIR, IN_HAND) if home else "")
         self._journal = Journal()
         self._for_journal: list[bytes] = []
@@ -74,15 +76,27 @@ class Output:
         self._in_hand = 0
         if self._batch:
             failpoint.hit("logger.write")
+        if self._hanging:
+            self._ask_again()
         for file, records in self._batch.items():
             file.write(b"".join(records), time.monotonic(), stamp(time.time()))
-            if isinstance(file, LogFile):
+            if isinstance(file, PatientFile):
                 self._hands.owe(file.app, file.unsaid)
         self._batch = {}
         self._hands.empty(self._begun)
         if self._for_journal:
             self._journal.write(b"".join(self._for_journal))
             self._for_journal = []
+
+    def _ask_again(self) -> None:
+        for file in list(self._hanging):
+            file.write(b"", time.monotonic(), stamp(time.time()))
+            self._hands.owe(file.app, file.unsaid)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether `write` is to be called soon: a disk that does not answer may do so by then."""
+        return bool(self._hanging)
 
     # ---- where it goes -------------------------------------------------------------------------------
     def format(self, app: str) -> Format:
@@ -111,11 +125,11 @@ class Output:
         if left:
             how_many = "or more: it had not counted the last" if left >= UNCOUNTED else "at most"
             file.missed(lines_left(left), f"the logger was killed with them in its hands ({how_many})")
-        if isinstance(file, LogFile):
+        if isinstance(file, PatientFile):
             if unsaid:
                 file.owe(unsaid, "the logger before this one could not write them")
             self._hands.owe(file.app, file.unsaid)
-        if file.app != app or not isinstance(file, LogFile):
+        if file.app != app or not isinstance(file, PatientFile):
             self._hands.owe(app, 0)
 
     def forget(self, app: str, printing: Iterable[str]) -> None:
@@ -132,11 +146,11 @@ class Output:
             return LogsSpec(path, "text", DEFAULT_SIZE, DEFAULT_FILES, compress=False)
         return found
 
-    def _file(self, app: str) -> LogFile | Stdout:
+    def _file(self, app: str) -> PatientFile | Stdout:
         spec = self._spec(app)
         file = self._files.get(spec.file)
         if file is None:
-            file = Stdout(spec, app, self._wait) if spec.file == STDOUT else LogFile(spec, app)
+            file = Stdout(spec, app, self._wait) if spec.file == STDOUT else PatientFile(spec, app, self._hanging)
             self._files[spec.file] = file
         return file
 
@@ -155,5 +169,5 @@ class Output:
         self._said |= {file.app: (file.lost, file.error) for file in told}
         return [LogStats(file.app, file.lost, 0, file.error) for file in told]
 
-    def _unreported(self) -> list[LogFile | Stdout]:
+    def _unreported(self) -> list[PatientFile | Stdout]:
         return [f for f in self._files.values() if (f.lost, f.error) != self._said.get(f.app, (0, ""))]
