@@ -12,7 +12,7 @@ import select
 from collections.abc import Callable
 
 from pyworker.config.check import runs_node
-from pyworker.daemon import owner
+from pyworker.daemon import disks, owner
 from pyworker.daemon.app import App
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
@@ -327,14 +327,18 @@ def log_file(app: App, home: str) -> str:
     return (config.logs.named_file if config else None) or os.path.join(home, LOGS_DIR, f"{app.name}.log")
 
 
+def _tail(path: str) -> bytes:
+    with open_regular(path) as file:  # the log may be a pipe: its lines are its reader's
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - _TAIL))
+        return file.read(_TAIL)
+
+
 def last_lines(path: str, pid: int, count: int = _LAST_LINES, since: str = "") -> list[str]:
     """Return the last lines that a process wrote (since a time), stderr if it wrote any there, without colors and control
     characters."""
     try:
-        with open_regular(path) as file:  # the log may be a pipe: its lines are its reader's
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _TAIL))
-            raw = file.read(_TAIL).split(b"\n")
+        raw = disks.ask(path, lambda: _tail(path)).split(b"\n")
     except OSError:
         return []
     found: dict[str, list[str]] = {"out": [], "err": []}

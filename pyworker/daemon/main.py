@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 
 from pyworker import __version__, failpoint
-from pyworker.daemon import desired, limits, notify, preflight, signals
+from pyworker.daemon import desired, disks, limits, notify, preflight, signals
 from pyworker.daemon import run as foreground
 from pyworker.daemon.adopt import adopt
 from pyworker.daemon.brain import Brain
@@ -138,6 +138,8 @@ def main(argv: list[str]) -> int:
     store.on_leave = lambda: _make_room(loop, brain, desk, home)
     loop.run()
     store.flush_blocking(2.0)
+    if disks.some_are_late():
+        store.channel.close()  # our end does not, as long as a thread waits for a disk
     return 0
 
 

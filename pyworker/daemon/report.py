@@ -12,6 +12,7 @@ from pyworker import __version__
 from pyworker.config.environment import without_passwords
 from pyworker.config.load import MAX_FILE
 from pyworker.config.schema import AppConfig
+from pyworker.daemon import disks
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.board import WorkerStats
 from pyworker.daemon.brain import Brain
@@ -298,8 +299,8 @@ def _crc(path: str) -> int:
 
 def _size(path: str) -> int | None:
     try:
-        return os.stat(path).st_size
-    except OSError:  # nothing was printed yet, or the logs go elsewhere
+        return disks.ask(path, lambda: os.stat(path)).st_size
+    except OSError:  # nothing was printed yet, the logs go elsewhere, or their disk does not answer
         return None
 
 

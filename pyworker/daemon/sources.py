@@ -5,6 +5,7 @@ Called at each start, reload and restart: config, env files, interpreter and sym
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -14,6 +15,7 @@ from pyworker.config.load import apply_overrides, load, load_inline, locate
 from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.resolve import resolve
 from pyworker.config.schema import AppConfig
+from pyworker.daemon import disks
 from pyworker.daemon.app import Generation
 from pyworker.daemon.desired import FileSource, InlineSource
 from pyworker.errors import WANTING
@@ -21,6 +23,7 @@ from pyworker.record import replace
 from pyworker.unix import fds as unix_fds
 from pyworker.unix.files import open_regular
 
+NO_ANSWER = "no_answer"
 _IN_PEM = {"cert": "CERTIFICATE-----", "key": "PRIVATE KEY-----", "ca": "CERTIFICATE-----"}
 
 
@@ -53,7 +56,9 @@ def read_config(source: FileSource | InlineSource, values: dict[str, str]) -> tu
 def make_generation(
     number: int, app: AppConfig, file: str, read: Opened | None, shell_env: dict[str, str]
 ) -> Generation:
-    """Resolve all that the app's config leaves open; raises ConfigError."""
+    """Resolve all that the app's config leaves open; raises ConfigError, with the code NO_ANSWER when another time may do."""
+    if app.logs.named_file is not None:
+        _ask_disk(os.path.join(os.path.dirname(file), os.path.expanduser(app.cwd)), app.logs.named_file, file)
     resolved = resolve(
         app,
         file=file,
@@ -65,6 +70,18 @@ def make_generation(
         profile=read.profile if read else "",
     )
     return Generation(number, resolved, tls=read_tls(resolved.config, resolved.uid, file, read))
+
+
+def _ask_disk(cwd: str, log: str, file: str) -> None:
+    """Refuse a log whose folder the daemon could wait for without end."""
+    path = os.path.join(cwd, os.path.expanduser(log))
+    try:
+        disks.ask(path, lambda: os.stat(path))
+    except OSError as error:
+        if error.errno == errno.ETIMEDOUT:
+            hint = "dmesg may say why; name another file, or try again when it does"
+            text = f"`logs.file` is {path}, and its disk does not answer"
+            raise ConfigError([Problem(text, hint, "logs.file", file, code=NO_ANSWER)]) from None
 
 
 def read_tls(

@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.load import Load
 from tests.support.pyworker import LONG, Pyworker, alive, kill
+from tests.support.silent_disk import silent_disk
 from tests.support.sources import ASGI, WAITS, version
 from tests.support.wait import wait_until
 
@@ -396,3 +397,31 @@ def test_a_stop_that_a_stopped_guardian_keeps_from_its_end_says_so(pw: Pyworker)
     assert note in done.stderr  # long before the end of its time
     assert f"and its apps have ended, but its guardian (pid {guardian}) is stopped (SIGSTOP)" in done.stderr
     wait_until(lambda: not alive(guardian), LONG, "the guardian to end")
+
+
+PRINTS = "import time\nwhile True:\n    print('here', flush=True)\n    time.sleep(0.05)\n"
+
+
+def test_a_log_whose_disk_does_not_answer_holds_up_no_other_app_s_log(pw: Pyworker) -> None:
+    pw.environ["PYWORKER_TICK"] = TICK
+    pw.write("prints.py", PRINTS)
+    far, command = os.path.join(pw.folder, "far"), [sys.executable, os.path.join(pw.folder, "prints.py")]
+    os.mkdir(far)
+    pw.write(
+        "app.toml",
+        f"[apps.near]\ncommand = {json.dumps(command)}\n[apps.far]\ncommand = {json.dumps(command)}\nlogs = {{ file = \"far/far.log\" }}\n",
+    )
+    pw.ok("start", "app.toml")
+    near, first = os.path.join(pw.home, "logs", "near.log"), pw.role("logger")
+    with silent_disk(far):
+        # the logger, which knows the disk as the machine's own, hangs over it; the one after it does not
+        wait_until(lambda: pw.role("logger") not in (0, first), LONG, "another logger")
+        wait_until(lambda: "does not answer" in "".join(pw.app("far")["notes"]), LONG, lambda: pw.daemon_log())
+        second, size = pw.role("logger"), os.path.getsize(near)
+        wait_until(lambda: os.path.getsize(near) > size, LONG, "the other app's log to go on")
+        assert "far" in pw.ok("describe", "far").stdout
+        refused = pw.run("reload", "far")
+        assert (refused.returncode != 0, "its disk does not answer" in refused.stderr) == (True, True)
+    wait_until(lambda: not pw.app("far")["notes"], LONG, lambda: "the log to go on: " + str(pw.app("far")["notes"]))
+    assert pw.role("logger") == second
+    assert pw.app("far")["state"] == pw.app("near")["state"] == "running"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import stat
 
+from pyworker.daemon import disks
 from pyworker.daemon import operations as ops
 from pyworker.daemon.app import App
 from pyworker.daemon.client import Client
@@ -53,7 +55,7 @@ def delete_closed(desk: Desk) -> None:
             desk.brain.remark(app, f"its log was not removed: it is that of {kept[path]}, too")
         elif app.delete_logs:
             try:
-                _delete_logs(path)
+                disks.ask(path, functools.partial(_delete_logs, path))
             except OSError as error:  # no reason not to answer
                 text = f"its logs were not all removed: {error.strerror}: {error.filename}"
                 desk.brain.remark(app, text)

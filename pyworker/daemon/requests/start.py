@@ -21,7 +21,7 @@ from pyworker.daemon.report import changed_files
 from pyworker.daemon.requests.apps import env_values, forget, lost_venv, new_app, next_generation, shell_of
 from pyworker.daemon.requests.compare import compare
 from pyworker.daemon.requests.desk import Desk, Refuse
-from pyworker.daemon.sources import make_generation, read_config
+from pyworker.daemon.sources import NO_ANSWER, make_generation, read_config
 from pyworker.policy.restart import CLEAR, after_refusal
 from pyworker.protocol import control as k
 from pyworker.protocol.logs import stamp
@@ -202,7 +202,8 @@ def restore(
         desk.brain.add_generations([(app, made)])
     except (ConfigError, ListenFailed) as error:
         app.failure = Failure(error.message, "", error.hint, stamp(time.time()))
-        app.unusable = isinstance(error, ConfigError)  # an address may be free later, or be there only then
+        # an address may be free later, or be there only then; a disk may answer then
+        app.unusable = isinstance(error, ConfigError) and error.problems[0].code != NO_ANSWER
         app.record = after_refusal(CLEAR)
         desk.brain.emit_failed(name, app.failure)
         return f"{name}: {error.message}"
