@@ -183,7 +183,7 @@ class Exchange:
                     if length is not None or not value.isdigit():
                         raise heads.InvalidHeader(f"invalid Content-Length {value!r:.40}")
                     length = int(value)
-                    if status == 204 or status < 200:
+                    if status == 204:
                         continue
                 elif code == heads.CONNECTION:
                     if heads.says_close(value):
@@ -208,7 +208,7 @@ class Exchange:
         if head.count(b"\n") != count or head.count(b"\r") != count or _NUL in head:
             raise heads.InvalidHeader("a header value holds a line break or a NUL")
         tail = [head]
-        if self.method == "HEAD" or status in (204, 304) or status < 200:
+        if self.method == "HEAD" or status in (204, 304):
             self.nobody = True
         elif length is not None:
             self.remaining = length
