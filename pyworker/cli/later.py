@@ -21,6 +21,12 @@ class _Later(ModuleType):
         return getattr(module, name)
 
 
-def import_later(name: str) -> None:
-    """Have `import NAME` cost nothing until something of it is used. `name`: at the top, like inspect."""
-    sys.modules.setdefault(name, _Later(name))
+def import_later(name: str, **meanwhile: Any) -> ModuleType:
+    """Have `import NAME` cost nothing until something of it is used. `name`: at the top, like inspect.
+
+    `meanwhile`: what stands for some of it in what is imported next; to be deleted from the module that is returned.
+    """
+    module = _Later(name)
+    module.__dict__.update(meanwhile)
+    sys.modules.setdefault(name, module)
+    return module

@@ -44,6 +44,18 @@ def test_no_command_waits_for_what_clicks_help_alone_needs(command: str, home: s
         f"sys.argv = ['pyworker', *{command.split()!r}, '--home', {home!r}]\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print(sorted({'dis', 'tokenize'} & set(sys.modules)))"  # not ast: from Python 3.14 typing has a use of its own for it
+        "print(sorted({'dis', 'tokenize', 'platform'} & set(sys.modules)))"  # not ast: from Python 3.14 typing has a use of its own for it
     )
     assert python(code).endswith("[]\n")
+
+
+def test_what_stood_for_some_of_it_meanwhile_is_the_real_one_once_it_is_deleted() -> None:
+    code = (
+        "import sys; from pyworker.cli.later import import_later\n"
+        "later = import_later('uuid', UUID=object)\n"
+        "import click, uuid\n"
+        "print(uuid.UUID is object, 'platform' in sys.modules)\n"
+        "del later.UUID\n"
+        "print(repr(click.UUID.convert('12345678123456781234567812345678', None, None)), uuid.UUID is object)"
+    )
+    assert python(code) == "True False\nUUID('12345678-1234-5678-1234-567812345678') False\n"
