@@ -77,7 +77,8 @@ class Connection(asyncio.Protocol):
     carry = fed = 0  # bytes of the head so far: before this chunk, with it
     parsing: Exchange | None = None  # its body is arriving
     current: Exchange | None = None  # its answer is the next one on the wire
-    body_size = discarded = 0
+    body_size = 0
+    vast = False  # more of that body may come than is read when nobody wants it
     framing = 0  # bytes of trailers since the last of the body; -1: there was some of it in this chunk
     body_head = b""  # for the next parser: how the body is framed that this one will not read
     refusal = 0
@@ -375,6 +376,7 @@ class Connection(asyncio.Protocol):
             framing = b"transfer-encoding: chunked" if coded else b"content-length: " + length
             self.body_head = b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing
         self.parsing = exchange
+        self.vast = coded or (length != b"" and int(length) > DISCARD)
         self.body_size = 0
         self.framing = -1
         if self.current is None:
@@ -415,12 +417,8 @@ class Connection(asyncio.Protocol):
             self.body_size += len(body)
             if self.body_size > limit:
                 self._stop(413)
-        if exchange.done or exchange.gone:
-            self.discarded += len(body)
-            if self.discarded > DISCARD:
-                self._stop(413)
-            return
-        exchange.on_body(body)
+        if not (exchange.done or exchange.gone):
+            exchange.on_body(body)
 
     def on_message_complete(self) -> None:
         if self.body_head:
@@ -529,7 +527,6 @@ class Connection(asyncio.Protocol):
         elif self.in_head:
             self.deadline = _monotonic() + self.server.header_timeout
         else:
-            self.discarded = 0
             self.reading = IDLE
             self.deadline = _monotonic() + self.server.idle_timeout
 

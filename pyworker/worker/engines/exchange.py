@@ -227,8 +227,9 @@ class Exchange:
             tail.append(server.server_line)
         if ident:
             tail += (b"x-request-id: ", ident, b"\r\n")
-        if self.expects and not (self.complete or self.body):
-            # it was told to send no body and may still do so: nobody could tell that from its next request
+        if not self.complete and (self.connection.vast or (self.expects and not self.body)):
+            # said now: a proxy that has sent all of it would have its next request on its way when we end the connection.
+            # Or it was told to send no body and may still do so: nobody could tell that from its next request
             keep_alive = False
         if keep_alive and (server.closes_always or self.connection.last_answer()):
             keep_alive = False
