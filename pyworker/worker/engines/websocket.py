@@ -162,6 +162,10 @@ class WebSocket(WebSocketsSansIOProtocol):
         self.disconnected = True
 
     def keepalive_timeout(self) -> None:
+        if self.read_paused and self.ping_timeout is not None:
+            # it is we who do not read on: the answer may wait behind what the app has not taken
+            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
+            return
         closed = self.close_sent
         super().keepalive_timeout()
         self.disconnected = self.disconnected or self.close_sent is not closed  # as above
