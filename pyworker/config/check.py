@@ -119,8 +119,7 @@ def _what_to_run(app: AppConfig, given: set[tuple[str, ...]]) -> Iterator[Findin
 
 def _target(target: str) -> list[Finding]:
     module, colon, attribute = target.partition(":")
-    parts = [*module.split("."), *attribute.split(".")] if colon else module.split(".")
-    if colon and all(p.isidentifier() for p in parts):
+    if all(p.isidentifier() for p in (*module.split("."), *attribute.split("."))):
         return []
     hint = 'for example "shop.main:app"'
     attribute = attribute.strip()
@@ -230,9 +229,8 @@ def _times(app: AppConfig) -> Iterator[Finding]:
 def _hooks(app: AppConfig) -> Iterator[Finding]:
     hook = app.hooks.post_fork
     if hook is not None:
-        module, colon, attribute = hook.partition(":")
-        parts = [*module.split("."), *attribute.split(".")]
-        if not colon or not all(p.isidentifier() for p in parts):
+        module, _, function = hook.partition(":")
+        if not all(p.isidentifier() for p in (*module.split("."), *function.split("."))):
             hint = 'for example "shop.hooks:post_fork"'
             yield Finding(("hooks", "post_fork"), f"must be module:function, not {shown(hook)}", hint)
         elif kind_of(app) in ("script", "command"):

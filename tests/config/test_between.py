@@ -23,6 +23,7 @@ def test_the_time_outs_of_those_that_stop_one_after_another_add_up() -> None:
     assert longest_stop(chain) == 31 + BETWEEN_STOPS + 6 + BETWEEN_STOPS + 11
     assert longest_stop([an_app("a", 60), *chain]) == 61
     assert longest_stop(chain[:1]) == 31  # what it depends on is not among them
+    assert longest_stop([]) == 0
 
 
 def test_nobody_waits_for_the_run_of_a_job() -> None:

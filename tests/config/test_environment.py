@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import zlib
 from pathlib import Path
 
 import pytest
@@ -66,7 +68,7 @@ def test_only_named_variables_are_inherited() -> None:
 
 def test_variables_of_the_shell_that_are_no_text_are_left_out() -> None:
     env = environment.base({"TZ": "\udcff", "LANG": "C"}, name="", home="", shell="", changed_user=False)
-    environment.inherit(env, {"A": "\udcff", "B": "é"}, ("*",))
+    environment.inherit(env, {"A": "\udcff", "B": "é", "C": "a\0b", "D=": "x", "": "x"}, ("*",))
     assert env == {"LANG": "C", "B": "é", "PATH": environment.DEFAULT_PATH}
 
 
@@ -95,8 +97,12 @@ def test_dotenv_file_that_is_missing_is_an_error_unless_optional(tmp_path: Path)
         environment.add_file(env, str(tmp_path / ".env"), ("env_file", 1), {})
     assert caught.value.key == ("env_file", 1)
     assert '".env?"' in caught.value.hint
-    environment.add_file(env, str(tmp_path / ".env?"), ("env_file", 1), {})
+    optional = str(tmp_path / ".env?")
+    assert environment.add_file(env, optional, ("env_file", 1), {}) == 0
     assert env == {}
+    (tmp_path / ".env").write_text("A=1")
+    assert environment.add_file(env, optional, ("env_file", 1), {}) == zlib.crc32(b"A=1")
+    assert env == {"A": "1"}
 
 
 @pytest.mark.parametrize(
@@ -117,6 +123,12 @@ def test_broken_dotenv_file_says_what_is_wrong(tmp_path: Path, data: bytes, mess
 def test_folder_as_dotenv_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem, match="cannot be read"):
         environment.add_file({}, str(tmp_path), ("env_file", 0), {})
+
+
+def test_nobody_waits_for_a_fifo_as_dotenv_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(EnvironmentProblem, match="not a regular file"):
+        environment.add_file({}, str(tmp_path / "fifo"), ("env_file", 0), {})
 
 
 def test_table_sees_what_is_built_so_far_then_the_shell() -> None:

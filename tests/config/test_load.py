@@ -396,25 +396,35 @@ BASE = '[app]\ntarget = "a:b"\n'
         (BASE + 'health.type = "tcp"', '"tcp"', "port of their own", "http"),
         (BASE + 'health.type = "exec"', '"exec"', "needs health.command", ""),
         (BASE + 'health.command = "x"', "command", 'for type = "exec"', ""),
+        (BASE + 'health.type = "exec"\nhealth.command = []', "[]", "is empty", ""),
+        (BASE + 'health.type = "exec"\nhealth.command = ["a b"]', '["a b"]', "list with one word", '"a b"'),
+        (BASE + 'health.host = "a b"', '"a b"', "must be a host name", ""),
         (BASE + 'health.expect = "2x"', '"2x"', "statuses", ""),
         (BASE + "health.port = 80", "port", "asked directly", ""),
-        (BASE + 'http.root_path = "api/"', '"api/"', "begin with /", ""),
+        (BASE + 'http.root_path = "api"', '"api"', "begin with /", ""),
+        (BASE + 'http.root_path = "/api/"', '"/api/"', "begin with /", ""),
         (BASE + 'script = "x.py"', "script", "`target` are both set", "remove one"),
         ("[app]\nworkers = 2", "[app]", "says nothing to run", "target ="),
         ('[app]\ntraget = "a:b"', "traget", "unknown key", "`target`"),
         ('[app]\ntarget = "shop.main"', '"shop.main"', "module:attribute", '"shop.main:app"'),
+        ('[app]\ntarget = "shop.app"', '"shop.app"', "module:attribute", '"shop:app"'),
+        ('[app]\ntarget = "shop.web.application"', '"shop.web.application"', "module:attribute", '"shop.web:application"'),
         ('[app]\ntarget = "shop/main.py:app"', '"shop/main.py:app"', "module:attribute", '"shop.main:app"'),
         ('[app]\ntarget = "server.py"', '"server.py"', "module:attribute", 'script = "server.py"'),
         ('[app]\ntarget = "a:make()"', '"a:make()"', "module:attribute", '"a:make" with factory = true'),
         ('[app]\ntarget = "a:make(3)"', '"a:make(3)"', "module:attribute", "a function that takes no arguments"),
         ("[app]\ntarget = 5", "5", "text", 'target = "5"'),
         ("[app]\ncommand = []", "[]", "is empty", ""),
+        (BASE + 'hooks.pre_start = [""]', '[""]', "is empty", ""),
+        (BASE + 'env_file = [".env", "?"]', '"?"', "is empty", ""),
         ('[app]\ncommand = "sh -c \'x"', '"sh -c \'x"', "cannot be split", "quotes"),
         ('[app]\ncommand = "cd x && y"', '"cd x && y"', "has && in it, and no shell runs it", "sh -c"),
         (BASE + 'hooks.pre_start = "a > b"', '"a > b"', "has > in it, and no shell runs it", "sh -c"),
         ('[app]\ncommand = "x"\nthreads = 2', "threads", "this app is a command", "remove"),
-        ('[app]\ncommand = "x"\nbalance = "round-robin"', '"round-robin"', "is for ASGI and WSGI", "shared"),
-        ('[app]\ncommand = "x"\nhealth = "/"', '"/"', "needs a port", "health.port"),
+        ('[app]\ncommand = "x"\nbalance = "round-robin"', '"round-robin"', "is for ASGI and WSGI", '"proxy"'),
+        ('[app]\nscript = "x.py"\nbalance = "round-robin"', '"round-robin"', "is for ASGI and WSGI", "shared"),
+        ('[app]\ncommand = "x"\nhealth = "/"', '"/"', "needs a port", '"exec"'),
+        ('[app]\nscript = "x.py"\nhealth = "/"', '"/"', "needs a port", "where this script listens"),
         (BASE + 'name = "Web App"', '"Web App"', "small letters", '"web-app"'),
         (BASE + 'name = "all"', '"all"', "every app", ""),
         (BASE + 'name = "pyworker"', '"pyworker"', "the daemon's own", ""),
@@ -466,6 +476,20 @@ def test_mistake_is_shown_with_its_place_and_a_hint(
     assert hint in problem.hint
     assert under in marked(problem)
     assert problem.file == str(tmp_path / "app.toml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BASE + 'http.root_path = "/api"',
+        BASE + 'balance = "least-connections"',
+        BASE + "ipc = false",
+        '[app]\ncommand = ["/opt/my app"]',
+        BASE + f'name = "{"x" * 64}"',
+    ],
+)
+def test_what_is_no_mistake_is_taken(tmp_path: Path, text: str) -> None:
+    one(tmp_path, text)
 
 
 def test_a_mistake_hides_no_other_one_beside_it_or_between_apps(tmp_path: Path) -> None:

@@ -131,6 +131,8 @@ def test_mistakes_have_their_line_and_a_next_step(
 def test_a_circle_is_said_of_each_app_in_it(tmp_path: Path) -> None:
     found = problems(tmp_path, three('depends_on = "db"', 'depends_on = "job"', 'depends_on = "web"'))
     assert [line for line, *_ in found] == [3, 6, 9]
+    found = problems(tmp_path, three('depends_on = "db"', 'depends_on = "job"', 'depends_on = "db"'))  # web only leads to it
+    assert [line for line, *_ in found] == [6, 9]
 
 
 def test_a_hook_is_a_command_of_its_own(tmp_path: Path) -> None:
