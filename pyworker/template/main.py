@@ -23,6 +23,7 @@ import traceback
 import types
 import zlib
 from collections.abc import Mapping
+from os import execve  # debugpy puts one of its own in its place, which would debug the template
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from pyworker import __version__, failpoint
@@ -92,8 +93,13 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     sys.modules["__main__"] = types.ModuleType("__main__")  # multiprocessing must not look for the zip's
     sys.argv = [spec.app.target or ""]
     channel = open_channel(spec)
+    cpus, niceness = os.sched_getaffinity(0), os.nice(0)
     ready = prepare_app(spec, channel, argv, started)
     if not ready.loaded.preload and ready.server is not None:
+        # an exec keeps them, and each worker's import would begin where this one has ended
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, cpus)
+            os.setpriority(os.PRIO_PROCESS, 0, niceness)
         replace_self(spec, fds, archive, spec_fd, ready.loaded)
     if not ready.loaded.preload and len(os.listdir("/proc/self/task")) > 1:
         # of a sitecustomize (ddtrace's, say): who starts threads so early means to be forked, and to be told
@@ -235,7 +241,7 @@ def replace_self(spec: t.LaunchSpec, fds: list[int], archive: str, spec_fd: int,
         signal.setitimer(timer, 0)  # an exec keeps it, without what it calls: its signal would end this process
     # an exec keeps what is blocked, too, and SIGTERM is sent there
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.execve(spec.python, [spec.python, archive, role, *numbers, _AGAIN + text], spec.env)
+    execve(spec.python, [spec.python, archive, role, *numbers, _AGAIN + text], spec.env)
 
 
 def end_what_the_import_has_started() -> None:

@@ -391,6 +391,35 @@ def test_what_must_not_be_forked_makes_each_worker_import_the_app(
     wait_until(lambda: {get(d.listeners[0].getsockname()) for _ in range(4)} == pids)
 
 
+def test_an_app_may_put_a_function_of_its_own_in_the_place_of_exec(daemon: Any, folder: Path) -> None:
+    """As debugpy does, so as to debug what is executed: only for a template that is replaced by a clean one."""
+    text = "import os, threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\nos.execve = lambda *_: os._exit(1)\n"
+    (folder / "shop.py").write_text(text + (folder / "shop.py").read_text())
+    d = daemon()
+    worker = d.fork(d.load(), 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+
+
+def test_an_import_in_each_worker_begins_with_the_cpus_and_the_niceness_of_the_first(daemon: Any, folder: Path) -> None:
+    text = """
+import asyncio, os
+print(len(os.sched_getaffinity(0)), os.nice(0), flush=True)
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+os.nice(1)
+loop = asyncio.new_event_loop()
+"""
+    (folder / "shop.py").write_text(text + (folder / "shop.py").read_text())
+    d = daemon()
+    template = d.load()
+    worker = d.fork(template, 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    first, again = (each.read_out().split() for each in (template, worker))
+    assert again[0] == first[0]
+    assert again[1] == first[1] or os.geteuid() != 0  # who is not root has no way back
+
+
 def test_the_lock_that_an_import_took_is_left_to_the_worker(daemon: Any, folder: Path) -> None:
     """Though its file stays open over an exec, as files of C code may."""
     lock = """
