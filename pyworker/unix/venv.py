@@ -1,4 +1,4 @@
-"""Which command puts packages into an interpreter's environment: pip, or uv where that has made it, without a pip."""
+"""Which command puts packages into an interpreter's environment: pip, or what has made it without one (uv, PDM)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ def install_command(python: str, *wanted: str, upgrade: bool = False) -> str:
     environment = os.path.dirname(os.path.dirname(python))
     project, name = os.path.split(environment)
     packages = shlex.join(wanted)
-    if not _is_without_pip(environment):
+    settings = _without_pip(environment)
+    if not settings:
         return f"{shlex.quote(python)} -m pip install {'-U ' * upgrade}{packages}"
+    # what is not in its pyproject.toml the next `sync` takes out
+    if name == ".venv" and os.path.exists(os.path.join(project, "pdm.lock")):
+        return f"pdm {'update' if upgrade else 'add'} -p {shlex.quote(project)} {packages}"
+    if b"\nuv = " not in b"\n" + settings:
+        return f"pip --python {shlex.quote(environment)} install {'-U ' * upgrade}{packages}"
     if name != ".venv" or not os.path.exists(os.path.join(project, "uv.lock")):
         return f"uv pip install --python {shlex.quote(environment)} {'-U ' * upgrade}{packages}"
-    # what is not in its pyproject.toml the next `uv sync` takes out
     verb, option = ("sync", "--upgrade-package ") if upgrade else ("add", "")
     return f"uv {verb} --project {shlex.quote(project)} {option}{packages}"
 
 
-def _is_without_pip(environment: str) -> bool:
+def _without_pip(environment: str) -> bytes:
+    """Return the settings of a virtual environment that has no pip, b"" of any other Python."""
     libraries = os.path.join(environment, "lib")
     from pyworker.unix.files import open_regular  # as above
 
@@ -30,6 +36,6 @@ def _is_without_pip(environment: str) -> bool:
             settings = file.read(4096)
         versions = os.listdir(libraries)
     except OSError:
-        return False
-    made_by_uv = b"\nuv = " in b"\n" + settings
-    return made_by_uv and not any(os.path.exists(os.path.join(libraries, v, "site-packages", "pip")) for v in versions)
+        return b""
+    has_pip = any(os.path.exists(os.path.join(libraries, v, "site-packages", "pip")) for v in versions)
+    return b"" if has_pip else settings

@@ -99,7 +99,7 @@ def test_an_app_under_another_python_is_served_replaced_and_reloaded(pw: Pyworke
     named = make_venv(pw)
     pw.api(SHOWN + ASGI, top='python = ".venv"')
     refused = pw.run("start", "app.toml")
-    advice = re.search(r"= help: (\S+) -m pip install (.+)", refused.stderr)
+    advice = re.search(r"= help: pip --python (\S+) install (.+)", refused.stderr)
     assert refused.returncode != 0, refused.stdout
     assert advice is not None, refused.stderr  # our own engine is compiled for another version
     install(advice[1], advice[2])

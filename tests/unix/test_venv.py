@@ -1,4 +1,4 @@
-"""Which command installs a package, in environments as venv, uv and a uv project make them."""
+"""Which command installs a package, in environments as venv, uv, PDM and their projects make them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def made(environment: Path, config: str) -> str:
 
 def test_an_environment_with_a_pip_is_filled_by_it(tmp_path: Path) -> None:
     python = made(tmp_path / ".venv", BY_VENV)
+    (tmp_path / ".venv" / "lib" / "python3.12" / "site-packages" / "pip").mkdir()
     assert install_command(python, "flask") == f"{python} -m pip install flask"
     assert install_command("/usr/bin/python3", "flask", upgrade=True) == "/usr/bin/python3 -m pip install -U flask"
     by_uv = made(tmp_path / "seeded", BY_UV)
@@ -42,6 +43,15 @@ def test_in_a_project_of_uv_it_is_added_to_the_project(tmp_path: Path) -> None:
     (tmp_path / "uv.lock").touch()
     assert install_command(python, "flask", "redis>=5") == f"uv add --project {tmp_path} flask 'redis>=5'"
     assert install_command(python, "flask", upgrade=True) == f"uv sync --project {tmp_path} --upgrade-package flask"
+
+
+def test_one_without_a_pip_is_filled_by_anothers_or_by_pdm_where_that_has_made_it(tmp_path: Path) -> None:
+    python = made(tmp_path / ".venv", BY_VENV)
+    assert install_command(python, "flask") == f"pip --python {tmp_path / '.venv'} install flask"
+    assert install_command(python, "flask", upgrade=True) == f"pip --python {tmp_path / '.venv'} install -U flask"
+    (tmp_path / "pdm.lock").touch()
+    assert install_command(python, "flask") == f"pdm add -p {tmp_path} flask"
+    assert install_command(python, "flask", upgrade=True) == f"pdm update -p {tmp_path} flask"
 
 
 def test_a_path_with_a_space_is_one_word(tmp_path: Path) -> None:
