@@ -1,9 +1,12 @@
-"""CLI: the virtual environment (venv, Poetry, conda …) that is activated in the shell that typed the command."""
+"""CLI: the virtual environment (venv, Poetry, conda …) that is activated in the shell that typed the command, or is kept elsewhere."""
 
 from __future__ import annotations
 
 import os
 import re
+import sys
+
+_KEPT_ELSEWHERE = (("poetry.lock", "Poetry", "poetry env info --path"), ("Pipfile", "Pipenv", "pipenv --venv"))
 
 
 def activated() -> str:
@@ -17,7 +20,16 @@ def activated() -> str:
 
 def or_activated(hint: str) -> str:
     """Return the next step when a module is not installed, with what is more likely meant than that step."""
-    prefix = activated()
-    if not hint.startswith("install it: ") or not prefix or re.search(rf"{re.escape(prefix)}(?![\w.-])", hint):
+    if not hint.startswith("install it: "):
         return hint
-    return f'this shell has {prefix} activated, and the app has another Python: set python = "{prefix}"\n{hint}'
+    if (prefix := activated()) and not _names(hint, prefix):
+        return f'this shell has {prefix} activated, and the app has another Python: set python = "{prefix}"\n{hint}'
+    for file, tool, says in _KEPT_ELSEWHERE if _names(hint, sys.prefix) and not prefix else ():
+        if os.path.exists(file):
+            other = f"{tool} keeps this project's environment elsewhere, and the app has pyworker's own Python"
+            return f"{other}: set python to what this says: {says}\n{hint}"
+    return hint
+
+
+def _names(hint: str, prefix: str) -> bool:
+    return re.search(rf"{re.escape(prefix)}(?![\w.-])", hint) is not None

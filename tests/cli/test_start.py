@@ -208,6 +208,20 @@ def test_an_app_that_lacks_a_module_is_told_of_the_environment_that_is_activated
         assert (f'set python = "{venv}"' in found.err) is told
 
 
+@pytest.mark.parametrize(("file", "says"), [("poetry.lock", "poetry env info --path"), ("Pipfile", "pipenv --venv")])
+def test_an_app_that_lacks_a_module_is_told_of_the_environment_that_its_project_keeps_elsewhere(
+    home: str, folder: str, file: str, says: str
+) -> None:
+    Path(folder, file).touch()
+    for python, told in ((sys.prefix, True), ("/opt/own", False)):
+        hint = f"install it: {python}/bin/python -m pip install redis"
+        failed = results.reply("failed", ok=False, state="failed", reason="no redis", hint=hint)
+        with FakeControl(home, {"start": lambda _, failed=failed: [failed]}):
+            found = run("start", home=home, cwd=folder, VIRTUAL_ENV="", CONDA_PREFIX="")
+        assert found.err.endswith(f"  = help: {hint}\n")
+        assert (says in found.err) is told
+
+
 def test_in_a_folder_that_is_a_link_the_app_is_started_from_the_link(home: str, folder: str, tmp_path: Path) -> None:
     link = tmp_path / "current"
     link.symlink_to(folder)
