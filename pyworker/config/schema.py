@@ -45,7 +45,7 @@ class StopConfig:
 
     drain_timeout: float = duration(30.0, "no new connections; open requests may finish", apply="live")
     signal: str = option("TERM", help="sent to the worker after the drain", example="INT", apply="live")
-    kill_timeout: float = duration(10.0, "SIGKILL to the whole process group this long after the signal", apply="live")
+    kill_timeout: float = duration(10.0, "SIGKILL to the whole session this long after the signal", apply="live")
 
 
 @record

@@ -277,7 +277,7 @@ class Command:
             self._loop.remove(self.pidfd)
             if self._pid:
                 # Not reaped yet, so the number is still its own.
-                process.kill_group(self._pid, signal.SIGKILL)
+                process.kill_session(self._pid, signal.SIGKILL)
                 _reap_later(self._loop, self.pidfd)
             else:
                 os.close(self.pidfd)
@@ -306,7 +306,7 @@ class Command:
             self._loop.remove(self._pipe)
 
     def _ended(self, _events: int) -> None:
-        # It is dead but not reaped: what it has left running in its session goes before its number is free again.
+        # It is dead but not reaped: what it has left running in its group goes before its number is free again.
         process.kill_group(self._pid, signal.SIGKILL)
         found = process.collect(self.pidfd, reap=False)
         if found is None:

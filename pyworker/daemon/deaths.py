@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 LAST_WORDS = 1.0  # seconds before its end in which a worker that served says why it ends
 AGAIN = 0.5  # seconds until an end is gone through again that could not be
-LOOK_AT_GROUP = 0.05  # seconds between two looks at what a command that has been stopped has left
+LOOK_AT_SESSION = 0.05  # seconds between two looks at what a command that has been stopped has left
 BURIAL_DELAY = 0.02  # leaves the cores to the successor; without any, a timer comes before the round that asks for it
 
 
@@ -42,8 +42,10 @@ class Deaths:
         self.shortages = Shortages(brain.loop)
         self._unburied: dict[int, tuple[App, WorkerHandle, process.ExitStatus]] = {}  # by id of the handle
         self._asked: dict[int, Shortage] = {}  # the same; of those whose end is not done yet
-        self._groups: set[int] = set()  # that have others than their leader, when all were looked at last
-        self._looked_at = -LOOK_AT_GROUP
+        self._sessions: set[int] = set()  # that have others than their leader, when all were looked at last
+        self._looked_at = -LOOK_AT_SESSION
+        self._seen: dict[int, set[int]] = {}  # of each session whom its leader's group does not have
+        self._seen_at = -1.0
 
     def ended(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         if handle.status is not None or not handle.is_alive:
@@ -64,26 +66,26 @@ class Deaths:
             self._when_written(app, handle, lambda: self.finish(app, handle, status))
         elif self._has_left_others(app, handle):
             # a shell, say, that has run a program without exec: it is the program that is to be stopped
-            process.kill_group(handle.pid, signal_number(app.stop_config(handle.id.generation).signal))
+            process.kill_session(handle.pid, signal_number(app.stop_config(handle.id.generation).signal))
             self._finish_alone(app, handle, status)
         else:
             self.finish(app, handle, status)
 
     def _has_left_others(self, app: App, handle: WorkerHandle) -> bool:
-        """Whether a command or script ended by its stop signal, and others of its group, which may take their time, have not."""
+        """Whether a command or script ended by its stop signal, and others of its session, which may take their time, have not."""
         if handle.state is not State.STOPPING or app.kind not in ("script", "command"):
             return False
         if not handle.pid_is_reserved:
             return False
         now = self._brain.loop.clock()
-        if now - self._looked_at >= LOOK_AT_GROUP:  # once for hundreds that are stopped together
-            self._groups, self._looked_at = process.groups_with_others(), now
-        return handle.pid in self._groups
+        if now - self._looked_at >= LOOK_AT_SESSION:  # once for hundreds that are stopped together
+            self._sessions, self._looked_at = process.sessions_with_others(), now
+        return handle.pid in self._sessions
 
     def _finish_alone(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
-        """Have it end when its whole group has; at `stop.kill_timeout` policy has that killed."""
+        """Have it end when its whole session has; at `stop.kill_timeout` policy has that killed."""
         if self._has_left_others(app, handle):
-            self._brain.loop.call_later(LOOK_AT_GROUP, lambda: self._finish_alone(app, handle, status))
+            self._brain.loop.call_later(LOOK_AT_SESSION, lambda: self._finish_alone(app, handle, status))
         else:
             self.finish(app, handle, status)
 
@@ -120,7 +122,7 @@ class Deaths:
         if self._is_replaced_at_once(app, handle, status, before):
             # the successor first: what there is to tell and to tidy up takes longer than a fork. But what it has left
             # behind may hold the very port that the successor of a command binds
-            self._end_group(handle)
+            self._end_session(handle)
             app.record = restart.CLEAR
             del app.workers[handle.id.serial]
             self._brain.poke(app)
@@ -193,18 +195,23 @@ class Deaths:
             if of is app:
                 self._bury(app, handle, status)
 
-    def _end_group(self, handle: WorkerHandle) -> None:
-        """SIGKILL to what it has left behind in its process group."""
+    def _end_session(self, handle: WorkerHandle) -> None:
+        """SIGKILL to what it has left behind in its session, or, where its number may be another's, in its process group."""
         pidfd = self._brain.store.get(worker_fd("pid", handle.id))
         if handle.pid_is_reserved:
             process.kill_group(handle.pid, signal.SIGKILL)
+            ended_at = self._brain.loop.clock() if handle.ended_at is None else handle.ended_at
+            if self._seen_at <= ended_at:  # once for hundreds that have ended together
+                self._seen, self._seen_at = process.sessions(), self._brain.loop.clock()
+            if handle.pid in self._seen:
+                process.kill_session(handle.pid, signal.SIGKILL)
         elif pidfd is not None:
             process.kill_group_of(pidfd)
 
     def _release(self, app: App, handle: WorkerHandle) -> None:
         if handle.health is not None:
             handle.health.stop()
-        self._end_group(handle)
+        self._end_session(handle)
         if handle.ctl is not None:
             self._brain.loop.remove(handle.ctl.fileno())
             unix_fds.hang_up(handle.ctl)

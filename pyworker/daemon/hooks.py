@@ -1,6 +1,6 @@
 """Daemon: `[app.hooks]`: commands before a start or reload, after a reload, and at events.
 
-Run like an exec health check: as the app's user, in its folder and environment, its whole process group killed at the
+Run like an exec health check: as the app's user, in its folder and environment, its whole session killed at the
 time-out. `pre_start` decides (a failure is a failed start or a refused reload); the others only report. `post_fork`
 is the worker's own business.
 """

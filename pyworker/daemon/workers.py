@@ -194,7 +194,9 @@ class Workers:
 
     def _kill_now(self, app: App, handle: WorkerHandle) -> None:
         self.signal(app, handle, signal.SIGKILL)
-        process.kill_group(handle.pid, signal.SIGKILL)
+        # one that has ended already has left others; of those of one that ends now Deaths takes care
+        end = process.kill_group if handle.ended_at is None else process.kill_session
+        end(handle.pid, signal.SIGKILL)
 
     def do_without(self, app: App, handle: WorkerHandle, now: float) -> None:
         """Go on as if one that was killed had ended, if it has not."""

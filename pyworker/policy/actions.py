@@ -49,7 +49,7 @@ class SendStop:
 
 @record
 class SendKill:
-    """SIGKILL to the process group."""
+    """SIGKILL to it and to what it has started."""
 
     serial: int
     reason: str

@@ -259,8 +259,55 @@ def kill_group(pid: int, signum: int) -> None:
         os.killpg(pid, signum)
 
 
+def kill_session(pid: int, signum: int) -> None:
+    """Signal the process group of a session's leader, and who has left that for one of its own in the session.
+
+    `timeout` does, a shell's `set -m`, RQ. Only while the leader is not reaped: until then its number is the session's.
+    """
+    kill_group(pid, signum)
+    told: set[int] = set()
+    for _ in range(2):  # also whom one of them has just forked
+        for member in sessions().get(pid, set()) - told:
+            told.add(member)
+            with contextlib.suppress(OSError):  # it is gone; or, with other rights, not ours to signal
+                pidfd = os.pidfd_open(member)
+                try:
+                    if os.getsid(member) == pid != os.getpgid(member):
+                        send_signal(pidfd, signum)
+                finally:
+                    os.close(pidfd)
+        if not told:
+            return
+
+
+def sessions() -> dict[int, set[int]]:
+    """Return of each session whom its leader's group does not have, as far as can be seen: 2 µs for each process there is."""
+    found: dict[int, set[int]] = {}
+    try:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:  # no descriptor is left
+        return found
+    for pid in pids:
+        try:
+            session = os.getsid(pid)
+            if os.getpgid(pid) != session:
+                found.setdefault(session, set()).add(pid)
+        except OSError:
+            continue  # it is gone
+    return found
+
+
 def groups_with_others() -> set[int]:
     """Return the process groups in which anybody but the leader lives, as far as can be seen: 10 µs for each process there is."""
+    return _with_others(2)
+
+
+def sessions_with_others() -> set[int]:
+    """Return the same of sessions."""
+    return _with_others(3)
+
+
+def _with_others(field: int) -> set[int]:
     found: set[int] = set()
     try:
         names = os.listdir("/proc")
@@ -269,11 +316,11 @@ def groups_with_others() -> set[int]:
     for name in names:
         if name.isdigit():
             try:
-                state, _, group = stat_fields(int(name))[:3]
+                fields = stat_fields(int(name))
             except (OSError, ValueError):
                 continue  # it is gone
-            if group != name.encode() and state not in (b"Z", b"X"):
-                found.add(int(group))
+            if fields[field] != name.encode() and fields[0] not in (b"Z", b"X"):
+                found.add(int(fields[field]))
     return found
 
 

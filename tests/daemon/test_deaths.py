@@ -16,7 +16,7 @@ from pyworker.config.schema import AppConfig, LogsConfig
 from pyworker.daemon import deaths
 from pyworker.daemon.app import Failure
 from pyworker.daemon.board import Board
-from pyworker.daemon.deaths import BURIAL_DELAY, LOOK_AT_GROUP, Deaths
+from pyworker.daemon.deaths import BURIAL_DELAY, LOOK_AT_SESSION, Deaths
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import READ, Loop
 from pyworker.daemon.shortage import Shortage
@@ -45,6 +45,7 @@ def test_the_successor_is_asked_for_before_the_dead_is_buried_and_after_the_end_
     monkeypatch.setattr(Deaths, "_bury", lambda self, app, handle, status: done.append("bury"))
     # it may hold the port that a command's successor binds
     monkeypatch.setattr(process, "kill_group", lambda pid, number: done.append(f"end of group {pid}"))
+    monkeypatch.setattr(process, "sessions", dict)
     deaths = Deaths(brain)
     now = time.monotonic()
     handle: Any = SimpleNamespace(
@@ -325,12 +326,36 @@ def test_what_a_worker_has_left_behind_is_killed_by_its_number_only_while_that_i
 ) -> None:
     killed: list[tuple[str, int]] = []
     monkeypatch.setattr(process, "kill_group", lambda pid, number: killed.append(("number", pid)))
+    monkeypatch.setattr(process, "sessions", dict)
     monkeypatch.setattr(process, "kill_group_of", lambda pidfd: killed.append(("pidfd", pidfd)))
     brain: Any = SimpleNamespace(loop=Loop(), store={"pid.api.1.1.7": 5})
     handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, pid=42, status=status, reaped=reaped)
-    Deaths(brain)._end_group(handle)
+    Deaths(brain)._end_session(handle)
     assert killed == [("number", 42) if by_number else ("pidfd", 5)]
     brain.loop.close()
+
+
+def test_what_has_left_the_group_of_a_worker_is_killed_as_its_session_and_looked_for_once_for_those_that_end_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, looked, killed = [100.0], list[float](), list[int]()
+    loop = Loop(lambda: now[0])
+
+    def look() -> dict[int, set[int]]:
+        looked.append(now[0])
+        return {42: {50}}
+
+    monkeypatch.setattr(process, "sessions", look)
+    monkeypatch.setattr(process, "kill_group", lambda pid, number: None)
+    monkeypatch.setattr(process, "kill_session", lambda pid, number: killed.append(pid))
+    brain: Any = SimpleNamespace(loop=loop, store={})
+    deaths = Deaths(brain)
+    for pid, ended_at, at in ((42, 100.0, 100.1), (43, 100.0, 100.2), (42, 100.0, 100.2), (44, 100.2, 100.3)):
+        handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, pid=pid, status=ExitStatus(1, None))
+        handle.ended_at, now[0] = ended_at, at
+        deaths._end_session(handle)
+    assert (looked, killed) == ([100.1, 100.3], [42, 42])
+    loop.close()
 
 
 @pytest.mark.parametrize(("code", "why"), [(0, None), (1, "it said why"), (78, "it said why")])
@@ -394,20 +419,20 @@ def test_an_end_is_gone_through_once_and_after_the_last_words(monkeypatch: pytes
         ("command", State.STOPPING, False, 42, False),
         ("script", State.STOPPING, False, 42, False),
         ("asgi", State.STOPPING, False, 42, True),
-        ("command", State.KILLED, False, 42, True),  # ... and so is its group
-        ("command", State.STOPPING, True, 42, True),  # its number, and so its group's, may be another's
+        ("command", State.KILLED, False, 42, True),  # ... and so are those
+        ("command", State.STOPPING, True, 42, True),  # its number, and so its session's, may be another's
         ("command", State.STOPPING, False, 43, True),  # it has left nobody
     ],
 )
-def test_a_command_that_was_stopped_has_ended_when_those_of_its_group_have_and_they_are_told_once(
+def test_a_command_that_was_stopped_has_ended_when_those_of_its_session_have_and_they_are_told_once(
     monkeypatch: pytest.MonkeyPatch, kind: str, state: State, reaped: bool, pid: int, ends_at_once: bool
 ) -> None:
     now, told, finished = [100.0], list[tuple[int, int]](), list[int]()
-    groups = {42}
+    sessions = {42}
     loop = Loop(lambda: now[0])
     brain: Any = SimpleNamespace(loop=loop, workers=SimpleNamespace(on_message=lambda app, handle: None))
-    monkeypatch.setattr(process, "groups_with_others", lambda: set(groups))
-    monkeypatch.setattr(process, "kill_group", lambda pid, number: told.append((pid, number)))
+    monkeypatch.setattr(process, "sessions_with_others", lambda: set(sessions))
+    monkeypatch.setattr(process, "kill_session", lambda pid, number: told.append((pid, number)))
     monkeypatch.setattr(Deaths, "finish", lambda self, app, handle, status: finished.append(handle.pid))
     handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, state=state, ready_at=1.0, pid=pid)
     handle.reaped = reaped
@@ -415,11 +440,11 @@ def test_a_command_that_was_stopped_has_ended_when_those_of_its_group_have_and_t
     Deaths(brain).ended(app, handle, ExitStatus(None, signal.SIGINT))
     assert (told, finished) == (([], [pid]) if ends_at_once else ([(42, signal.SIGINT)], []))
     for _ in range(2):
-        now[0] += 2 * LOOK_AT_GROUP
+        now[0] += 2 * LOOK_AT_SESSION
         loop.turn(0.0)
     assert finished == ([pid] if ends_at_once else [])
-    groups.clear()
-    now[0] += 2 * LOOK_AT_GROUP
+    sessions.clear()
+    now[0] += 2 * LOOK_AT_SESSION
     loop.turn(0.0)
     assert (finished, len(told)) == ([pid], 0 if ends_at_once else 1)
     loop.close()
@@ -445,6 +470,7 @@ def test_a_pid_is_let_go_when_all_is_done_that_it_is_needed_for(monkeypatch: pyt
         pids=SimpleNamespace(let_go=lambda pid: done.append(f"let go {pid}")),
     )  # fmt: skip
     monkeypatch.setattr(process, "kill_group", lambda pid, number: done.append(f"end of group {pid}"))
+    monkeypatch.setattr(process, "sessions", dict)
     health = SimpleNamespace(stop=lambda: done.append("end of its checks"))
     handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, pid=42, status=ExitStatus(1, None), ctl=ours)
     handle.health = health  # type: ignore[assignment]

@@ -74,7 +74,7 @@ class Kernel:
         process.is_stopped = lambda pid: False
         process.sleeps = lambda pid: True
         process.time_without_cpu = lambda pid: 0.0
-        process.groups_with_others = set
+        process.sessions_with_others, process.sessions, process.kill_session = set, dict, self.kill_group
         os.pidfd_open, os.getppid, os.getpid = self.pidfd_open, lambda: GUARDIAN, lambda: DAEMON
         os.kill = lambda pid, number: world.processes[pid].signalled(number)
         oom.kills = lambda *_: oom.OomKills(0, -1)

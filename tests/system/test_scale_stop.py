@@ -476,8 +476,9 @@ def test_a_command_that_ignores_the_stop_signal_is_killed_with_its_group(pw: Pyw
     wait_until(lambda: not alive(child), LONG, "the group to be gone")
 
 
-def test_a_program_that_a_shell_runs_without_exec_is_sent_the_stop_signal_and_waited_for(pw: Pyworker) -> None:
-    pw.write("run.sh", "sh serve.sh\necho over\n")
+@pytest.mark.parametrize("by", ["", "timeout 600 "])  # which gives it a process group of its own
+def test_a_program_that_a_shell_runs_without_exec_is_sent_the_stop_signal_and_waited_for(pw: Pyworker, by: str) -> None:
+    pw.write("run.sh", f"{by}sh serve.sh\necho over\n")
     pw.write("serve.sh", "trap 'sleep 0.2; echo finished > done; exit' TERM\n: > up\nwhile :; do sleep 0.05; done\n")
     pw.write("app.toml", '[app]\nname = "api"\ncommand = ["sh", "run.sh"]\n')
     for step in ("stop", "delete"):
@@ -486,6 +487,21 @@ def test_a_program_that_a_shell_runs_without_exec_is_sent_the_stop_signal_and_wa
         pw.ok(step, "api")
         Path(pw.folder, "done").unlink()
         Path(pw.folder, "up").unlink()
+
+
+@pytest.mark.parametrize("step", ["stop", "kill"])
+def test_a_program_that_has_left_the_group_of_its_shell_is_killed_with_it(pw: Pyworker, step: str) -> None:
+    pw.write("run.sh", "timeout 600 sh serve.sh\necho over\n")
+    pw.write("serve.sh", "trap '' TERM\necho $$ > pid.new; mv pid.new pid\nwhile :; do sleep 0.05; done\n")
+    pw.write("app.toml", '[app]\nname = "api"\ncommand = ["sh", "run.sh"]\nstop.kill_timeout = "200ms"\n')
+    pw.ok("start", "app.toml")
+    wait_until(Path(pw.folder, "pid").exists, LONG)
+    pid = int(Path(pw.folder, "pid").read_text())
+    if step == "stop":
+        pw.ok("stop", "api")
+    else:
+        kill(pw.pids()[0])
+    wait_until(lambda: not alive(pid), LONG, "it to be gone")
 
 
 def test_a_worker_that_had_to_be_killed_is_told_from_one_that_left(pw: Pyworker) -> None:

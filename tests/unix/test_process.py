@@ -20,9 +20,11 @@ from pyworker.unix.process import (
     groups_with_others,
     is_gone,
     kill_group,
+    kill_session,
     last_status,
     pidfd_pid,
     send_signal,
+    sessions_with_others,
     spawn,
     spawn_watched,
     time_without_cpu,
@@ -223,4 +225,19 @@ def test_a_group_has_others_until_all_but_its_leader_have_ended() -> None:
         kill_group(pid, signal.SIGKILL)
     wait_until(lambda: pid not in groups_with_others(), 30, "its end")
     wait_for(pidfd)
+
+
+def test_a_session_ends_with_those_that_have_left_its_leaders_group() -> None:
+    """As `timeout` does, and what a shell starts after `set -m`."""
+    pid, pidfd = run("import subprocess, time\nsubprocess.Popen(['timeout', '60', 'sleep', '60'])\ntime.sleep(60)")
+    try:
+        wait_until(lambda: pid in sessions_with_others() - groups_with_others(), 30, "the other ones")
+        send_signal(pidfd, signal.SIGKILL)
+        select.select([pidfd], [], [], 30)
+        assert pid in sessions_with_others()
+    finally:
+        kill_session(pid, signal.SIGKILL)
+    wait_until(lambda: pid not in sessions_with_others(), 30, "their end")
+    wait_for(pidfd)
+    kill_session(pid, signal.SIGKILL)  # gone already: no error
     os.close(pidfd)
