@@ -12,6 +12,7 @@ import codecs
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,7 +79,9 @@ def _empty_state(uid: int | None) -> Iterator[str]:
     """What ENV_STATE says of a store that is thrown away; "" where no folder can be made: most apps ask for none at import."""
     with contextlib.ExitStack() as made:
         try:
-            folder = made.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+            folder = tempfile.mkdtemp()
+            # by no TemporaryDirectory: what it cannot remove it first makes writable, through any link of the app's
+            made.callback(shutil.rmtree, folder, ignore_errors=True)
             if uid is not None:
                 os.chown(folder, uid, -1)
         except OSError:
@@ -131,19 +134,30 @@ def _try(app: AppConfig, file: str, profile: str, resolved: ResolvedApp, state: 
             child.wait()
             shown.join(_LAST_WORDS)
         text = os.pread(answer, _LONGEST, 0)
-    if not text:
+    found = _answer(text)
+    if found is None:
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         return [_problem(app, file, profile, f"importing {app.target} ended the process ({how})", "")]
-    found = json.loads(text)
     if "without" in found:
         message = f'{app.name}: state = "redis://…" needs the Redis client, which is not in the app\'s environment'
         problem = Problem(message, f"install it: {found['without']}", "state", file, code="state")
         return [locate(file, app.name, ("state",), problem, profile)]
     if "message" not in found:
         return []
-    traceback = f"\n{found['traceback'].rstrip()}" if found["traceback"] else ""
-    hint = or_activated(found["hint"]) or of_variable(found["message"], found["traceback"], app.inherit_env)
+    said, hint = found.get("traceback", "").rstrip(), found.get("hint", "")
+    traceback = f"\n{said}" if said else ""
+    hint = or_activated(hint) or of_variable(found["message"], said, app.inherit_env)
     return [_problem(app, file, profile, f"{app.name}: {found['message']}{traceback}", hint)]
+
+
+def _answer(text: bytes) -> dict[str, str] | None:
+    """Return what the import has come to; None when nothing was said: the app can have written there, too."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_one = isinstance(found, dict) and all(isinstance(value, str) for value in found.values())
+    return found if is_one else None
 
 
 def _show(output: IO[bytes]) -> None:

@@ -182,6 +182,20 @@ def test_check_import_gives_the_import_no_terminal_and_does_not_wait_for_what_it
     assert "\x1b" not in found[0].stderr
 
 
+@pytest.mark.parametrize("answer", ["[", "[]", '{"message": 1}', "[" * 100_000, ""])
+def test_an_import_that_answers_in_the_place_of_ours_has_ended_the_process(pw: Pyworker, answer: str) -> None:
+    write(pw, "info")
+    pw.write("web.py", f"""
+import os, sys
+command_line = open("/proc/self/cmdline").read().split("\\0")
+os.write(int(command_line[4]), {answer!r}.encode())
+os._exit(7)
+""")
+    found = pw.run("check", "--import")
+    assert found.returncode == 1
+    assert "importing web:app ended the process (exit code 7)" in found.stderr
+
+
 @needs_root
 @needs_public
 def test_check_import_gives_up_the_rights_of_root_as_a_start_does(pw: Pyworker) -> None:

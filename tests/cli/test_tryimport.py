@@ -1,0 +1,36 @@
+"""`check --import`: what is left of the app when it has been tried. The rest is in tests/system/test_config_commands.py."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from pyworker.cli import tryimport
+
+
+def test_a_link_that_cannot_be_removed_from_its_state_leaves_what_it_leads_to_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is another user's folder, and root removes it. Python's TemporaryDirectory opens what it has no right to remove."""
+    theirs = tmp_path / "theirs"
+    theirs.touch(mode=0o600)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with monkeypatch.context() as patch, tryimport._empty_state(None) as state:
+        folder = state.removeprefix("sqlite:")
+        os.symlink(theirs, f"{folder}/link")
+
+        def denied(path: str, **_: object) -> None:
+            raise PermissionError(1, "not yours", path)
+
+        patch.setattr(os, "unlink", denied)
+    assert stat.S_IMODE(theirs.stat().st_mode) == 0o600
+
+
+def test_what_an_import_has_used_as_its_state_is_removed() -> None:
+    with tryimport._empty_state(None) as state:
+        folder = state.removeprefix("sqlite:")
+        Path(folder, "some").mkdir()
+    assert not os.path.exists(folder)
