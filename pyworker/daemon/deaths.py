@@ -121,8 +121,9 @@ class Deaths:
         handle.happen(Happening.EXIT, now)
         if self._is_replaced_at_once(app, handle, status, before):
             # the successor first: what there is to tell and to tidy up takes longer than a fork. But what it has left
-            # behind may hold the very port that the successor of a command binds
-            self._end_session(handle)
+            # behind may hold the very port that the successor of a command binds; for a whole session, all that
+            # the machine runs is looked at
+            (self._end_session if app.kind in ("script", "command") else self._end_group)(handle)
             app.record = restart.CLEAR
             del app.workers[handle.id.serial]
             self._brain.poke(app)
@@ -195,18 +196,23 @@ class Deaths:
             if of is app:
                 self._bury(app, handle, status)
 
-    def _end_session(self, handle: WorkerHandle) -> None:
-        """SIGKILL to what it has left behind in its session, or, where its number may be another's, in its process group."""
+    def _end_group(self, handle: WorkerHandle) -> None:
+        """SIGKILL to what it has left behind in its process group."""
         pidfd = self._brain.store.get(worker_fd("pid", handle.id))
         if handle.pid_is_reserved:
             process.kill_group(handle.pid, signal.SIGKILL)
+        elif pidfd is not None:
+            process.kill_group_of(pidfd)
+
+    def _end_session(self, handle: WorkerHandle) -> None:
+        """The same in its session, where its number cannot be another's."""
+        self._end_group(handle)
+        if handle.pid_is_reserved:
             ended_at = self._brain.loop.clock() if handle.ended_at is None else handle.ended_at
             if self._seen_at <= ended_at:  # once for hundreds that have ended together
                 self._seen, self._seen_at = process.sessions(), self._brain.loop.clock()
             if handle.pid in self._seen:
                 process.kill_session(handle.pid, signal.SIGKILL)
-        elif pidfd is not None:
-            process.kill_group_of(pidfd)
 
     def _release(self, app: App, handle: WorkerHandle) -> None:
         if handle.health is not None:

@@ -31,9 +31,10 @@ from pyworker.unix.process import ExitStatus
 from tests.support.wait import wait_until
 
 
+@pytest.mark.parametrize("kind", ["asgi", "command"])
 @pytest.mark.parametrize("status", [ExitStatus(None, 9), ExitStatus(None, 15), ExitStatus(1, None)])
 def test_the_successor_is_asked_for_before_the_dead_is_buried_and_after_the_end_of_what_it_has_left_behind(
-    status: ExitStatus, monkeypatch: pytest.MonkeyPatch
+    status: ExitStatus, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
     loop = Loop()
@@ -45,7 +46,8 @@ def test_the_successor_is_asked_for_before_the_dead_is_buried_and_after_the_end_
     monkeypatch.setattr(Deaths, "_bury", lambda self, app, handle, status: done.append("bury"))
     # it may hold the port that a command's successor binds
     monkeypatch.setattr(process, "kill_group", lambda pid, number: done.append(f"end of group {pid}"))
-    monkeypatch.setattr(process, "sessions", dict)
+    # ... that of a web app it cannot hold, and all that the machine runs takes a while to look at
+    monkeypatch.setattr(process, "sessions", lambda: done.append("look at all") or {})
     deaths = Deaths(brain)
     now = time.monotonic()
     handle: Any = SimpleNamespace(
@@ -53,13 +55,14 @@ def test_the_successor_is_asked_for_before_the_dead_is_buried_and_after_the_end_
         ready_at=now - 60, ended_at=now, happen=lambda happening, now: None,
     )  # fmt: skip
     app: Any = SimpleNamespace(
-        generation=1, running=True, starting=False, is_job=False, workers={7: handle}, record=Record(3, (1.0,), 101.0),
+        kind=kind, generation=1, running=True, starting=False, is_job=False, workers={7: handle}, record=Record(3, (1.0,), 101.0),
         restart_config=RestartConfig("always", 10.0, 10, 60.0, 60.0),
     )  # fmt: skip
     deaths.ended(app, handle, status)
     assert (app.workers, app.record) == ({}, CLEAR)
     wait_until(lambda: loop.turn(0.01) or "bury" in done, what="the burial")
-    assert done == ["end of group 42", "successor", "kick", *(["its last words"] if status.signal != 9 else []), "bury"]
+    first = ["end of group 42", *(["look at all"] if kind == "command" else [])]
+    assert done == [*first, "successor", "kick", *(["its last words"] if status.signal != 9 else []), "bury"]
 
 
 def test_a_failure_in_its_last_words_does_not_leave_a_dead_worker_as_one_that_lives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +95,7 @@ def test_who_is_not_buried_yet_is_when_the_app_is_closed_and_only_then(monkeypat
         ready_at=now - 60, ended_at=now, happen=lambda happening, now: None,
     )  # fmt: skip
     app: Any = SimpleNamespace(
-        generation=1, running=True, starting=False, is_job=False, workers={7: handle}, board=board, slot_restarts={},
+        kind="asgi", generation=1, running=True, starting=False, is_job=False, workers={7: handle}, board=board, slot_restarts={},
         restart_config=RestartConfig("always", 10.0, 10, 60.0, 60.0),
     )  # fmt: skip
     monkeypatch.setattr(Deaths, "_release", lambda self, app, handle: app.board.free(handle.id.serial))
