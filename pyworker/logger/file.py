@@ -175,6 +175,8 @@ class LogFile:
 def _cause(path: str, error: OSError) -> str:
     """Return why a file cannot be opened. A kernel that protects against planted ones only says no."""
     planted = ""
+    if error.errno == errno.ELOOP and os.path.islink(path):
+        return "it is a symbolic link, and none is followed; set logs.file to what it points to"
     if error.errno == errno.EACCES:
         with contextlib.suppress(OSError):
             planted = _planted(path, os.lstat(path))
