@@ -575,7 +575,7 @@ class Connection(asyncio.Protocol):
             self.deadline = 0.0  # once: the loop reads it before the next tick
         elif self.hold_queue:
             return  # it is we who do not read on; when the queue is empty it has its time again
-        elif (self.reading == HEAD and self.in_head) or (
+        elif self.reading == HEAD or (
             self.reading == BODY and self.current is not None and self.current.waits_for_body
         ):
             self._refuse(408)
