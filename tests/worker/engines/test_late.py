@@ -71,21 +71,21 @@ def test_so_it_is_over_tls(serve: Serve, interface: str, loop: str, certificate:
 
 
 def test_the_first_request_of_a_connection_is_answered(serve: Serve, interface: str, loop: str) -> None:
-    site = serve(getattr(hello, interface), interface, loop=loop, header_timeout=1.0)
+    site = serve(getattr(hello, interface), interface, loop=loop)
     client = connect(site, b"")
     hold_up(site, client, GET)
     assert_answered(client)
 
 
 def test_the_rest_of_a_head_is_read(serve: Serve, interface: str, loop: str) -> None:
-    site = serve(getattr(hello, interface), interface, loop=loop, header_timeout=1.0)
+    site = serve(getattr(hello, interface), interface, loop=loop)
     client = connect(site, GET[:20])
     hold_up(site, client, GET[20:])
     assert_answered(client)
 
 
 def test_a_head_that_is_still_not_whole_is_refused(serve: Serve, interface: str, loop: str) -> None:
-    site = serve(getattr(hello, interface), interface, loop=loop, header_timeout=1.0)
+    site = serve(getattr(hello, interface), interface, loop=loop)
     client = connect(site, GET[:20])
     hold_up(site, client, GET[20:25])
     response = client.recv()
