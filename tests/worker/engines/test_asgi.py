@@ -301,6 +301,12 @@ def test_an_app_that_breaks_the_rules_is_a_500_or_cut(
         if path == "/text":
             await send(start)
             await send({"type": "http.response.body", "body": "a text"})
+        if path == "/unknown":
+            await send(start)
+            await send({"type": "http.response.bodies"})
+        if path == "/start-twice":
+            await send(start)
+            await send(start)
         if path == "/start-only":
             await send(start)
         if path == "/cut":
@@ -311,7 +317,8 @@ def test_an_app_that_breaks_the_rules_is_a_500_or_cut(
             await send({"type": "http.response.body", "body": b"x"})
 
     site = serve(app, loop=loop)
-    for path in ("/nothing", "/raise", "/exit", "/body-first", "/split", "/nul", "/status", "/text", "/start-only"):
+    paths = ["/nothing", "/raise", "/exit", "/body-first", "/split", "/nul", "/status", "/text", "/unknown", "/start-twice", "/start-only"]
+    for path in paths:
         response = site.client().get(path)
         assert response is not None, path
         assert (response.status, response.closes) == (500, True), path

@@ -1,4 +1,6 @@
-"""An app that forks: its child never serves on in our loop, and never answers its parent's client, however it ends."""
+"""What is the server's of an answer; and of an app that forks the child never serves on in our loop, and never answers
+its parent's client, however it ends.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,38 @@ import pytest
 from pyworker.worker.engines.exchange import split_target
 from tests.worker.engines.conftest import ALL_MODES, Serve
 from tests.worker.engines.test_websocket import opened
+
+
+def answers(headers: list[tuple[bytes, bytes]], body: bytes) -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+
+
+def test_how_an_answer_is_framed_is_not_for_the_app_to_say(serve: Serve) -> None:
+    said = [(b"Transfer-Encoding", b"chunked"), (b"Keep-Alive", b"timeout=9"), (b"Proxy-Connection", b"close")]
+    client = serve(answers(said, b"ok"), server_header=True).client()
+    for _ in range(2):
+        response = client.get()
+        assert response is not None
+        assert response.body == b"ok"
+        assert response.headers.keys() == {"content-length", "date", "server", "x-request-id"}
+
+
+def test_a_date_and_a_server_of_the_app_are_sent_once(serve: Serve) -> None:
+    response = serve(answers([(b"Date", b"then"), (b"Server", b"mine")], b"ok"), server_header=True).client().get()
+    assert response is not None
+    assert (response.headers["date"], response.headers["server"]) == ("then", "mine")
+
+
+@pytest.mark.parametrize("lengths", [[b"2", b"2"], [b"2", b"1"], [b"+2"], [b" 2"], [b""]])
+def test_an_answer_whose_length_is_not_one_number_is_a_500(serve: Serve, lengths: list[bytes]) -> None:
+    response = serve(answers([(b"Content-Length", each) for each in lengths], b"ok")).client().get()
+    assert response is not None
+    assert (response.status, response.closes) == (500, True)
 
 
 def end_of_child(error: BaseException | None) -> bytes | None:

@@ -378,6 +378,27 @@ def test_a_refused_upload_still_gets_its_answer(serve: Serve) -> None:
     assert response.status == 413
 
 
+REFUSED_ONE = b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 1001\r\n\r\n"
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_refused_client_that_may_still_be_sending_sees_the_end_at_once(
+    serve: Serve, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyworker.worker.engines.connection.LINGER", 60)
+    client = serve(hello.asgi, loop=loop, max_body_size=1000).client().send(REFUSED_ONE)
+    assert client.recv() is not None
+    assert client.closed()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_refused_client_that_never_ends_is_cut(serve: Serve, loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyworker.worker.engines.connection.LINGER", 0.1)
+    site = serve(hello.asgi, loop=loop, max_body_size=1000, keepalive_timeout=0.2)
+    assert site.client().send(REFUSED_ONE).recv() is not None
+    wait_until(lambda: site.row[F.OPEN] == 0, what="the connection to be cut")
+
+
 UPLOAD = H + b"Content-Length: 5000000\r\n\r\n"
 SENDS_ON = {
     "long": b"POST / HTTP/1.1\r\n" + UPLOAD,
@@ -465,12 +486,13 @@ def test_a_head_that_waits_behind_slow_requests_has_its_time_behind_them(serve: 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("interface", APPS)
 @pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("asked", [b"Connection: Upgrade\r\n", b""])
 def test_the_body_of_a_request_whose_upgrade_is_not_taken_is_no_request(
-    serve: Serve, interface: str, loop: str, at_once: bool
+    serve: Serve, interface: str, loop: str, at_once: bool, asked: bytes
 ) -> None:
     client = serve(getattr(echo, interface), interface, loop=loop).client()
     inner = b"GET /inner HTTP/1.1\r\n" + H + b"\r\n"
-    head = b"POST /outer HTTP/1.1\r\n" + H + b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    head = b"POST /outer HTTP/1.1\r\n" + H + asked + b"Upgrade: h2c\r\n"
     for body in (
         b"Content-Length: %d\r\n\r\n%b" % (len(inner), inner),
         b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\nX-A: b\r\n\r\n" % (len(inner), inner),

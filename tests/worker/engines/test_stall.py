@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +85,20 @@ def test_a_thread_that_writes_to_one_is_free_again(serve: Serve, monkeypatch: py
     site = serve(app, "wsgi", threads=2, keepalive_timeout=0.2)
     site.client().send(GET)
     assert ended.wait(30)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_of_a_client_on_a_unix_socket_nobody_counts_what_it_takes(serve: Serve, loop: str, tmp_path: Path) -> None:
+    site = serve(large, loop=loop, family=socket.AF_UNIX, address=str(tmp_path / "s"))
+    client = site.client().send(GET)
+    wait_until(lambda: site.row[F.OPEN] == 1)
+    (connection,) = site.running.server._connections
+    wait_until(lambda: connection.transport is not None and stall.unsent(connection.transport) > 0)
+    for now in 0.0, 2 * SEND_STALL:
+        site.running.call(lambda now=now: stall.look(connection, now))  # type: ignore[misc]
+    response = client.recv()
+    assert response is not None
+    assert len(response.body) == LARGE
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

@@ -12,6 +12,7 @@ import uvicorn
 
 from pyworker.protocol.scoreboard import F
 from pyworker.worker.engines import prepare, stall, websocket
+from tests.support.apps import hello
 from tests.support.rawhttp import Client
 from tests.support.wait import wait_until
 from tests.worker.engines.conftest import Serve
@@ -246,6 +247,15 @@ def test_a_target_with_a_host_in_it_is_the_path_behind_that(serve: Serve, loop: 
     assert refused.status == 400
 
 
+def test_one_that_is_asked_for_before_the_answer_to_another_request_is_refused_behind_that(serve: Serve, loop: str) -> None:
+    client = serve(hello.asgi, loop=loop).client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + UPGRADE)
+    for status in 200, 400:
+        response = client.recv()
+        assert response is not None
+        assert response.status == status
+    assert client.closed()
+
+
 def test_a_client_that_takes_nothing_is_cut(serve: Serve, loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stall, "SEND_STALL", 0.2)
 
@@ -381,9 +391,9 @@ def test_a_message_in_many_parts_takes_no_more_memory_than_it_is_long(serve: Ser
     (protocol,) = site.running.server._websockets._all()
     wait_until(lambda: sum(map(len, protocol.frames)) == 9999)
     assert len(protocol.frames) == 1
-    client.send(b"\x80\x81\0\0\0\0c\2\x81\0\0\0\0\0\0\x80\0\0\0\0\x80\x81\0\0\0\0\1")
+    client.send(b"\x80\x81\0\0\0\0c\2\x81\0\0\0\0\0\0\x80\0\0\0\0\x80\x81\0\0\0\0\xff")
     wait_until(lambda: len(heard) == 2)
-    assert heard == ["a" + "b" * 9998 + "c", b"\0\1"]
+    assert heard == ["a" + "b" * 9998 + "c", b"\0\xff"]
 
 
 def deflated(message: bytes) -> bytes:

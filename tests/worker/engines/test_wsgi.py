@@ -170,15 +170,22 @@ def test_an_app_that_fails_after_its_head_is_cut(serve: Serve, loop: str, thread
         def parts() -> Iterator[bytes]:
             try:
                 yield b"abc"
-                raise ValueError("later")
+                try:
+                    raise ValueError("later")
+                except ValueError:
+                    if path != "/told":
+                        raise
+                    start_response("500 Internal Server Error", [], sys.exc_info())
             finally:
                 made.set()
 
         return parts()
 
     site = serve(app, "wsgi", loop=loop, threads=threads)
-    assert site.client().get("/chunked") is None
-    assert made.wait(30)
+    for path in "/chunked", "/told":
+        assert site.client().get(path) is None
+        assert made.wait(30)
+        made.clear()
     assert site.client().get("/short") is None
     response = site.client().get("/long")
     assert response is not None
@@ -243,6 +250,10 @@ def test_the_environ(serve: Serve, loop: str, threads: int) -> None:
     assert said["server"] == ["127.0.0.1", str(site.address[1])]
     assert (said["headers"]["x-twice"], said["headers"]["cookie"]) == ("a,b", "c=1; d=2")
     assert "x-evil" not in said["headers"]
+    for path in "/list", "/shopping":
+        response = client.get(path)
+        assert response is not None
+        assert json.loads(response.body)["path"] == path
 
 
 def test_flask_and_django_work(serve: Serve, loop: str, threads: int) -> None:
@@ -285,11 +296,13 @@ def test_an_app_may_run_a_loop_of_its_own(serve: Serve, loop: str, threads: int)
         start_response("200 OK", [("Content-Type", asyncio.run(part(b"text/plain")).decode())])
         return (asyncio.run(part(each)) for each in (b"a", b"b"))
 
-    client = serve(app, "wsgi", loop=loop, threads=threads).client()
+    site = serve(app, "wsgi", loop=loop, threads=threads)
+    client = site.client()
     for _ in range(2):
         response = client.get("/")
         assert response is not None
         assert (response.status, response.body) == (200, b"ab")
+    assert site.running.call(asyncio.get_running_loop) is site.running.loop  # ours is there again
 
 
 def test_a_stream_without_an_end_holds_up_nobody_when_its_client_has_left(serve: Serve, loop: str, threads: int) -> None:
