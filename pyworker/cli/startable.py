@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -195,6 +194,8 @@ def hint_to_app(word: str, verb: str = "start") -> str:
 
 def hint_to_program(words: tuple[str, ...], verb: str = "start") -> str:
     """Return how a program is started, when that is what these words begin with; else ""."""
+    import shutil  # and with it bz2, lzma and zlib: a 20th of the imports of a reload
+
     if not shutil.which(words[0]):
         return ""
     hint = f"a command stands behind --: pyworker {verb} -- {shlex.join(words)}"
