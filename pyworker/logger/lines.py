@@ -33,6 +33,7 @@ class Lines:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.held = b""
+        self.ended = 0  # lines that the last chunk has ended
         self._parted = False  # the unfinished line has records already
 
     def feed(self, chunk: bytes, stamp: str, format: Format) -> bytes:
@@ -41,22 +42,22 @@ class Lines:
         end = chunk.rfind(b"\n")
         if end < 0:
             self.held += chunk
-            if len(self.held) < MAX_LINE:
-                return b""
-            return self.part(stamp, format)
-        data = self.held + chunk[:end]
-        self.held = chunk[end + 1 :]
+            records = b"" if len(self.held) < MAX_LINE else self.part(stamp, format)
+            self.ended = 0
+            return records
+        held, self.held = self.held, chunk[end + 1 :]
         before = b""
-        if len(data) > MAX_LINE:
-            first = data.find(b"\n")
-            first = len(data) if first < 0 else first
+        if len(held) + end > MAX_LINE:
+            first = len(held) + chunk.find(b"\n")
+            if first > MAX_LINE:
+                held, chunk, end = held + chunk[:end], b"", 0
             while first > MAX_LINE:
-                cut = whole_characters(data[:MAX_LINE])
-                before += self._records(data[:cut], stamp, format, partial=True)
-                data = data[cut:]
+                cut = whole_characters(held[:MAX_LINE])
+                before += self._records(held[:cut], stamp=stamp, format=format, partial=True)
+                held = held[cut:]
                 first -= cut
         self._parted = False
-        return before + self._records(data, stamp, format)
+        return before + self._records(held, memoryview(chunk)[:end], stamp=stamp, format=format)
 
     def part(self, stamp: str, format: Format) -> bytes:
         """Return what is held as a part of a line; a character that is not complete stays held."""
@@ -65,7 +66,7 @@ class Lines:
             return b""
         ready, self.held = self.held[:cut], self.held[cut:]
         self._parted = True
-        return self._records(ready, stamp, format, partial=True)
+        return self._records(ready, stamp=stamp, format=format, partial=True)
 
     @property
     def has_half_a_character(self) -> bool:
@@ -74,26 +75,36 @@ class Lines:
     def leave(self, stamp: str, format: Format) -> bytes:
         """Return all that is held as a part of a line: another one goes on with it, who has not even half a character."""
         rest, self.held = self.held, b""
-        return self._records(rest, stamp, format, partial=True) if rest else b""
+        return self._records(rest, stamp=stamp, format=format, partial=True) if rest else b""
 
     def finish(self, stamp: str, format: Format) -> bytes:
         """Return the end of an unfinished line, as a line: nothing will follow."""
         if not self.held and not self._parted:
             return b""
         rest, self.held, self._parted = self.held, b"", False
-        return self._records(rest, stamp, format)
+        return self._records(rest, stamp=stamp, format=format)
 
-    def _records(self, data: bytes, stamp: str, format: Format, *, partial: bool = False) -> bytes:
+    def _records(self, *parts: bytes | memoryview, stamp: str, format: Format, partial: bool = False) -> bytes:
+        """Return the records of lines that come in parts, without the newline of the last; note how many lines they are.
+
+        A program that prints much pays for each time that its bytes are copied, and for `bytes.count`, which takes as long
+        as all of it.
+        """
         if format != "json":
             head = f"{stamp} {self.source}{'+' if partial else '|'} ".encode()
             if format != "text":
                 head = short_head(self.source.app, self.source.worker, format)
-            return head + data.replace(b"\n", b"\n" + head) + b"\n"
+            lines = b"".join((head, *parts))
+            records = lines.replace(b"\n", b"\n" + head) + b"\n"
+            more = (len(records) - 1 - len(lines)) // len(head) if head else lines.count(b"\n")
+            self.ended = more + 1
+            return records
         source = self.source
         empty = LogRecord(stamp, source.app, source.worker, source.pid, source.stream, partial, b"\0")
         before, _, after = format_record(empty, "json").partition(rb'"\u0000"')
         dumps = json.dumps
-        texts = data.decode("utf-8", "backslashreplace").split("\n")
+        texts = b"".join(parts).decode("utf-8", "backslashreplace").split("\n")
+        self.ended = len(texts)
         return b"".join([before + dumps(t, ensure_ascii=False).encode() + after for t in texts])
 
 

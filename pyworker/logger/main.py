@@ -209,16 +209,16 @@ class Logger:
     def _read(self, pipe: Pipe) -> bool:
         """Take one chunk; False when there is none (any more)."""
         chunk = pipe.read(self._output.take_in_hand(pipe.name.app))
-        self._output.has_taken(pipe.name.app, chunk)
-        if chunk is None:
-            return False
         if not chunk:
-            self._end(pipe)
+            self._output.has_taken(pipe.name.app)
+            if chunk is not None:
+                self._end(pipe)
             return False
         if self._quiet_at is not None:
             self._quiet_at = min(time.monotonic() + STOP_QUIET, self._stop_by)
         self._read_bytes += len(chunk)
         self._put(pipe, pipe.lines.feed, chunk)
+        self._output.has_taken(pipe.name.app, len(chunk), pipe.lines.ended + (not chunk.endswith(b"\n")))
         if not pipe.lines.held:
             self._holding.pop(pipe.fd, None)
             pipe.holding_since = None

@@ -51,10 +51,9 @@ class Output:
         self._hands.hold(app, UNCOUNTED)
         return CHUNK - self._in_hand
 
-    def has_taken(self, app: str, chunk: bytes | None) -> None:
-        lines = chunk.count(b"\n") + (not chunk.endswith(b"\n")) if chunk else 0
+    def has_taken(self, app: str, size: int = 0, lines: int = 0) -> None:
         self._hands.hold(app, lines - UNCOUNTED)
-        self._in_hand += len(chunk or b"")
+        self._in_hand += size
 
     def put(self, app: str, records: bytes, begun: int = 0) -> None:
         """Have an app's records written with the next `write`. `begun`: so many lines more are held unfinished, or fewer."""

@@ -14,7 +14,7 @@ from pyworker.protocol.logs import MAX_LINE, parse_record
 from tests.logger.rig import lines as rejoin
 
 STAMP = "2026-11-23T14:02:31.104Z"
-Format = Literal["text", "json"]
+Format = Literal["text", "json", "short", "plain"]
 
 
 def source() -> Source:
@@ -48,6 +48,17 @@ def test_part_of_a_line_goes_on_with_the_next_chunk() -> None:
     assembler = Lines(source())
     assert assembler.feed(b"a\npart-", STAMP, "text").endswith(b"| a\n")
     assert assembler.feed(b"b\n", STAMP, "text").endswith(b"| part-b\n")
+
+
+@given(st.lists(st.sampled_from([b"", b"a", b"\n", b"\n\n", b"b" * 100, b"c" * (MAX_LINE - 3), b"\nd"]), max_size=8))
+@pytest.mark.parametrize("format", ["text", "json", "short", "plain"])
+def test_how_many_lines_a_chunk_has_ended_is_known(format: Format, parts: list[bytes]) -> None:
+    assembler = Lines(source())
+    text = b"".join(parts)
+    for at in range(0, len(text), CHUNK):
+        chunk = text[at : at + CHUNK]
+        assembler.feed(chunk, STAMP, format)
+        assert assembler.ended == chunk.count(b"\n")
 
 
 def test_json_record_is_one_object_a_line() -> None:
