@@ -26,7 +26,8 @@ _NAMES = re.compile(r"[a-z0-9*?\[][a-z0-9_.*?\[\]-]*\Z")
 _FILE = re.compile(r"\.[A-Za-z]\w*\Z")  # no name of an app ends so
 _DOTTED = re.compile(r"\.[a-z_]")  # a dot in a name is followed by the number of a worker
 _RUN_BY = {  # what is no program itself, and by what it is run
-    ".js": "node", ".mjs": "node", ".cjs": "node", ".jar": "java -jar", ".java": "java", ".rb": "ruby", ".php": "php", ".pl": "perl",
+    ".js": "node", ".mjs": "node", ".cjs": "node", ".jar": "java -jar", ".java": "java", ".pyz": "python3",
+    ".rb": "ruby", ".php": "php", ".pl": "perl",
 }  # fmt: skip
 _SETTINGS = (".json", ".yaml", ".yml", ".ini", ".conf", ".cfg")
 NO_TOML = "a config file is TOML, and its name ends in .toml: pyworker init writes one"

@@ -163,7 +163,9 @@ def _of_import(name: str, error: BaseException) -> TargetError:
         missing = error.name or ""
         if missing and (name == missing or name.startswith(missing + ".")) and not _user_frames(error.__traceback__):
             message = f'cannot import "{name}": there is no module {missing}'
-            return TargetError("import", message, hint=_where_is(missing))
+            loaded = sys.modules.get(missing.partition(".")[0])  # Python's own, say, instead of the package here
+            hint = "" if loaded is None or _is_own(loaded) else _same_name(missing)
+            return TargetError("import", message, hint=hint or _where_is(missing))
         return TargetError("import", headline.of(error), user_traceback(error), _how_to_get(missing))
     hint = "the module calls sys.exit() when it is imported" if isinstance(error, SystemExit) else ""
     if isinstance(error, ImportError):

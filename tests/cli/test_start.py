@@ -316,7 +316,7 @@ def test_in_a_folder_that_was_removed_it_says_so(home: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("name", "typed"),
-    [("server.js", "node server.js"), ("./server.js", "node ./server.js"), ("run.sh", "./run.sh"), ("shop.jar", "java -jar shop.jar")],
+    [("server.js", "node server.js"), ("./server.js", "node ./server.js"), ("run.sh", "./run.sh"), ("shop.jar", "java -jar shop.jar"), ("shop.pyz", "python3 shop.pyz")],
 )
 def test_a_program_is_told_from_a_name_and_how_it_is_started(
     home: str, folder: str, name: str, typed: str

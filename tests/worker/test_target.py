@@ -175,6 +175,13 @@ def test_a_file_that_is_named_as_a_module_that_was_loaded_before_is_named(write:
     assert fails(target).hint == f"{name}.py has the name of a module that pyworker has loaded before it: give it another"
 
 
+def test_a_package_that_is_named_as_a_module_of_python_is_named(write: Write) -> None:
+    write(logging__shop="app = None", shop="")
+    error = fails("logging.shop:app")
+    assert error.message == 'cannot import "logging.shop": there is no module logging.shop'
+    assert error.hint == "logging has the name of a module of Python itself: give it another"
+
+
 def test_a_module_of_a_virtual_environment_in_the_app_s_folder_is_not_the_app_s(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
