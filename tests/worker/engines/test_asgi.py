@@ -316,13 +316,17 @@ def test_an_app_that_breaks_the_rules_is_a_500_or_cut(
             await send({**start, "headers": [(b"content-length", b"10")]})
             await send({"type": "http.response.body", "body": b"x"})
 
+        if path == "/long":
+            await send({**start, "headers": [(b"content-length", b"1")]})
+            await send({"type": "http.response.body", "body": b"xyz", "more_body": True})
+
     site = serve(app, loop=loop)
     paths = ["/nothing", "/raise", "/exit", "/body-first", "/split", "/nul", "/status", "/text", "/unknown", "/start-twice", "/start-only"]
     for path in paths:
         response = site.client().get(path)
         assert response is not None, path
         assert (response.status, response.closes) == (500, True), path
-    for path in ("/cut", "/short"):
+    for path in ("/cut", "/short", "/long"):
         assert site.client().get(path) is None, path
     site.end()
     said = capfd.readouterr().err
@@ -526,6 +530,26 @@ def test_the_time_in_which_an_app_waits_for_its_client_is_not_the_apps(serve: Se
     response = client.recv()
     assert response is not None
     assert len(response.body) == 20_000_000
+
+
+def test_a_task_that_waits_for_the_client_to_leave_leaves_the_time_the_apps(serve: Serve, loop: str) -> None:
+    go = threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await receive()
+        watch = asyncio.create_task(receive())
+        await asyncio.get_running_loop().run_in_executor(None, go.wait, 20)
+        await hello.asgi(scope, receive, send)
+        await watch
+
+    site = serve(app, loop=loop, keepalive_timeout=0.2)
+    client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    try:
+        wait_until(lambda: site.row[F.OLDEST_AT] > 0, what="the oldest request")
+    finally:
+        go.set()
+    assert client.recv() is not None
 
 
 def test_an_app_that_has_given_up_the_wait_for_its_client_is_timed_again(serve: Serve, loop: str) -> None:

@@ -85,25 +85,28 @@ def test_only_a_connection_that_stays_open_is_given_to_the_loop(serve: Serve, lo
 
 @pytest.mark.parametrize("interface", INTERFACES)
 @pytest.mark.parametrize("request_", [GET, LAST])
+@pytest.mark.parametrize("part", [1 << 16, 1 << 21, len(BIG)])
 def test_an_answer_that_the_socket_cannot_take_at_once_is_whole(
-    serve: Serve, loop: str, interface: str, request_: bytes
+    serve: Serve, loop: str, interface: str, request_: bytes, part: int
 ) -> None:
+    parts = [BIG[start : start + part] for start in range(0, len(BIG), part)]
+
     async def asgi(scope: Any, receive: Any, send: Any) -> None:
         assert scope["type"] == "http"
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        for start in range(0, len(BIG), 1 << 16):
-            await send({"type": "http.response.body", "body": BIG[start : start + (1 << 16)], "more_body": True})
-        await send({"type": "http.response.body", "body": b"end"})
+        for each in parts[:-1]:
+            await send({"type": "http.response.body", "body": each, "more_body": True})
+        await send({"type": "http.response.body", "body": parts[-1]})
 
     def wsgi(environ: Any, start_response: Any) -> Any:
         start_response("200 OK", [])
-        return (part for part in (BIG[: 1 << 21], BIG[1 << 21 :], b"end"))
+        return parts if len(parts) == 1 else iter(parts)
 
     site = serve(asgi if interface == "asgi" else wsgi, interface, loop=loop)
     client = connect(site, request_)
     response = client.recv()
     assert response is not None
-    assert response.body == BIG + b"end"
+    assert response.body == BIG
     if request_ is LAST:
         assert client.closed()
         wait_closed(site)

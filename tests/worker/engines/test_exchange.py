@@ -35,6 +35,14 @@ def test_how_an_answer_is_framed_is_not_for_the_app_to_say(serve: Serve) -> None
         assert response.headers.keys() == {"content-length", "date", "server", "x-request-id"}
 
 
+def test_an_app_that_says_so_closes_its_connection(serve: Serve) -> None:
+    client = serve(answers([(b"Connection", b"Upgrade, Close")], b"ok")).client()
+    response = client.get()
+    assert response is not None
+    assert (response.body, response.closes) == (b"ok", True)
+    assert client.closed()
+
+
 def test_a_date_and_a_server_of_the_app_are_sent_once(serve: Serve) -> None:
     response = serve(answers([(b"Date", b"then"), (b"Server", b"mine")], b"ok"), server_header=True).client().get()
     assert response is not None

@@ -134,6 +134,9 @@ def test_good_requests_of_every_kind_on_one_connection(serve: Serve, interface: 
         response = client.send(b"GET http://[::1]:80?q HTTP/%b\r\nHost: other\r\nConnection: keep-alive\r\n\r\n" % version).recv()
         assert response is not None
         assert json.loads(response.body)["headers"]["host"] == "[::1]:80"
+    response = client.send(b"OPTIONS * HTTP/1.1\r\n" + H + b"\r\n").recv()
+    assert response is not None
+    assert json.loads(response.body)["headers"]["host"] == "test"
     for host in b"", b"[::1]:80", b"a_b.c-d~:1", b"%C3%A9!$&'()*+,;=":
         response = client.send(b"GET /h HTTP/1.1\r\nHost: %b\r\n\r\n" % host).recv()
         assert response is not None
@@ -291,6 +294,15 @@ def test_silent_and_slow_clients_are_let_go(serve: Serve, loop: str) -> None:
     assert answer is not None
     assert answer.status == 200
     assert idle.closed()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_later_head_of_a_connection_has_no_more_time_than_the_first(serve: Serve, loop: str) -> None:
+    client = serve(hello.asgi, loop=loop, header_timeout=0.3, keepalive_timeout=300.0).client()
+    assert client.get() is not None
+    late = client.send(b"GET / HTTP/1.1\r\nHost: te").recv()
+    assert late is not None
+    assert late.status == 408
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

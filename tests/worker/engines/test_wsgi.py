@@ -125,6 +125,8 @@ def test_an_app_that_fails_before_its_head_is_a_500(
             start_response("200 OK", [("Content-Length", 5)])
         elif path == "/status":
             start_response("ok", [])
+        elif path == "/interim":
+            start_response("103 Early Hints", [])
         elif path == "/twice":
             start_response("200 OK", [])
             start_response("200 OK", [])
@@ -141,7 +143,7 @@ def test_an_app_that_fails_before_its_head_is_a_500(
         return [b""]
 
     site = serve(app, "wsgi", loop=loop, threads=threads)
-    for path in ("/raise", "http://test/raise", "/exit", "/silent", "/split", "/name", "/int", "/status", "/twice", "/text"):
+    for path in ("/raise", "http://test/raise", "/exit", "/silent", "/split", "/name", "/int", "/status", "/interim", "/twice", "/text"):
         response = site.client().get(path)
         assert response is not None
         assert (response.status, response.closes) == (500, True), path
@@ -380,6 +382,7 @@ def test_the_oldest_request_and_the_counters_are_in_the_row(serve: Serve, loop: 
     assert all(before < at < time.monotonic_ns() for _, at in seen)
     assert (site.row[F.STATUS_2XX], site.row[F.ACCEPTED], site.row[F.OPEN]) == (5, 1, 1)
     assert sum(site.row[F.LATENCY_0 + n] for n in range(32)) == 5
+    assert 0 < site.row[F.LATENCY_SUM_US] < (time.monotonic_ns() - before) // 1000
     assert (site.row[F.IN_FLIGHT], site.row[F.OLDEST_AT]) == (0, 0)
 
 
