@@ -16,7 +16,7 @@ from pyworker.protocol.template import Fork, ForkFailed, Parked, Ping, Pong, Ret
 from pyworker.protocol.worker import Hello, Ready
 from pyworker.template import spare
 from pyworker.template.spare import Spares
-from pyworker.unix.fds import socketpair
+from pyworker.unix.fds import Packet, socketpair
 from pyworker.unix.process import is_stopped
 from tests.support.fake_daemon import spares
 from tests.support.pyworker import KERNEL
@@ -42,6 +42,8 @@ def test_who_is_asked_for_is_the_spare_and_another_one_is_made(daemon: Any) -> N
     d = daemon()
     template = d.load()
     first = the_spare()
+    template.send(Ping(1))  # which ends one that is stopped
+    template.expect(Pong)
     worker = d.fork(template, 1)
     assert worker.pid == first
     worker.expect(Hello)
@@ -111,6 +113,20 @@ def test_the_more_often_a_spare_ends_by_itself_the_later_comes_the_next() -> Non
     assert waits == pytest.approx([100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000, 30000])
     assert kept.hand(None) == 0  # type: ignore[arg-type]  # nobody looks at it
     assert kept.wait_ms() == pytest.approx(100)  # somebody was needed: it is worth a try
+
+
+def test_a_spare_that_was_needed_makes_up_for_all_that_have_ended_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socketpair()
+    monkeypatch.setattr(spare, "socketpair", lambda: (ours, theirs.dup()))
+    kept = Spares(os.getpid, wanted=True, clock=lambda: 100.0)
+    for wait in (200, 400, 800):
+        kept.ended()
+        assert kept.wait_ms() == pytest.approx(wait)
+    kept.make()
+    assert kept.hand(Packet(b"order", [], 0, False)) == os.getpid()
+    kept.ended()
+    assert kept.wait_ms() == pytest.approx(200)
+    theirs.close()
 
 
 def test_where_the_app_is_not_imported_yet_nothing_is_forked_ahead() -> None:
