@@ -1,11 +1,11 @@
-"""How long a stop of all apps of a file may take; and that rules between thousands of apps are no work."""
+"""How long a stop of all apps of a file may take, what comes with an app that is picked, and that thousands are no work."""
 
 from __future__ import annotations
 
 import pytest
 
 from pyworker.config import between
-from pyworker.config.between import BETWEEN_STOPS, longest_stop, shared_addresses, wrong_dependencies
+from pyworker.config.between import BETWEEN_STOPS, longest_stop, shared_addresses, with_dependencies, wrong_dependencies
 from pyworker.config.problem import ConfigError
 from pyworker.config.report import MAX_PROBLEMS, Report
 from pyworker.config.schema import AppConfig, StopConfig
@@ -73,3 +73,9 @@ def test_thousands_that_have_one_port_are_compared_with_those_in_their_way() -> 
         ("last", 1, "a7"), ("wide", 0, "a0"), ("file", 0, "a9"),
     ]  # fmt: skip
     assert [other.name for *_, other in shared_addresses([wide, apps[0]])] == ["wide"]
+
+
+def test_who_is_picked_brings_all_that_it_depends_on() -> None:
+    apps = [an_app("web", 1, "cache", "gone"), an_app("cache", 1, "db"), an_app("db", 1), an_app("a", 1, "b"), an_app("b", 1, "a")]
+    assert with_dependencies(apps, ["web", "none"]) == {"web", "cache", "db"}
+    assert with_dependencies(apps, ["db", "a"]) == {"db", "a", "b"}

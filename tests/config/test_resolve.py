@@ -139,6 +139,7 @@ def test_environment_is_built_in_its_order(tmp_path: Path) -> None:
     assert "OTHER" not in found.env
     assert found.env["PYTHONUNBUFFERED"] == ""
     assert found.secrets == ("DATABASE_URL",)
+    assert found.from_shell == {"HIDDEN": "seen"}
 
 
 def test_all_that_is_missing_is_reported_at_once_with_its_place(tmp_path: Path) -> None:
@@ -355,6 +356,41 @@ def test_each_variable_knows_where_it_comes_from(tmp_path: Path) -> None:
     assert {name: found.env_origins[name] for name in wanted} == wanted
     assert found.env_origins["PYTHONUNBUFFERED"] == "pyworker"
     assert found.env_origins.keys() == found.env.keys()
+
+
+def test_what_the_venv_sets_and_an_optional_file_that_is_there_are_named(tmp_path: Path) -> None:
+    make_venv(tmp_path / ".venv")
+    (tmp_path / ".env").write_text("A=1\n")
+    found = resolved(tmp_path, '[app]\ntarget = "a:b"\nenv_file = ".env?"\n')
+    assert {name: found.env_origins[name] for name in ("PATH", "VIRTUAL_ENV", "A")} == {
+        "PATH": "venv", "VIRTUAL_ENV": "venv", "A": ".env"
+    }  # fmt: skip
+    assert list(found.env_files) == [str(tmp_path.resolve() / ".env")]
+
+
+def test_the_address_of_a_state_server_is_looked_at_when_it_is_filled_in(tmp_path: Path) -> None:
+    text = '[app]\ntarget = "a:b"\nstate = "${CACHE}"\n'
+    assert resolved(tmp_path, text, shell_env={"CACHE": "redis://h:1/0"}).state == "redis://h:1/0"
+    (found,) = problems(tmp_path, text, shell_env={"CACHE": "memcached://h"})
+    assert "no address of a Redis server once ${CACHE} is filled in" in found.message
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path.resolve()
+    monkeypatch.setenv("HOME", str(home))
+    (home / "shop").mkdir()
+    (home / "job.py").touch()
+    python = make_venv(home / "venv")
+    text = '[app]\nscript = "~/job.py"\ncwd = "~/shop"\npython = "~/venv"\nenv_file = "~/.env?"\nlogs.file = "~/job.log"\n'
+    found = resolved(tmp_path, text)
+    config = found.config
+    assert (config.cwd, config.script, found.python) == (f"{home}/shop", f"{home}/job.py", python)
+    assert (config.env_file, config.logs.file) == ((f"{home}/.env?",), f"{home}/job.log")
+
+
+def test_without_its_folder_nothing_else_of_an_app_is_looked_for(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, '[app]\nscript = "x.py"\ncwd = "none"\n')
+    assert (found.key, found.hint) == ("cwd", "relative to the folder of the config file")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root is that careful")
