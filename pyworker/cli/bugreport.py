@@ -16,13 +16,13 @@ from pyworker.protocol.names import DAEMON_LOG
 if TYPE_CHECKING:
     from pyworker.cli.commands.doctor import Found
 
-_NAME = r"(?:key|token|secret|pass(?:word|wd)?|pwd|dsn|credential)[\w.-]*"  # the end of one
+_NAME = r"(?:key|token|secret|pass(?:word|wd)?|pwd|dsn|credential)[\w.-]{0,100}"  # the end of one; bounded, or what an app prints could take minutes
 _QUOTED = r"""(?P<q>\\*["']).*?(?<!\\)(?P=q)"""  # in JSON a quote has a backslash before it, in JSON within JSON three
 _MASKED = re.compile(rf"""(?i)({_NAME}\\*["']?\s*[=:]\s*)(?:{_QUOTED}|\\*["']?[^\s,;&"']+)""")
 _OPTION = re.compile(rf"""(?i)(-[\w.-]{{0,60}}?{_NAME}\s+)(?:{_QUOTED}|\\*["']?[^\s"',]+)""")  # --token x
 _LISTED = re.compile(rf"""(?i)(-[\w.-]{{0,60}}?{_NAME}(?P<q>\\*["']),\s*(?P=q)).*?(?<!\\)(?P=q)""")  # "--token", "x"
 _BEARER = re.compile(r"""(?i)(\bbearer\s+)[^\s,;"']+""")
-_URL_PASSWORD = re.compile(r"""(://[^:/@\s]*:)(?:[^\s/"']+|[^@\s]+)(@)""")  # it may have an @, or a /
+_URL_PASSWORD = re.compile(r"""(://[^:/@\s]*:)(?:[^\s/"']{1,1000}|[^@\s]{1,1000})(@)""")  # it may have an @, or a /
 
 
 def report(settings: Settings, facts: dict[str, Any], checks: list[Found]) -> str:

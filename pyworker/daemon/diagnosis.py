@@ -45,7 +45,7 @@ _PORT = re.compile(  # with what stands before it: times have colons, too
 _AFTER_IT = 5  # lines: uvicorn, redis, nginx and PostgreSQL say more when they have found their port taken
 _CRASHED = "Fatal Python error: "
 # no crash is said by such a function; the latter: for a types.py in PYTHONPATH
-_NO_PYTHON = re.compile(_CRASHED + r"\w*(config|init)_\w+: |Could not import runpy module")
+_NO_PYTHON = re.compile(_CRASHED + r"(?=\w*(config|init)_\w)\w+: |Could not import runpy module")
 _OF_PYTHON = "Python itself did not start: is one of its variables wrong? pyworker describe -v {app} | grep PYTHON"
 _NO_PROCESS = re.compile(
     r"can't start new thread|\b[Cc]annot fork\b|\bfork: (retry: )?Resource temporarily unavailable"

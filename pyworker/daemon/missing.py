@@ -17,7 +17,7 @@ from pyworker.policy.distributions import distribution_of
 from pyworker.unix.venv import install_command
 
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '(\w+)")
-_ASKED = re.compile(r"(/.*/python[\d.]*): .*\bNo module named '?(\w+)")  # by `python -m NAME`
+_ASKED = re.compile(r"(/[^:]*/python[\d.]*): .*\bNo module named '?(\w+)")  # by `python -m NAME`
 _NO_PACKAGE = re.compile(  # Node's, of require and of import; a name that begins with a dot or a slash is a file
     r"Error(?: \[ERR_MODULE_NOT_FOUND\])?: Cannot find (?:module|package) '((?:@[\w.~-]+/)?\w[\w.~-]*)['/]"
 )

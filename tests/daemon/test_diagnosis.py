@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pyworker.config.schema import AppConfig, LogsConfig
+from pyworker.daemon import diagnosis
 from pyworker.daemon.diagnosis import (
     GO_ON,
     HELD_OPEN,
@@ -193,6 +194,10 @@ def test_a_variable_that_is_missing_has_a_next_step_in_an_app_a_script_and_a_com
         assert "set env.SECRET_KEY," in of_worker(app, at_its_end, ExitStatus(1, None), str(tmp_path), Shortage())[2]
     template: Any = SimpleNamespace(killed_because="", failure=LoadFailed("import", said, ""), shortage=Shortage())
     assert "set env.SECRET_KEY," in of_template(app, template, ExitStatus(1, None), str(tmp_path))[2]
+
+
+def test_what_is_nearly_the_last_word_of_a_python_is_looked_through_once() -> None:
+    assert diagnosis._NO_PYTHON.match("Fatal Python error: " + "init_" * 200_000) is None
 
 
 @pytest.mark.parametrize(

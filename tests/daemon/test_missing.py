@@ -56,6 +56,11 @@ def test_what_python_was_asked_to_run_may_be_the_apps_own(folder: Path, said: st
     assert f"not in {folder}" in own
 
 
+def test_a_line_that_is_nearly_one_is_looked_through_once(folder: Path) -> None:
+    """An app that printed 64 kB of it had the daemon stand still for seconds at each of its ends."""
+    assert of_module("/python: " * 100_000, resolved(folder)) == ""
+
+
 def test_a_virtual_environment_that_is_not_used_is_named(folder: Path) -> None:
     (folder / "venv" / "bin").mkdir(parents=True)
     (folder / "venv" / "bin" / "python").touch(mode=0o755)
