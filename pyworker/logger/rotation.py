@@ -59,7 +59,9 @@ class Rotation:
                 os.unlink(self._temporary)  # of a logger that was killed
             while True:
                 with self._names:
-                    plain = [name for _, name in sorted(self._rotated(), reverse=True) if not name.endswith(".gz")]
+                    rotated = [name for _, name in sorted(self._rotated(), reverse=True) if not name.endswith(".gz")]
+                # where everybody may make files (/tmp) somebody may have put a pipe there, or a link to a file that is not his
+                plain = [name for name in rotated if os.path.isfile(name) and not os.path.islink(name)]
                 if not plain or not self._compress_one(plain[0]):
                     return
 
@@ -68,7 +70,7 @@ class Rotation:
             import gzip  # here: with what they import they cost a logger's start 5 ms
             import shutil
 
-            with open(name, "rb") as source:
+            with open(name, "rb", opener=_open_no_link) as source:
                 before = os.fstat(source.fileno())
                 fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 # the file itself says when: gzip has 32 bits for it, too few for a clock that is wrong
@@ -98,6 +100,10 @@ class Rotation:
         # raises OSError: who took an unread folder for an empty one would rename the log over another
         matches = [(pattern.match(entry), entry) for entry in os.listdir(folder)]
         return [(int(match[1]), os.path.join(folder, entry)) for match, entry in matches if match]
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 _all: weakref.WeakValueDictionary[str, Rotation] = weakref.WeakValueDictionary()

@@ -254,6 +254,18 @@ def test_what_the_kernel_refuses_as_planted_is_said_to_be(
     assert file.error.endswith("api.log: Permission denied")
 
 
+def test_what_somebody_has_put_among_the_rotated_files_is_not_read_and_holds_up_nothing(tmp_path: Path) -> None:
+    """In /tmp everybody may: a pipe was waited for, and what a link led to was read by root."""
+    path = tmp_path / "api.log"
+    (tmp_path / "theirs").write_bytes(b"secret")
+    os.mkfifo(f"{path}.9")
+    os.symlink(tmp_path / "theirs", f"{path}.8")
+    Path(f"{path}.1").write_bytes(b"ours\n")
+    LogFile(LogsSpec(str(path), "text", 4096, 9, compress=True), "api").close()
+    wait_until(lambda: not os.path.exists(f"{path}.1"), LONG, "ours to be compressed")
+    assert sorted(os.listdir(tmp_path)) == ["api.log.1.gz", "api.log.8", "api.log.9", "theirs"]
+
+
 def test_a_file_that_is_opened_anew_while_it_is_compressed_is_compressed_by_one_thread(tmp_path: Path) -> None:
     """As after a reload that has changed a setting of its logs: of two threads one put half a file in the place of a whole."""
     path = tmp_path / "api.log"
