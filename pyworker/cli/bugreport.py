@@ -22,7 +22,7 @@ _MASKED = re.compile(rf"""(?i)({_NAME}\\*["']?\s*[=:]\s*)(?:{_QUOTED}|\\*["']?[^
 _OPTION = re.compile(rf"""(?i)(-[\w.-]{{0,60}}?{_NAME}\s+)(?:{_QUOTED}|\\*["']?[^\s"',]+)""")  # --token x
 _LISTED = re.compile(rf"""(?i)(-[\w.-]{{0,60}}?{_NAME}(?P<q>\\*["']),\s*(?P=q)).*?(?<!\\)(?P=q)""")  # "--token", "x"
 _BEARER = re.compile(r"""(?i)(\bbearer\s+)[^\s,;"']+""")
-_URL_PASSWORD = re.compile(r"""(://[^:/@\s]*:)(?:[^\s/"']{1,1000}|[^@\s]{1,1000})(@)""")  # it may have an @, or a /
+_URL_PASSWORD = re.compile(r"""(://[^:/@\s]*:)(?:[^\s/"']{1,4000}|[^@\s]{1,4000})(@)""")  # it may have an @, or a /
 
 
 def report(settings: Settings, facts: dict[str, Any], checks: list[Found]) -> str:
