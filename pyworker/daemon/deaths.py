@@ -69,7 +69,7 @@ class Deaths:
             process.kill_session(handle.pid, signal_number(app.stop_config(handle.id.generation).signal))
             self._finish_alone(app, handle, status)
         else:
-            self.finish(app, handle, status)
+            self._finish_stopped(app, handle, status)
 
     def _has_left_others(self, app: App, handle: WorkerHandle) -> bool:
         """Whether a command or script ended by its stop signal, and others of its session, which may take their time, have not."""
@@ -86,6 +86,12 @@ class Deaths:
         """Have it end when its whole session has; at `stop.kill_timeout` policy has that killed."""
         if self._has_left_others(app, handle):
             self._brain.loop.call_later(LOOK_AT_SESSION, lambda: self._finish_alone(app, handle, status))
+        else:
+            self._finish_stopped(app, handle, status)
+
+    def _finish_stopped(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
+        if app.delete_when_closed and app.delete_logs:  # its last words would make the log anew
+            self._when_written(app, handle, lambda: self.finish(app, handle, status))
         else:
             self.finish(app, handle, status)
 

@@ -56,6 +56,7 @@ def test_the_successor_is_asked_for_before_the_dead_is_buried_and_after_the_end_
     )  # fmt: skip
     app: Any = SimpleNamespace(
         kind=kind, generation=1, running=True, starting=False, is_job=False, workers={7: handle}, record=Record(3, (1.0,), 101.0),
+        delete_when_closed=False,
         restart_config=RestartConfig("always", 10.0, 10, 60.0, 60.0),
     )  # fmt: skip
     deaths.ended(app, handle, status)
@@ -75,7 +76,7 @@ def test_a_failure_in_its_last_words_does_not_leave_a_dead_worker_as_one_that_li
     loop = Loop()
     brain: Any = SimpleNamespace(loop=loop, workers=SimpleNamespace(on_message=fail))
     handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, pid=42, state=State.READY, ready_at=1.0)
-    app: Any = SimpleNamespace(kind="asgi")
+    app: Any = SimpleNamespace(kind="asgi", delete_when_closed=False)
     with pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
         Deaths(brain).ended(app, handle, ExitStatus(0, None))
     wait_until(lambda: loop.turn(0.01) or finished, what="its end")
@@ -96,6 +97,7 @@ def test_who_is_not_buried_yet_is_when_the_app_is_closed_and_only_then(monkeypat
     )  # fmt: skip
     app: Any = SimpleNamespace(
         kind="asgi", generation=1, running=True, starting=False, is_job=False, workers={7: handle}, board=board, slot_restarts={},
+        delete_when_closed=False,
         restart_config=RestartConfig("always", 10.0, 10, 60.0, 60.0),
     )  # fmt: skip
     monkeypatch.setattr(Deaths, "_release", lambda self, app, handle: app.board.free(handle.id.serial))
@@ -407,7 +409,7 @@ def test_an_end_is_gone_through_once_and_after_the_last_words(monkeypatch: pytes
     brain: Any = SimpleNamespace(loop=Loop(lambda: 100.0), workers=workers)
     monkeypatch.setattr(Deaths, "finish", lambda self, app, handle, status: done.append(status))
     handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, state=State.DRAINING, ready_at=1.0, pid=42)
-    app: Any = SimpleNamespace(kind="asgi")
+    app: Any = SimpleNamespace(kind="asgi", delete_when_closed=False)
     ends = Deaths(brain)
     for status in (ExitStatus(3, None), process.UNKNOWN):  # by its pidfd, and then by the guardian's word, say
         ends.ended(app, handle, status)
@@ -439,7 +441,7 @@ def test_a_command_that_was_stopped_has_ended_when_those_of_its_session_have_and
     monkeypatch.setattr(Deaths, "finish", lambda self, app, handle, status: finished.append(handle.pid))
     handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, state=state, ready_at=1.0, pid=pid)
     handle.reaped = reaped
-    app: Any = SimpleNamespace(kind=kind, stop_config=lambda number: SimpleNamespace(signal="INT"))
+    app: Any = SimpleNamespace(kind=kind, delete_when_closed=False, stop_config=lambda number: SimpleNamespace(signal="INT"))
     Deaths(brain).ended(app, handle, ExitStatus(None, signal.SIGINT))
     assert (told, finished) == (([], [pid]) if ends_at_once else ([(42, signal.SIGINT)], []))
     for _ in range(2):

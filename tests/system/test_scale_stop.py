@@ -335,6 +335,17 @@ def test_delete_with_logs_leaves_none_that_was_rotated(pw: Pyworker) -> None:
     assert [x for x in os.listdir(f"{pw.home}/logs") if x.startswith("talks")] == ["talks.log.old"]  # not ours
 
 
+def test_delete_with_logs_waits_for_a_logger_that_is_behind_with_the_last_words(pw: Pyworker) -> None:
+    pw.make_failpoints()
+    says = "trap 'echo bye; exit' TERM; echo hello; while :; do sleep 0.05; done"
+    pw.ok("start", "--name", "talks", "--", "sh", "-c", says)
+    wait_until(lambda: "hello" in pw.run("logs", "talks").stdout, LONG, "its first line")
+    pw.arm("logger.write", "sleep:2.1")  # by then it looks whether its file is still there
+    pw.ok("delete", "talks", "--logs", "-y")
+    pw.ok("daemon", "stop", "-y")  # which waits until all is written
+    assert not os.path.exists(f"{pw.home}/logs/talks.log")
+
+
 def test_delete_with_logs_leaves_a_pipe_and_a_log_that_another_app_has_too(pw: Pyworker) -> None:
     os.mkfifo(f"{pw.folder}/pipe")
     pw.write("says.sh", "echo hello; exec sleep 3600")
