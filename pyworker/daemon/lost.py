@@ -26,7 +26,8 @@ def find(guardian: int, worker: WorkerId, pipe: int | None) -> int:
     """Return the pid of the guardian's child that is this worker, 0 when there is none. `pipe`: of its stdout, for reading."""
     for pid, parent in _candidates(guardian):
         born, writes = _was_born_as(worker, pid), pipe is not None and _writes_to(pipe, pid)
-        if (born and writes) or (parent == guardian and (born or writes)):
+        # what another user's app has left here may say of itself what it likes; our pipe it cannot have
+        if (born and writes) or (parent == guardian and (writes or (born and _is_ours(pid)))):
             return pid
     return 0
 
@@ -85,6 +86,15 @@ def _was_born_as(worker: WorkerId, pid: int) -> bool:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return f"{ENV_BIRTH}={worker}".encode() in file.read().split(b"\0")
     except OSError:  # it is gone, or a program that runs with more rights than we; empty: its exec is not over
+        return False
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether its real user is ours: a program of root's that another user runs (setuid) has the environment that this one gave it."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            return f"\nUid:\t{os.getuid()}\t".encode() in file.read()
+    except OSError:
         return False
 
 

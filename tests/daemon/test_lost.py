@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,6 +69,17 @@ def test_a_child_of_a_worker_that_came_to_the_guardian_is_not_the_worker(pipe: t
     pid = spawn(SLEEP, {ENV_BIRTH: str(WORKER)}, {0: null, 1: pipe[1]}, new_session=False)
     assert lost.find(os.getpid(), WORKER, pipe[0]) == 0
     reap(pid)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("is_ours", [False, True])
+def test_what_another_user_has_left_here_is_known_by_its_output_only(pipe: tuple[int, int], null: int, is_ours: bool) -> None:
+    become = "import os; os.setuid(65534); os.execv('/bin/sleep', ['sleep', '600'])"
+    pid = spawn([sys.executable, "-I", "-c", become], {ENV_BIRTH: str(WORKER)}, {0: null, 1: pipe[1] if is_ours else null})
+    wait_until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n", what="its exec to be over")
+    found = lost.find(os.getpid(), WORKER, pipe[0])
+    reap(pid)
+    assert found == (pid if is_ours else 0)
 
 
 def test_an_orphan_of_another_guardian_is_known_by_its_birth_and_its_output(pipe: tuple[int, int], null: int) -> None:
