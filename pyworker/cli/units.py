@@ -11,6 +11,7 @@ from pyworker.protocol.names import ENV_HOME
 OPENRC_SCRIPT = "/etc/init.d/pyworker"
 OPENRC_STARTED = "/run/openrc/started/pyworker"  # OpenRC's own note, for as long as nobody stops the service
 _PLAIN = re.compile(r"[\w@%+=:,./-]+\Z")
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 
 
 def systemd(command: list[str], home: str, *, user: bool, stop_seconds: int, version: int) -> str:
@@ -128,7 +129,7 @@ def _quoted(word: str, *, expands: bool = True) -> str:
     word = word.replace("%", "%%")
     if expands:
         word = word.replace("$", "$$")
-    return word if _PLAIN.match(word) else '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return word if _PLAIN.match(word) else '"' + word.translate(_ESCAPES) + '"'
 
 
 def _shell(word: str) -> str:

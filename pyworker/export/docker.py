@@ -25,6 +25,7 @@ _IGNORED = (
     "node_modules",
 )  # fmt: skip
 _WHEEL = "pyworker-*.whl"
+_ANY = str.maketrans("\n\r", "??")
 # pip has no option for it: what the project needs, without the project
 _FROM_PYPROJECT = (
     "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project'].get('dependencies', []), sep='\\n')"
@@ -75,7 +76,8 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
     secret = [path for p in all_plans for path in secret_files(p).values()]
     secret += [at_hand(p.app, path) for p in all_plans for path in p.app.env_file]
     inside = [path for path in secret if not path.startswith(("/", "../"))]
-    ignore = "".join(f"{name}\n" for name in dict.fromkeys((*_IGNORED, *inside)))
+    # a line break has no other way into a pattern
+    ignore = "".join(f"{name.translate(_ANY)}\n" for name in dict.fromkeys((*_IGNORED, *inside)))
     return {
         "Dockerfile": comment([*header("docker", all_plans, tuple(more)), *before]) + "\n".join(lines) + "\n",
         ".dockerignore": comment([MADE_BY.format("docker")]) + ignore,

@@ -11,6 +11,7 @@ from pyworker.config.address import parse_bind
 from pyworker.config.between import longest_stop, with_dependencies
 from pyworker.config.environment import secrets
 from pyworker.config.schema import AppConfig, RunConfig
+from pyworker.errors import PyworkerError
 from pyworker.policy.memory import whole
 from pyworker.record import field, record
 
@@ -272,6 +273,14 @@ def header(engine: str, plan_list: list[Plan], more: tuple[str, ...] = ()) -> li
     lines.append("Could not be carried over:" if lost else "Everything was carried over.")
     lines += [f"  - {text}" for text in lost]
     return lines
+
+
+def one_line(line: str) -> str:
+    """Return it, for a format that has no way to write what would make the next line another one."""
+    if set(line) & {"\n", "\r"} or line.endswith("\\"):
+        message = f"{line!r}: the format has no way to write a line break, or a backslash at the end of a line"
+        raise PyworkerError(message, hint="rename the file or folder that has it in its name")
+    return line
 
 
 def comment(lines: list[str], sign: str = "#") -> str:

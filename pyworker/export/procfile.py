@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from pyworker.config.schema import AppConfig, RunConfig
-from pyworker.export.plan import Options, comment, header, plans
+from pyworker.export.plan import Options, comment, header, one_line, plans
 
 
 def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dict[str, str]:
@@ -21,5 +21,5 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
             text += " --bind 0.0.0.0:${PORT:-" + str(plan.ports[0]) + "}"
         if plan.needed:
             more.append(f"{plan.app.name}: set {', '.join(plan.needed)} on the platform")
-        lines.append(f"{plan.app.name}: {text}\n")
+        lines.append(one_line(f"{plan.app.name}: {text}") + "\n")
     return {"Procfile": comment(header("procfile", all_plans, tuple(more))) + "".join(lines)}

@@ -8,7 +8,7 @@ import posixpath
 from pyworker.config.address import parse_bind
 from pyworker.config.environment import secrets
 from pyworker.config.schema import AppConfig, RestartConfig, RunConfig
-from pyworker.export.plan import Options, Plan, comment, has_unit_per_worker, header, plans
+from pyworker.export.plan import Options, Plan, comment, has_unit_per_worker, header, one_line, plans
 
 _HARDENING = (
     "NoNewPrivileges=yes", "PrivateTmp=yes", "PrivateDevices=yes", "ProtectSystem=strict", "ProtectControlGroups=yes",
@@ -81,7 +81,7 @@ def _pool(plan: Plan, options: Options, more: tuple[str, ...]) -> str:
         f"LimitNOFILE={app.limits.nofile or 65536}",
     ]
     lines += [*_rights(plan), *folders, "", "[Install]", "WantedBy=multi-user.target"]
-    return comment([*header("systemd", [plan], more), *_help(plan, options)]) + "\n".join(lines) + "\n"
+    return comment([*header("systemd", [plan], more), *_help(plan, options)]) + _text(lines)
 
 
 def _limit(restart: RestartConfig) -> tuple[str, ...]:
@@ -184,10 +184,14 @@ def _per_worker(plan: Plan, options: Options) -> dict[str, str]:
         "WantedBy=multi-user.target",
     ]
     return {
-        f"{app.name}.socket": head + "\n".join(socket) + "\n",
-        f"{app.name}@.service": head + "\n".join(service) + "\n",
-        f"{app.name}.target": head + "\n".join(target) + "\n",
+        f"{app.name}.socket": head + _text(socket),
+        f"{app.name}@.service": head + _text(service),
+        f"{app.name}.target": head + _text(target),
     }
+
+
+def _text(lines: list[str]) -> str:
+    return "".join(f"{one_line(line)}\n" for line in lines)
 
 
 def _rights(plan: Plan) -> list[str]:

@@ -30,6 +30,8 @@ def test_the_unit_has_what_this_systemd_knows(version: int) -> None:
     dollars = units.systemd(["/opt/a$b"], "/srv/a$b", user=False, stop_seconds=90, version=version)
     assert 'ExecStart="/opt/a$$b" daemon run' in dollars
     assert 'PYWORKER_HOME="/srv/a$b"' in dollars, "$ has no meaning there"
+    broken = units.systemd(COMMAND, "/srv/a\nUser=b", user=False, stop_seconds=90, version=version)
+    assert 'Environment=PYWORKER_HOME="/srv/a\\nUser=b"' in broken.splitlines()
     assert "\n\n\n" not in text
 
 

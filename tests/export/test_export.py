@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pyworker.config.load import load, run_config
+from pyworker.errors import PyworkerError
 from pyworker.export.plan import Options, dns_name
 from pyworker.export.yamltext import dump
 
@@ -504,6 +505,15 @@ def test_a_newline_in_a_path_ends_no_comment_and_an_absolute_path_stays_one(tmp_
     assert "docker run -v /etc/a.env:/etc/a.env:ro" in docker
     (document,) = parsed(compose)
     assert document["services"]["a"]["volumes"] == ["/etc/a.env:/etc/a.env:ro"]
+
+
+def test_what_would_be_a_line_of_its_own_is_refused_where_it_cannot_be_quoted(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text('[app]\nname = "a"\ncommand = "x"\nbind = ":8000"\nenv_file = "a\\nUser=root"\n')
+    for engine, options in (("systemd", {"per_worker": True}), ("systemd", {"folder": "/srv/a\\"}), ("procfile", {"profile": "\n"})):
+        with pytest.raises(PyworkerError, match="the format has no way to write a line break"):
+            export(file, engine, **options)
+    assert "a?User=root" in export(file, "docker")[".dockerignore"].splitlines()
 
 
 def test_files_beside_the_app_s_folder_are_found_there_and_go_into_no_image(tmp_path: pathlib.Path) -> None:
