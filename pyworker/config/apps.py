@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pyworker.config.address import AddressError, parse_bind
+from pyworker.config.address import AddressError, is_port, parse_bind
 from pyworker.config.between import shared_addresses, wrong_dependencies
 from pyworker.config.check import FOR_KINDS, NAME, RESERVED, Finding, check, clean_name
 from pyworker.config.convert import SHORT_FORMS, Partial, build, given, hints_of, merge, partial, table_class
@@ -242,11 +242,12 @@ def _fitting(defaults: Partial, values: Partial) -> Partial:
     merged = merge(fitting, values)
     if not _can_balance(fitting.get("balance"), kind, merged):
         del fitting["balance"]
-    if values.get("balance", fitting.get("balance")) != "proxy":
+    is_proxied = values.get("balance", fitting.get("balance")) == "proxy"
+    if not is_proxied:
         fitting.pop("proxy_protocol", None)
     if merged.get("interface") == "asgi":
         fitting.pop("threads", None)
-    for table, key in _unfit_keys(kind, merged):
+    for table, key in _unfit_keys(kind, merged, is_proxied=is_proxied):
         if fitting.get(table):
             fitting[table] = {k: v for k, v in fitting[table].items() if k != key}
     if merged.get("cron") or (kind == "target" and (fitting.get("health") or {}).get("type") == "tcp"):
@@ -254,11 +255,11 @@ def _fitting(defaults: Partial, values: Partial) -> Partial:
     return fitting
 
 
-def _unfit_keys(kind: str, merged: Partial) -> Iterator[tuple[str, str]]:
+def _unfit_keys(kind: str, merged: Partial, *, is_proxied: bool) -> Iterator[tuple[str, str]]:
     """Name the keys of tables of [defaults] that are not for an app of this kind."""
-    if kind == "target":
+    if kind == "target" or is_proxied:
         yield "health", "port"
-    else:
+    if kind != "target":
         yield "hooks", "post_fork"
     if merged.get("cron"):
         yield "reload", "cron"
@@ -277,13 +278,13 @@ FROM_ENVIRONMENT = ("PORT", "WEB_CONCURRENCY")  # what is looked at below
 def _from_environment(values: Partial, path: Path, report: Report, environ: Mapping[str, str]) -> None:
     if "bind" not in values and (*path, "bind") not in report.attempted:
         port = environ.get("PORT", "")
-        if port and not (port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536):
+        if port and not (is_port(port) and int(port)):
             message = f"the environment's PORT must be a port number, not {shown(port)}"
             report.add((*path, "bind"), message, "unset PORT, or set bind")
         values["bind"] = (f"0.0.0.0:{port}",) if port else (DEFAULT_BIND,)
     count = environ.get("WEB_CONCURRENCY")
     if count and "workers" not in values and (*path, "workers") not in report.attempted:
-        if not (count.isascii() and count.isdecimal() and 0 < int(count[:6]) <= 1000):
+        if not (count.isascii() and count.isdecimal() and len(count) <= 6 and 0 < int(count) <= 1000):
             message = f"the environment's WEB_CONCURRENCY must be a number from 1 to 1000, not {shown(count)}"
             report.add((*path, "workers"), message, "unset WEB_CONCURRENCY, or set workers")
         else:

@@ -184,11 +184,14 @@ def test_defaults_of_one_kind_do_not_reach_the_others(tmp_path: Path) -> None:
     health.command = "true"
     [apps.queue]
     command = "queue"
+    [apps.asked]
+    command = "asked $PORT"
+    bind = ":82"
     [apps.job]
     command = "job"
     cron = "@hourly"
     """
-    web, own, queue, job = load(write(tmp_path, text)).apps
+    web, own, queue, asked, job = load(write(tmp_path, text)).apps
     assert [(a.balance, a.proxy_protocol) for a in (web, own, queue)] == [
         ("round-robin", False),
         ("proxy", True),
@@ -198,6 +201,7 @@ def test_defaults_of_one_kind_do_not_reach_the_others(tmp_path: Path) -> None:
     assert {a.hooks.pre_start for a in (web, own, queue, job)} == {("true",)}
     assert [a.reload.cron for a in (queue, job)] == ["@daily", None]
     assert [a.health and a.health.type for a in (web, own, queue, job)] == [None, "exec", "tcp", None]
+    assert [(a.health and a.health.type, a.health and a.health.port) for a in (queue, asked)] == [("tcp", 80), ("tcp", None)]
 
 
 def test_the_timetable_of_the_defaults_makes_no_job_of_a_web_app(tmp_path: Path) -> None:
@@ -251,6 +255,9 @@ def test_port_and_web_concurrency_are_taken_when_the_file_says_nothing(tmp_path:
     assert (app.bind, app.workers) == ((":1",), 2)
     with pytest.raises(ConfigError, match="PORT must be a port number"):
         one(tmp_path, '[app]\ntarget = "a:b"', PORT="http")
+    for name, text in (("PORT", "0000080000"), ("PORT", "000001"), ("WEB_CONCURRENCY", "0000011001"), ("WEB_CONCURRENCY", "1001")):
+        with pytest.raises(ConfigError, match=f"{name} must be a .*number"):
+            one(tmp_path, '[app]\ntarget = "a:b"', **{name: text})
     assert one(tmp_path, '[app]\ncommand = "x"', PORT="5000").bind == ()
 
 
