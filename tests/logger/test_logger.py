@@ -29,7 +29,7 @@ from pyworker.logger.main import HOLD, MESSAGES_A_TURN, WAIT_FOR_NAMES, Logger
 from pyworker.protocol import store as protocol
 from pyworker.protocol import wire
 from pyworker.protocol.inherited import FdName
-from pyworker.protocol.logs import STDOUT, LogRecord, parse_record
+from pyworker.protocol.logs import IN_HAND, STDOUT, LogRecord, in_hand, parse_record
 from pyworker.protocol.names import ENV_FAILPOINTS
 from pyworker.unix import fds
 from pyworker.unix.process import is_stopped
@@ -496,6 +496,8 @@ def test_a_line_that_a_killed_logger_knew_the_beginning_of_is_counted_as_lost(ri
     out = rig.pipe("out.api.1.1.1", worker)
     write_all(out, b"before\nbeg")
     wait_for(path, 1)
+    notes = rig.home / "logs" / IN_HAND  # the first line is still among them for a moment
+    wait_until(lambda: in_hand(notes.read_bytes()) in ({"api": 1}, {}), what="what it holds")
     rig.kill()
     rig.start()
     write_all(out, b"un\n")

@@ -16,6 +16,7 @@ from pyworker.logger.patient import PatientFile
 from pyworker.protocol.logs import LogsSpec
 from tests.logger.rig import records
 from tests.logger.test_file import STAMP, block
+from tests.support.hung import Hung
 from tests.support.wait import wait_until
 
 
@@ -23,13 +24,14 @@ class Disk:
     """Of all files whose name begins with "hangs": answers only while it is told to."""
 
     def __init__(self) -> None:
-        self.answers = threading.Event()
+        self.hung = Hung()
+        self.answers = self.hung.answers
         self.write = LogFile.write
         self.threads: list[str] = []  # those that have written
 
     def of(self, file: LogFile, data: bytes, now: float, stamp: str) -> None:
         if Path(file.spec.file).name.startswith("hangs"):
-            self.answers.wait()
+            self.hung.wait()
         self.threads.append(threading.current_thread().name)
         self.write(file, data, now, stamp)
 
@@ -38,7 +40,7 @@ class Disk:
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     made = Disk()
     monkeypatch.setattr(LogFile, "write", lambda *arguments: made.of(*arguments))
-    monkeypatch.setattr(patient, "PATIENCE", 0.05)
+    monkeypatch.setattr(patient, "Errand", made.hung.errand)
     yield made
     made.answers.set()
 
