@@ -166,9 +166,14 @@ def _log_file(path: str, file: str, who: ids.Identity, found: _Found, read: ids.
             found.add(("logs", "file"), f"is refused: {error.message}", error.hint, "identity")
 
 
-def _paths(app: AppConfig, file: str, our_python: str, found: _Found) -> tuple[AppConfig, str]:
+def cwd_of(app: AppConfig, file: str) -> str:
+    """Return the real path of the folder that an app of this config file runs in."""
     folder = os.path.dirname(os.path.realpath(file)) if file else "/"
-    cwd = os.path.realpath(os.path.join(folder, os.path.expanduser(app.cwd)))
+    return os.path.realpath(os.path.join(folder, os.path.expanduser(app.cwd)))
+
+
+def _paths(app: AppConfig, file: str, our_python: str, found: _Found) -> tuple[AppConfig, str]:
+    cwd = cwd_of(app, file)
     if not os.path.isdir(cwd):
         problem = "is not a folder" if os.path.exists(cwd) else "does not exist"
         again = (

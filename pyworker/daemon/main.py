@@ -36,7 +36,7 @@ from pyworker.daemon.spawn import Spawner
 from pyworker.daemon.systemd import ServiceManager
 from pyworker.daemon.watch import Watch
 from pyworker.protocol.inherited import CONTROL, EVENT, app_of
-from pyworker.protocol.names import APPS_FILE, ENV_TICK, HOME_UNUSABLE, NOTIFY_SOCKET
+from pyworker.protocol.names import APPS_FILE, ENV_TICK, HOME_UNUSABLE, LOGS_DIR, NOTIFY_SOCKET
 from pyworker.protocol.store import CHANNEL_FD, TICK, Hello, LogStats, Stopping
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process, stderr
@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
         stderr.write("the daemon is started by its guardian; use: pyworker start app.toml\n")
         return 2
     home = argv[1]
+    disks.spared.add(os.path.join(home, LOGS_DIR))
     _become_quiet()
     loop = Loop()
     started_at = loop.clock()

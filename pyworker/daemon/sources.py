@@ -13,7 +13,7 @@ from pyworker.config.identity import IdentityError, Opened, check_named
 from pyworker.config.interpolate import literal_env
 from pyworker.config.load import apply_overrides, load, load_inline, locate
 from pyworker.config.problem import ConfigError, Problem
-from pyworker.config.resolve import resolve
+from pyworker.config.resolve import cwd_of, resolve
 from pyworker.config.schema import AppConfig
 from pyworker.daemon import disks
 from pyworker.daemon.app import Generation
@@ -58,7 +58,7 @@ def make_generation(
 ) -> Generation:
     """Resolve all that the app's config leaves open; raises ConfigError, with the code NO_ANSWER when another time may do."""
     if app.logs.named_file is not None:
-        _ask_disk(os.path.join(os.path.dirname(file), os.path.expanduser(app.cwd)), app.logs.named_file, file)
+        _ask_disk(cwd_of(app, read.real if read else file), app.logs.named_file, file)
     resolved = resolve(
         app,
         file=file,

@@ -15,20 +15,21 @@ from pyworker.config.schema import AppConfig, LogsConfig
 from pyworker.daemon import diagnosis, disks
 from pyworker.daemon.sources import NO_ANSWER, make_generation
 from tests.daemon.test_diagnosis import line
+from tests.support.hung import Hung
 from tests.support.wait import wait_until
 
 
 @pytest.fixture
-def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """What a disk waits for that does not answer."""
-    monkeypatch.setattr(disks, "PATIENCE", 0.05)
+def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hung]:
+    made = Hung()
+    monkeypatch.setattr(disks, "Errand", made.errand)
     monkeypatch.setattr(disks, "_late", {})
-    answers = threading.Event()
-    yield answers
-    answers.set()
+    monkeypatch.setattr(disks, "spared", set())
+    yield made
+    made.answers.set()
 
 
-def test_a_disk_that_hangs_is_an_error_until_it_answers(hung: threading.Event) -> None:
+def test_a_disk_that_hangs_is_an_error_until_it_answers(hung: Hung) -> None:
     with pytest.raises(TimeoutError, match=r"its disk does not answer: '/mnt/a/api\.log'"):
         disks.ask("/mnt/a/api.log", hung.wait)
     asked: list[str] = []
@@ -37,40 +38,59 @@ def test_a_disk_that_hangs_is_an_error_until_it_answers(hung: threading.Event) -
     assert asked == []
     assert disks.ask("/mnt/b/api.log", lambda: "b") == "b"
     assert disks.some_are_late()
-    hung.set()
+    hung.answers.set()
     wait_until(lambda: not disks.some_are_late(), what="the disk's answer")
     assert disks.ask("/mnt/a/other.log", lambda: "a") == "a"
 
 
-def test_what_a_file_s_reading_raises_is_raised(hung: threading.Event, tmp_path: Path) -> None:
+def test_many_folders_of_a_disk_that_hangs_are_not_as_many_seconds(hung: Hung) -> None:
+    for number in range(100):
+        with pytest.raises(TimeoutError):
+            disks.ask(f"/mnt/{number}/api.log", hung.wait)
+    assert sum(hung.patience) < 10 * disks.PATIENCE
+
+
+def test_the_home_s_own_logs_are_asked_for_without_a_thread(hung: Hung, tmp_path: Path) -> None:
+    asked: list[threading.Thread] = []
+    disks.spared.add(str(tmp_path))
+    for folder in (tmp_path, tmp_path / "other"):
+        disks.ask(str(folder / "api.log"), lambda: asked.append(threading.current_thread()))
+    assert [thread is threading.main_thread() for thread in asked] == [True, False]
+
+
+def test_what_a_file_s_reading_raises_is_raised(hung: Hung, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         disks.ask(str(tmp_path / "none"), (tmp_path / "none").read_bytes)
 
 
 def test_the_death_of_a_worker_whose_log_cannot_be_read_holds_nobody_up(
-    hung: threading.Event, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hung: Hung, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "api.log"
     log.write_bytes(line(7, b"its last words"))
     with monkeypatch.context() as patched:
         patched.setattr(diagnosis, "_tail", lambda path: b"%r" % hung.wait())
         assert diagnosis.last_lines(str(log), 7) == []
-    hung.set()
+    hung.answers.set()
     wait_until(lambda: diagnosis.last_lines(str(log), 7) == ["its last words"], what="the disk's answer")
 
 
+@pytest.mark.parametrize("log", ["/mnt/a/api.log", "a/api.log"])
 def test_an_app_whose_log_is_on_a_disk_that_hangs_is_refused_with_that(
-    hung: threading.Event, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hung: Hung, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str
 ) -> None:
     found = os.stat
+    (tmp_path / "files").mkdir()
+    os.symlink(tmp_path / "app.toml", tmp_path / "files" / "app.toml")
+    on_disk = os.path.join(tmp_path, log)
 
     def of_disk(path: Any, **how: Any) -> os.stat_result:
-        if path == "/mnt/a/api.log":
+        if path == on_disk:
             hung.wait()
         return found(path, **how)
 
     monkeypatch.setattr(os, "stat", of_disk)
-    app = AppConfig("api", command=["sleep", "9"], cwd=str(tmp_path), logs=LogsConfig(file="/mnt/a/api.log"))
-    with pytest.raises(ConfigError, match=r"`logs\.file` is /mnt/a/api\.log, and its disk does not answer") as raised:
-        make_generation(1, app, str(tmp_path / "app.toml"), None, {})
+    app = AppConfig("api", command=["sleep", "9"], cwd=".", logs=LogsConfig(file=log))
+    with pytest.raises(ConfigError, match=rf"`logs\.file` is {on_disk}, and its disk does not answer") as raised:
+        make_generation(1, app, str(tmp_path / "files" / "app.toml"), None, {})
     assert raised.value.problems[0].code == NO_ANSWER
