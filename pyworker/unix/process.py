@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
 from pyworker.errors import WANTING
@@ -283,11 +283,7 @@ def kill_session(pid: int, signum: int) -> None:
 def sessions() -> dict[int, set[int]]:
     """Return of each session whom its leader's group does not have, as far as can be seen: 2 µs for each process there is."""
     found: dict[int, set[int]] = {}
-    try:
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    except OSError:  # no descriptor is left
-        return found
-    for pid in pids:
+    for pid in _all_pids():
         try:
             session = os.getsid(pid)
             if os.getpgid(pid) != session:
@@ -298,30 +294,35 @@ def sessions() -> dict[int, set[int]]:
 
 
 def groups_with_others() -> set[int]:
-    """Return the process groups in which anybody but the leader lives, as far as can be seen: 10 µs for each process there is."""
-    return _with_others(2)
+    """Return the process groups in which anybody but the leader lives, as far as can be seen.
+
+    1 µs for each process there is, and 10 for each that is not its group's leader.
+    """
+    return _with_others(os.getpgid)
 
 
 def sessions_with_others() -> set[int]:
     """Return the same of sessions."""
-    return _with_others(3)
+    return _with_others(os.getsid)
 
 
-def _with_others(field: int) -> set[int]:
+def _with_others(leader_of: Callable[[int], int]) -> set[int]:
     found: set[int] = set()
-    try:
-        names = os.listdir("/proc")
-    except OSError:  # no descriptor is left
-        return found
-    for name in names:
-        if name.isdigit():
-            try:
-                fields = stat_fields(int(name))
-            except (OSError, ValueError):
-                continue  # it is gone
-            if fields[field] != name.encode() and fields[0] not in (b"Z", b"X"):
-                found.add(int(fields[field]))
+    for pid in _all_pids():
+        try:
+            leader = leader_of(pid)
+            if leader not in (0, pid) and stat_fields(pid)[0] not in (b"Z", b"X"):  # 0: the kernel's own
+                found.add(leader)
+        except (OSError, IndexError):
+            continue  # it is gone
     return found
+
+
+def _all_pids() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:  # no descriptor is left
+        return []
 
 
 def collect(pidfd: int, *, reap: bool = True) -> ExitStatus | None:
