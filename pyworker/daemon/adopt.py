@@ -94,10 +94,7 @@ def _end_hooks(brain: Brain) -> None:
     """End each pre_start that the daemon before this one has left running: it is begun again, or its reload was given up."""
     for hook in brain.store.names("hook"):
         name = fd_name("hook", hook.app, *hook.numbers)
-        pidfd = brain.store.fds[name]
-        process.kill_group_of(pidfd)
-        if (pid := pidfd_pid(pidfd)) > 1:  # an older kernel
-            process.kill_group(pid, signal.SIGKILL)
+        process.kill_session_of(brain.store.fds[name])
         brain.store.remove(name)
 
 
@@ -168,7 +165,9 @@ def let_go(brain: Brain, name: str) -> None:
     _give_back(brain, (n for n in of_app if not n.startswith("listen.")))
 
     def kill() -> None:
-        _signal(pidfds, signal.SIGKILL, group=True)
+        for pidfd in pidfds:
+            process.kill_session_of(pidfd)  # also what one that has ended has left
+        _signal(pidfds, signal.SIGKILL)
         for pidfd in pidfds:
             os.close(pidfd)
 
@@ -179,10 +178,8 @@ def let_go(brain: Brain, name: str) -> None:
     brain.loop.call_later(LEAVE_WITHIN, tell)
 
 
-def _signal(pidfds: list[int], number: signal.Signals, *, group: bool = False) -> None:
+def _signal(pidfds: list[int], number: signal.Signals) -> None:
     for pidfd in pidfds:
-        if group:
-            process.kill_group_of(pidfd)  # also what one that has ended has left
         if not process.is_gone(pidfd):
             with contextlib.suppress(PermissionError):  # of a root without CAP_KILL
                 process.send_signal(pidfd, number)

@@ -386,6 +386,13 @@ def kill_group_of(pidfd: int, number: int = signal.SIGKILL) -> bool:
     return True
 
 
+def kill_session_of(pidfd: int) -> None:
+    """SIGKILL to the session that a process leads; of one that is reaped only to its group."""
+    if (pid := pidfd_pid(pidfd)) > 1:
+        kill_session(pid, signal.SIGKILL)
+    kill_group_of(pidfd)
+
+
 def status_of(found: os.waitid_result) -> ExitStatus:
     if found.si_code == os.CLD_EXITED:
         return ExitStatus(found.si_status, None)

@@ -329,7 +329,7 @@ def test_the_processes_of_an_app_that_is_let_go_leave_in_their_time_or_are_kille
         left.store.put("env.web.1", memfd("env", b""))  # another's
         monkeypatch.setattr(adopt, "raw_resolved", lambda brain, name: {"config": {"target": target}})
         real = adopt._signal
-        monkeypatch.setattr(adopt, "_signal", lambda pidfds, number, **group: sent.append(number) or real(pidfds, number, **group))
+        monkeypatch.setattr(adopt, "_signal", lambda pidfds, number: sent.append(number) or real(pidfds, number))
         adopt.let_go(left.brain, "api")
         # its port stays open, and the logger reads on
         assert list(left.store.fds) == ["listen.api.0", "env.web.1"]
@@ -356,14 +356,16 @@ def test_the_processes_of_an_app_that_is_let_go_leave_in_their_time_or_are_kille
                 child.stdout.close()
 
 
-def test_a_hook_that_the_other_daemon_has_left_running_is_ended_with_all_that_it_has_started(left: Left) -> None:
-    child = subprocess.Popen(["sh", "-c", "sleep 600 & wait"], process_group=0)
+@pytest.mark.parametrize("by", ["", "timeout 600 "])  # which gives it a process group of its own
+def test_a_hook_that_the_other_daemon_has_left_running_is_ended_with_all_that_it_has_started(left: Left, by: str) -> None:
+    child = subprocess.Popen(["sh", "-c", f"{by}sleep 600 & wait"], start_new_session=True)
+    wait_until(lambda: child.pid in (process.sessions() if by else process.groups_with_others()), what="what it starts")
     left.store.put("hook.api.1", os.pidfd_open(child.pid))
     left.adopt()
     try:
         assert child.wait(30) == -signal.SIGKILL
         assert "hook.api.1" not in left.store.fds
-        wait_until(lambda: not group_lives(child.pid), what="the end of its group")
+        wait_until(lambda: child.pid not in process.sessions_with_others(), what="the end of its session")
     finally:
         child.kill()
 
