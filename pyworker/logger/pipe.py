@@ -56,11 +56,27 @@ class Life:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.pid = process.pidfd_pid(fd)
+        self._others: dict[int, int] = {}  # who has left its group for another one in its session: pid -> pidfd
+
+    def note_others(self, pids: set[int]) -> None:
+        """Hold these of its session; while it lives, for later its number may be another's."""
+        for pid in pids - self._others.keys():
+            with contextlib.suppress(OSError):  # gone, or no descriptor is left
+                self._others[pid] = os.pidfd_open(pid)
+                if os.getsid(pid) != self.pid:
+                    os.close(self._others.pop(pid))
+
+    @property
+    def has_others(self) -> bool:
+        return any(not process.is_gone(pidfd) for pidfd in self._others.values())
 
     def signal(self, signum: int, *, group: bool = False) -> None:
         """Signal it if it still runs; with `group` also what it started (it leads a process group of its own) and has left."""
         if group:
             process.kill_group_of(self.fd, signum)
+            for pidfd in self._others.values():
+                with contextlib.suppress(OSError):
+                    process.send_signal(pidfd, signum)
         if self.pid and not process.is_gone(self.fd):
             with contextlib.suppress(ProcessLookupError):  # reaped this moment
                 if group and os.getpgid(self.pid) == self.pid:

@@ -1,8 +1,8 @@
 """Logger: guardian and daemon are both gone. Sees to it that nothing of theirs stays: no ghosts, the ports are freed.
 
 Workers that notice it themselves finish their requests and go; the others are sent their app's stop signal, as is what
-they had started and have left, and whoever is there when the app's drain time-out is over is killed with its process
-group. Never a pid: only pidfds.
+they had started and have left, and whoever is there when the app's drain time-out is over is killed with its
+session. Never a pid: only pidfds.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ class Sweep:
     def turn(self, now: float, lives: Lives, specs: Mapping[str, LogsSpec]) -> None:
         self.next_at = now + LOOK_EVERY
         waited = now - self._began
+        sessions = process.sessions()
+        for life in lives.values():
+            if life.pid in sessions and not process.is_gone(life.fd):
+                life.note_others(sessions[life.pid])
         left = _left(lives)
         for key, has_ended in left.items():
             kind, app, _ = key
@@ -63,13 +67,15 @@ class Sweep:
 
 
 def _left(lives: Lives) -> dict[Key, bool]:
-    """Return those of which somebody is there, and whether it is only what the process has left in its group.
+    """Return those of which somebody is there, and whether it is only what the process has left in its session.
 
-    A shell, say, that has run a program without exec. Where the kernel cannot signal a group by pidfd nobody is looked for.
+    A shell, say, that has run a program without exec. Where the kernel cannot signal a group by pidfd nobody is looked for there.
     """
     ended = {key for key, life in lives.items() if process.is_gone(life.fd)}
     others = {key for key in ended if process.kill_group_of(lives[key].fd, 0)}
     groups = process.groups_with_others() if others else set()  # a group of which all have ended, and nobody reaps them
     return {
-        key: key in ended for key, life in lives.items() if key not in ended or (key in others and life.pid in groups)
+        key: key in ended
+        for key, life in lives.items()
+        if key not in ended or life.has_others or (key in others and life.pid in groups)
     }

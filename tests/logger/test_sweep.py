@@ -19,11 +19,14 @@ KEY = ("pid", "api", (1, 1, 7))
 
 
 class Shell:
-    """A shell in a group of its own that has run a program without exec, which ends by SIGTERM, or does not."""
+    """A shell in a group of its own that has run a program without exec, which ends by SIGTERM, or does not.
 
-    def __init__(self, heeds: bool) -> None:
+    `by`: what gives the program a group of its own.
+    """
+
+    def __init__(self, heeds: bool, by: str) -> None:
         trap = "" if heeds else "trap '' TERM; "
-        command = f"({trap}echo up; exec sleep 600) & wait"
+        command = f"{by}sh -c \"{trap}echo up; exec sleep 600\" & wait"
         self._shell = subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, start_new_session=True)
         assert self._shell.stdout is not None
         self._shell.stdout.readline()
@@ -34,9 +37,11 @@ class Shell:
         self._shell.wait()
 
     def has_left(self) -> bool:
-        return self.life.pid in process.groups_with_others()
+        return self.life.pid in process.sessions_with_others()
 
     def close(self) -> None:
+        if self.has_left():
+            self.life.signal(signal.SIGKILL, group=True)
         process.kill_group_of(self.life.fd)
         self._shell.kill()
         self._shell.wait()
@@ -46,8 +51,13 @@ class Shell:
 
 
 @pytest.fixture
-def shell(heeds: bool) -> Iterator[Shell]:
-    made = Shell(heeds)
+def by() -> str:
+    return ""
+
+
+@pytest.fixture
+def shell(heeds: bool, by: str) -> Iterator[Shell]:
+    made = Shell(heeds, by)
     if not process.kill_group_of(made.life.fd, 0):
         made.close()
         pytest.skip("a kernel before 6.9 does not signal a group by pidfd")
@@ -55,6 +65,7 @@ def shell(heeds: bool) -> Iterator[Shell]:
     made.close()
 
 
+@pytest.mark.parametrize("by", ["", "timeout 600 "])
 @pytest.mark.parametrize("heeds", [True, False])
 def test_what_a_command_has_started_and_left_is_stopped_and_at_last_killed(shell: Shell, heeds: bool) -> None:
     specs = {"api": LogsSpec("", "text", 0, 0, compress=False, drain_timeout=10.0)}
