@@ -75,7 +75,7 @@ class PatientFile:
         """Close it, once all that is kept is written."""
         self._closes = True
         if self not in self._hanging:
-            Errand(self._file.close).is_over(PATIENCE)
+            Errand(self._file.close)  # nobody needs to know when
 
     def _begin(self, records: bytes, now: float, stamp: str) -> None:
         file, kept, owed, why, closes = self._file, b"".join(self._kept), self._owed, self._why, self._closes

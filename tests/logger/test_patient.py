@@ -95,6 +95,14 @@ def test_a_file_that_is_closed_while_its_disk_hangs_is_written_to_the_end(disk: 
     assert [r.msg for r in records(path)] == [b"0", b"1"]
 
 
+def test_a_close_that_hangs_is_not_waited_for(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network's disk writes then what it has kept; and of an app that is deleted each log is closed."""
+    file = PatientFile(spec(tmp_path / "api.log"), "api", [])
+    monkeypatch.setattr(LogFile, "close", lambda file: disk.hung.wait())
+    file.close()
+    assert disk.hung.patience == []
+
+
 @pytest.mark.parametrize("local", [True, False])
 def test_a_disk_of_the_machine_that_has_answered_once_is_asked_without_a_thread(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: bool
