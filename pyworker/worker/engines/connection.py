@@ -227,7 +227,8 @@ class Connection(asyncio.Protocol):
         if current is not None and not current.started:
             if current.keep_alive and current.complete and not current.body and len(data) <= LONGEST:
                 self._note(data, current)
-            current.try_start()
+            if current.complete or self.framing < 1:
+                current.try_start()
 
     def _note(self, data: bytes, exchange: Exchange) -> None:
         """Learn a head that comes a second time: most come once."""

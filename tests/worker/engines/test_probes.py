@@ -339,6 +339,23 @@ def test_a_wsgi_body_that_stalls_is_not_waited_for(serve: Serve, monkeypatch: py
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_what_frames_a_wsgi_body_begins_no_time_anew(serve: Serve, loop: str) -> None:
+    site = serve(hello.wsgi, "wsgi", loop=loop)
+    client = site.client().send(b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
+    wait_until(lambda: any(each.framing == 0 for each in list(site.running.server._connections) if each.parsing))
+    (connection,) = site.running.server._connections
+    before = site.running.call(lambda: connection.deadline)
+    for piece in b"5;a", b"=b":
+        seen = connection.framing
+        client.send(piece)
+        wait_until(lambda seen=seen: connection.framing > seen)  # type: ignore[misc]
+    assert site.running.call(lambda: connection.deadline) == before
+    response = client.send(b"\r\n12345\r\n0\r\n\r\n").recv()
+    assert response is not None
+    assert response.status == 200
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("later", [b"", b"5\r\n"], ids=["silent", "frames only"])
 def test_an_asgi_body_that_stalls_is_not_waited_for(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, loop: str, later: bytes
