@@ -245,7 +245,7 @@ def test_program_that_does_not_answer_pings_is_killed_and_replaced_as_hung(start
 
 
 def test_one_that_was_killed_and_that_the_kernel_keeps_is_done_without(start: OPEN_RIGS) -> None:
-    rig = start("--tick", "0.2")
+    rig = start("--tick", "0.7")
     daemon, logger = rig.both()
     daemon.say(protocol.Hello("1"))
     with kept(logger.pid):
