@@ -8,7 +8,8 @@ import errno
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from pyworker.unix.process import PR_SET_NO_NEW_PRIVS, prctl
 
@@ -19,10 +20,20 @@ _KEYCTL = {
     "ppc64le": 271,
     "s390x": 280,
 }  # asm/unistd.h: libc has no keyctl
+# setgroups, setresgid, setresuid of one thread: libc's have all threads do it, and wait for one that waits for a disk
+_OF_THREAD = {
+    "x86_64": (116, 119, 117),
+    "aarch64": (159, 149, 147),
+    "riscv64": (159, 149, 147),
+    "ppc64le": (81, 169, 164),
+    "s390x": (206, 210, 208),
+}
 _JOIN_SESSION_KEYRING = 1
 # a kernel without keys, a container that lets nobody have any, or only so many to all that are there
 _NO_KEYRING = (errno.ENOSYS, errno.EPERM, errno.EDQUOT)
 _libc = ctypes.CDLL(None, use_errno=True)
+
+T = TypeVar("T")
 
 
 class CannotDrop(Exception):
@@ -61,8 +72,7 @@ def drop_rights(uid: int | None, gid: int | None, groups: tuple[int, ...]) -> No
 
 def _leave_keyring() -> None:
     """Take a new session keyring: in the one that we came with lie keys which whoever has it may read, as any user."""
-    is_as_wide = sys.maxsize > 2**32  # as the kernel: it has other numbers for a program of 32 bits
-    number = _KEYCTL.get(os.uname().machine) if is_as_wide else None
+    number = _of_machine(_KEYCTL)
     if number is not None and _libc.syscall(number, _JOIN_SESSION_KEYRING, None) < 0:
         failure = ctypes.get_errno()
         if failure not in _NO_KEYRING:
@@ -81,7 +91,7 @@ def _check_no_way_back() -> None:
 def acting_as(uid: int | None, gid: int | None, groups: tuple[int, ...]) -> Iterator[None]:
     """Have the kernel look at files as it does for this user, until the end of the block; None, or our own: as ever.
 
-    All threads of the process do so meanwhile. Raises CannotDrop where root has not the right to.
+    Only this thread does so, where its system calls are known. Raises CannotDrop where root has not the right to.
     """
     if uid is None or uid == os.geteuid():
         yield
@@ -89,15 +99,40 @@ def acting_as(uid: int | None, gid: int | None, groups: tuple[int, ...]) -> Iter
     before = os.geteuid(), os.getegid(), os.getgroups()
     with contextlib.ExitStack() as back:
         try:
-            os.setgroups(groups)
-            back.callback(os.setgroups, before[2])
-            os.setresgid(-1, -1 if gid is None else gid, -1)
-            back.callback(os.setresgid, -1, before[1], -1)
-            os.setresuid(-1, uid, -1)
-            back.callback(os.setresuid, -1, before[0], -1)
+            _set_groups(groups)
+            back.callback(_set_groups, before[2])
+            _set_effective(1, os.setresgid, -1 if gid is None else gid)
+            back.callback(_set_effective, 1, os.setresgid, before[1])
+            _set_effective(2, os.setresuid, uid)
+            back.callback(_set_effective, 2, os.setresuid, before[0])
         except OSError as error:
             raise CannotDrop(_cannot_become(uid, gid, error)) from None
         yield
+
+
+def _set_groups(groups: Sequence[int]) -> None:
+    if (numbers := _of_machine(_OF_THREAD)) is None:
+        os.setgroups(groups)
+    else:
+        _call(numbers[0], ctypes.c_size_t(len(groups)), (ctypes.c_uint32 * len(groups))(*groups))
+
+
+def _set_effective(index: int, by_libc: Callable[[int, int, int], None], to: int) -> None:
+    if (numbers := _of_machine(_OF_THREAD)) is None:
+        by_libc(-1, to, -1)
+    else:
+        _call(numbers[index], ctypes.c_long(-1), ctypes.c_long(to), ctypes.c_long(-1))
+
+
+def _call(number: int, *arguments: object) -> None:
+    if _libc.syscall(ctypes.c_long(number), *arguments) < 0:
+        failure = ctypes.get_errno()
+        raise OSError(failure, os.strerror(failure))
+
+
+def _of_machine(numbers: dict[str, T]) -> T | None:
+    is_as_wide = sys.maxsize > 2**32  # as the kernel: it has other numbers for a program of 32 bits
+    return numbers.get(os.uname().machine) if is_as_wide else None
 
 
 def _cannot_become(uid: int | None, gid: int | None, error: OSError) -> str:

@@ -14,6 +14,7 @@ from pyworker.daemon.app import Listener
 from pyworker.daemon.listener import ListenFailed, bound_to, open_listener
 from pyworker.daemon.listening import Listening
 from pyworker.record import replace
+from pyworker.unix import user
 
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
@@ -59,7 +60,7 @@ def test_a_root_that_may_not_become_the_user_of_a_config_file_says_so(monkeypatc
     def setgroups(_: object) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
-    monkeypatch.setattr(os, "setgroups", setgroups)
+    monkeypatch.setattr(user, "_set_groups", setgroups)
     resolved = SimpleNamespace(uid=os.geteuid() + 1, gid=1, groups=(), users_own=True)
     generation: Any = SimpleNamespace(config=None, resolved=resolved, listeners=())
     app: Any = SimpleNamespace(name="api", generations={}, listeners={})

@@ -20,7 +20,7 @@ from pyworker.daemon.events import EventLog
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.shortage import step_for
 from pyworker.record import replace
-from pyworker.unix import inotify
+from pyworker.unix import inotify, user
 from tests.support.pyworker import open_to_all
 
 from .test_loop import Clock
@@ -365,7 +365,7 @@ def test_nothing_is_watched_for_a_user_that_this_root_may_not_become(
     def setgroups(_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "setgroups", setgroups)
+    monkeypatch.setattr(user, "_set_groups", setgroups)
     watched = Watched(tmp_path, WatchConfig(), monkeypatch, uid=os.geteuid() + 1)
     watched.write("a.py")
     assert watched.later() == []

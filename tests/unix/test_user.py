@@ -6,7 +6,9 @@ import ctypes
 import errno
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,19 +72,40 @@ def test_files_are_looked_at_as_another_user_for_a_moment(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+@pytest.mark.parametrize("known", [True, False])
+def test_a_thread_that_waits_for_a_disk_is_not_waited_for_by_who_acts_as_another_user(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libc has all threads take the user, and waits for the last; where the calls are not known it still does."""
+    if not known:
+        monkeypatch.setattr(user, "_OF_THREAD", {})
+    elif user._of_machine(user._OF_THREAD) is None:
+        pytest.skip("the system calls of this machine are not known")
+    before = os.getresuid(), os.getresgid(), os.getgroups()
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(os.geteuid).result() == 0
+        with user.acting_as(65534, 65534, (12,)):
+            assert (os.geteuid(), os.getegid(), os.getgroups()) == (65534, 65534, [12])
+            assert other.submit(os.geteuid).result() == (0 if known else 65534)
+    assert (os.getresuid(), os.getresgid(), os.getgroups()) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 def test_who_may_not_act_as_another_user_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    def setresuid(*_: int) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+    really_set = user._set_effective
+
+    def set_effective(index: int, by_libc: Any, to: int) -> None:
+        if by_libc is os.setresuid:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        really_set(index, by_libc, to)
 
     before = os.getresuid(), os.getresgid(), os.getgroups()
-    monkeypatch.setattr(os, "setresuid", setresuid)
+    monkeypatch.setattr(user, "_set_effective", set_effective)
     with pytest.raises(user.CannotDrop, match="cannot become user 65534, group 65534: "), user.acting_as(65534, 65534, (12,)):
         pytest.fail("it acts as somebody else")
     assert (os.getresuid(), os.getresgid(), os.getgroups()) == before
 
 
 def test_who_acts_as_itself_needs_no_right_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "setgroups")
+    monkeypatch.delattr(user, "_set_groups")
     for uid in (None, os.geteuid()):
         with user.acting_as(uid, None, ()):
             pass
