@@ -165,7 +165,9 @@ class App:
 
     @property
     def config(self) -> AppConfig | None:
-        return self.current.config if self.current else None
+        # as `current` has it, without asking that: `ps` asks eight times an app
+        generation = self.generations.get(self.generation)
+        return generation.config if generation is not None else None
 
     @property
     def restart_config(self) -> RestartConfig:
@@ -191,7 +193,8 @@ class App:
     @property
     def is_job(self) -> bool:
         """It runs at times of its own (cron)."""
-        return self.config is not None and self.config.cron is not None
+        config = self.config
+        return config is not None and config.cron is not None
 
     @property
     def runs_once(self) -> bool:

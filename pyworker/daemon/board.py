@@ -130,6 +130,11 @@ class Board:
             oldest_at=cells[F.OLDEST_AT] / 1e9,
         )
 
+    def in_flight(self, serial: int) -> int:
+        """Return how many requests a worker has in its hands."""
+        row = self.row_of(serial)
+        return self._read(row, F.IN_FLIGHT) if row else 0
+
     def progress_at(self, serial: int) -> float:
         """Return when a worker's event loop last made progress, 0.0: never."""
         row = self.row_of(serial)

@@ -78,8 +78,9 @@ def _note_of_late_check(app: App) -> Iterator[str]:
 
 def long_request_note(app: App) -> Iterator[str]:
     """Where nothing limits it, a request that never ends takes its worker away, or all of them, and all look ready."""
-    all_stats = [(w.id.slot, app.board.stats(w.id.serial)) for w in app.workers.values() if w.state in UNTOUCHED]
-    busy = [(slot, stats) for slot, stats in all_stats if stats.in_flight]
+    board = app.board
+    untouched = [w.id for w in app.workers.values() if w.state in UNTOUCHED]
+    busy = [(each.slot, board.stats(each.serial)) for each in untouched if board.in_flight(each.serial)]
     if not busy:
         return
     waiting = sum((queue_depth(x.sock) or (0, 0))[0] for x in app.listeners.values() if is_listening(x.sock))

@@ -24,6 +24,9 @@ class State(enum.Enum):
     KILLED = "killed"  # has been sent SIGKILL
     STOPPED = "stopped"  # has ended
 
+    # nothing is asked as often as which of the sets below have it, and the hash of an enum is a function in Python
+    __hash__ = object.__hash__
+
 
 class Happening(enum.Enum):
     """What can happen to a worker."""

@@ -48,8 +48,9 @@ def test_what_a_worker_counts_is_read(board: Board) -> None:
     with mapping(board) as cells:
         mine = cells[row_slice(row)]
         mine[F.REQUESTS], mine[F.OPEN], mine[F.STATUS_5XX], mine[F.PROGRESS_AT] = 7, 3, 1, 2_500_000_000
-        mine[F.LATENCY_0 + 31] = 4
+        mine[F.IN_FLIGHT], mine[F.LATENCY_0 + 31] = 2, 4
     stats, totals = board.stats(1), board.totals()
+    assert (stats.in_flight, board.in_flight(1), board.in_flight(9)) == (2, 2, 0)
     assert (stats.requests, stats.open, stats.progress_at) == (7, 3, 2.5)
     assert (totals.requests, totals.status, totals.latency[31]) == (7, (0, 0, 0, 0, 1), 4)
     assert board.stats(9) == NO_STATS

@@ -65,7 +65,8 @@ def test_a_worker_that_a_request_has_taken_away_is_told(threads: int, progress: 
     no: Any = None
     now = time.monotonic()
     assert LONG < 42
-    board: Any = SimpleNamespace(stats=lambda serial: WorkerStats(2, 2, 0, now - progress, now - oldest if oldest else 0.0))
+    stats = WorkerStats(2, 2, 0, now - progress, now - oldest if oldest else 0.0)
+    board: Any = SimpleNamespace(in_flight=lambda serial: 2, stats=lambda serial: stats)
     app = App("api", no, board, no, generation=1, running=True, closed=False)
     generation: Any = SimpleNamespace(config=AppConfig("api", target="main:app", threads=threads))
     app.generations[1] = generation
