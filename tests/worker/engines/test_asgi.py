@@ -504,6 +504,7 @@ def test_a_long_running_request_shows_as_the_oldest(serve: Serve, loop: str) -> 
 
 def test_the_time_in_which_an_app_waits_for_its_client_is_not_the_apps(serve: Serve, loop: str) -> None:
     gates = [threading.Event(), threading.Event()]
+    last = threading.Event()
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         assert scope["type"] == "http"
@@ -511,8 +512,10 @@ def test_the_time_in_which_an_app_waits_for_its_client_is_not_the_apps(serve: Se
             await asyncio.get_running_loop().run_in_executor(None, gate.wait, 20)
             await receive()
         await send({"type": "http.response.start", "status": 200})
-        for more in (True, False):
-            await send({"type": "http.response.body", "body": b"x" * 20_000_000 * more, "more_body": more})
+        await send({"type": "http.response.body", "body": b"x" * 20_000_000, "more_body": True})
+        await send({"type": "http.response.body", "more_body": True})
+        await asyncio.get_running_loop().run_in_executor(None, last.wait, 20)
+        await send({"type": "http.response.body"})
 
     site = serve(app, loop=loop, keepalive_timeout=0.2)
     client = site.client()
@@ -527,9 +530,13 @@ def test_the_time_in_which_an_app_waits_for_its_client_is_not_the_apps(serve: Se
     gates[1].set()
     wait_until(lambda: site.row[F.OLDEST_AT] == 0, what="the wait for the reader")
     assert site.row[F.IN_FLIGHT] == 1
-    response = client.recv()
-    assert response is not None
-    assert len(response.body) == 20_000_000
+    reads = time.monotonic_ns()
+    assert client._until(b"\r\n\r\n1312d00\r\n") is not None
+    assert client._exactly(20_000_000) is not None
+    wait_until(lambda: site.row[F.OLDEST_AT] > 0, what="the app's turn again")
+    assert site.row[F.OLDEST_AT] >= reads
+    last.set()
+    assert client._until(b"0\r\n\r\n") is not None
 
 
 def test_a_task_that_waits_for_the_client_to_leave_leaves_the_time_the_apps(serve: Serve, loop: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from pyworker.protocol.scoreboard import F
-from pyworker.worker.engines.pool import ThreadPool
+from pyworker.worker.engines.pool import UNSENT, ThreadPool
 from tests.support.apps import hello
 from tests.support.wait import wait_until
 from tests.worker.engines.conftest import Serve
@@ -171,3 +173,57 @@ def test_an_answer_and_the_end_of_its_thread_s_work_are_one_word(serve: Serve, m
     for _ in range(3):
         assert client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").recv() is not None
     assert words == [None] * 3
+
+
+def test_a_thread_is_ahead_of_a_busy_loop_by_so_much_and_no_more(serve: Serve) -> None:
+    given: list[int] = []
+    busy, go = threading.Event(), threading.Event()
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        site.running.loop.call_soon_threadsafe(lambda: (busy.set(), go.wait(20)))
+        assert busy.wait(20)
+        for n in range(100):
+            given.append(n)
+            yield bytes(UNSENT // 4)
+
+    site = serve(app, "wsgi", threads=2)
+    client = site.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert busy.wait(20)
+    (exchange,) = site.running.server._running
+    wait_until(lambda: exchange.room is not None or len(given) == 100, what="the thread to wait")
+    assert len(given) < 10
+    go.set()
+    response = client.recv()
+    assert response is not None
+    assert len(response.body) == 25 * UNSENT
+
+
+def test_a_request_whose_client_has_left_is_the_oldest_though_nobody_is_connected(serve: Serve) -> None:
+    called, gates = ({path: threading.Event() for path in ("/1", "/2")} for _ in range(2))
+
+    def app(environ: Any, start_response: Any) -> Any:
+        called[environ["PATH_INFO"]].set()
+        assert gates[environ["PATH_INFO"]].wait(30)
+        return hello.wsgi(environ, start_response)
+
+    site = serve(app, "wsgi", threads=2, keepalive_timeout=0.2)
+    server = site.running.server
+    for path in gates:
+        site.client().send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert called[path].wait(30)
+    for client in site.clients:
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+    wait_until(lambda: site.row[F.OPEN] == 0, what="the clients to be gone")
+
+    def tick() -> None:
+        server._ticking.cancel()
+        server._tick()
+
+    site.running.call(tick)
+    _, second = server._running.values()
+    gates["/1"].set()
+    wait_until(lambda: site.row[F.OLDEST_AT] == second, what="the other to be the oldest")
+    gates["/2"].set()
+    wait_until(lambda: site.row[F.IN_FLIGHT] == 0)

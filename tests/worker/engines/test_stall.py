@@ -45,6 +45,25 @@ def test_a_client_that_takes_nothing_is_cut(serve: Serve, loop: str, last: bool,
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_an_app_that_waits_for_one_who_takes_nothing_goes_on_when_that_is_cut(serve: Serve, loop: str) -> None:
+    ended = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": bytes(LARGE), "more_body": True})
+        await send({"type": "http.response.body"})
+        ended.set()
+
+    site = serve(app, loop=loop)
+    site.client().send(GET)
+    wait_until(lambda: any(each.waiting for each in list(site.running.server._connections)), what="the app to wait")
+    (connection,) = site.running.server._connections
+    site.running.call(connection.abort)
+    assert ended.wait(30)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("how", ["half", "whole"])
 def test_an_app_that_waits_for_its_client_to_leave_is_told_although_requests_wait_behind(
     serve: Serve, loop: str, how: str, monkeypatch: pytest.MonkeyPatch
