@@ -37,5 +37,8 @@ def _without_pip(environment: str) -> bytes:
         versions = os.listdir(libraries)
     except OSError:
         return b""
-    has_pip = any(os.path.exists(os.path.join(libraries, v, "site-packages", "pip")) for v in versions)
-    return b"" if has_pip else settings
+    for version in versions:
+        for pip in "pip", "pipx_shared.pth":  # pipx has one for all environments that it makes
+            if os.path.exists(os.path.join(libraries, version, "site-packages", pip)):
+                return b""
+    return settings

@@ -31,6 +31,12 @@ def test_an_environment_with_a_pip_is_filled_by_it(tmp_path: Path) -> None:
     assert install_command(by_uv, "flask") == f"{by_uv} -m pip install flask"
 
 
+def test_one_of_pipx_has_the_pip_that_all_of_pipx_share(tmp_path: Path) -> None:
+    python = made(tmp_path / "pyworker", BY_VENV)
+    (tmp_path / "pyworker" / "lib" / "python3.12" / "site-packages" / "pipx_shared.pth").touch()
+    assert install_command(python, "flask") == f"{python} -m pip install flask"
+
+
 @pytest.mark.parametrize(("upgrade", "option"), [(False, ""), (True, "-U ")])
 def test_one_of_uv_has_no_pip_and_uv_fills_it(tmp_path: Path, upgrade: bool, option: str) -> None:
     python = made(tmp_path / "env", BY_UV)
