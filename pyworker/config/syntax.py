@@ -20,7 +20,7 @@ _ENDLESS = re.compile(r"[0-9][0-9_]{4000,}")  # digits; int() takes 4,300
 _LONGEST = 2000  # characters of a line that a likely mistake is looked for in
 # a dotted key (in a text, too, which has none in its right mind): to tomllib one of 20,000 parts is 1.5 GB of work
 _DEEP = re.compile(
-    r"""(?<![A-Za-z0-9_-])(?:(?>[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.){0,99}+"|'[^'\n]{0,99}+')[ \t]*+\.[ \t]*+){100}"""
+    r"""(?<![A-Za-z0-9_\\-])(?:(?>[A-Za-z0-9_-]++|"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){100}"""
 )
 
 

@@ -17,7 +17,7 @@ def test_a_long_line_of_one_character_is_refused_at_once(line: str) -> None:
         parse(f"[app]\n{line}\n".encode(), "app.toml")
 
 
-@pytest.mark.parametrize("part", ["a.", "a . ", '"a".', r'"\"".', "'.'."])
+@pytest.mark.parametrize("part", ["a.", "a . ", '"a".', r'"\"".', "'.'.", '"' + "x" * 200 + '".', "'" + "x" * 200 + "'."])
 @pytest.mark.parametrize("around", ["x = 1\n{}a = 1", "x = 1\n[{}a]", "x = 1\ny = [{{ {}a = 1 }}]"])
 def test_a_key_of_very_many_parts_is_refused_before_it_is_read(part: str, around: str) -> None:
     """One of 40 kB took 1.5 GB, and its square was what one of 400 kB would have taken."""
