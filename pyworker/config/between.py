@@ -79,7 +79,9 @@ def longest_stop(apps: Iterable[AppConfig]) -> float:
 
 
 def _circles(apps: dict[str, AppConfig]) -> Iterator[list[str]]:
-    """Yield circles, as many as anybody reads of: one at least through whatever lies on any. Each app is looked at once."""
+    """Yield circles, as many as anybody reads of: one at least while there is any. Each app is looked at once, so that one of
+    many that share a part may be seen only when the others are gone.
+    """
     left = MAX_PROBLEMS
     done: set[str] = set()
     for start in apps:
