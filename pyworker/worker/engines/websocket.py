@@ -162,9 +162,10 @@ class WebSocket(WebSocketsSansIOProtocol):
         self.disconnected = True
 
     def keepalive_timeout(self) -> None:
-        if self.read_paused and self.ping_timeout is not None:
-            # it is we who do not read on: the answer may wait behind what the app has not taken
-            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
+        if self.read_paused:
+            # it is we who do not read on: the answer may wait behind what the app has not taken. Another one keeps proxies
+            # from taking this for an idle connection, and one whose client has left is cut by it
+            self.send_keepalive_ping()
             return
         closed = self.close_sent
         super().keepalive_timeout()

@@ -280,10 +280,7 @@ def test_a_client_that_answers_no_ping_is_let_go(serve: Serve, loop: str, monkey
     wait_until(lambda: site.row[F.OPEN] == 0)
 
 
-def test_a_client_whose_answer_to_a_ping_waits_behind_what_the_app_has_not_taken_is_kept(
-    serve: Serve, loop: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(uvicorn, "Config", functools.partial(uvicorn.Config, ws_ping_timeout=0.05))
+def test_a_client_whose_answer_to_a_ping_waits_behind_what_the_app_has_not_taken_is_kept(serve: Serve, loop: str) -> None:
     heard: list[str] = []
     go: list[asyncio.Event] = []
 
@@ -299,14 +296,29 @@ def test_a_client_whose_answer_to_a_ping_waits_behind_what_the_app_has_not_taken
     client = opened(site.client(), b"\x81\x81\0\0\0\0a\x81\x81\0\0\0\0b")
     (protocol,) = site.running.server._websockets._all()
     wait_until(lambda: protocol.read_paused, what="the first message")
-    site.running.call(protocol.send_keepalive_ping)
-    first = protocol.pong_timer
-    client.send(b"\x8a\x84\0\0\0\0" + protocol.pending_ping_payload)
-    wait_until(lambda: protocol.pong_timer is not first, what="the time to answer to be over")
+    for asks in protocol.send_keepalive_ping, protocol.keepalive_timeout:
+        site.running.call(asks)
+        ping = client._exactly(6)
+        client.send(b"\x8a\x84\0\0\0\0" + ping[2:])
     site.running.call(go[0].set)
     wait_until(lambda: heard == ["a", "b"], what="what the client has said")
     wait_until(lambda: protocol.pong_timer is None, what="its answer to be read")
     assert not protocol.disconnected
+
+
+def test_a_client_that_has_left_is_let_go_though_the_app_never_reads(
+    serve: Serve, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uvicorn, "Config", functools.partial(uvicorn.Config, ws_ping_interval=0.05, ws_ping_timeout=0.05))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await asyncio.Event().wait()
+
+    site = serve(app, loop=loop)
+    opened(site.client(), b"\x81\x81\0\0\0\0a").sock.close()
+    wait_until(lambda: site.row[F.OPEN] == 0, what="the connection to be closed")
 
 
 PING = b"\x89\xfd\0\0\0\0" + bytes(125)
