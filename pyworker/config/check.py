@@ -23,6 +23,8 @@ from pyworker.record import record
 Key = tuple[str | int, ...]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
+MAX_NAMES = 500  # files, folders or globs in one list: the daemon looks at each, at the folders again and again
+_LONGEST_GLOB = 256  # of variables: fnmatch takes more than its share of the time
 RESERVED = {"all": "that stands for every app", "pyworker": "logs/pyworker.log is the daemon's own"}
 _USER = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@-]*\$?\Z")
 _EXPECT = re.compile(r"[1-5](?:[0-9]{2}|xx)\Z")
@@ -65,7 +67,7 @@ def kind_of(app: AppConfig) -> Kind | None:
 def check(app: AppConfig, given: set[tuple[str, ...]]) -> list[Finding]:
     """Return what is wrong with an app; `given`: the keys it states itself, ("health", "path") and the like."""
     found = [*_name(app), *_what_to_run(app, given), *_addresses(app), *_environment(app), *_rights(app), *_stop(app)]
-    found += [*_times(app), *_hooks(app)]
+    found += [*_times(app), *_hooks(app), *_lists(app)]
     kind = kind_of(app)
     if kind is not None:
         found += [*_only_for(app, kind, given), *_balance(app, kind), *_health(app, kind, given)]
@@ -170,6 +172,18 @@ def _environment(app: AppConfig) -> Iterator[Finding]:
     if app.logs.file == "":
         yield Finding(("logs", "file"), "is empty", 'for example file = "/var/log/api.log"')
     yield from (Finding(("env_file", i), "is empty") for i, name in enumerate(app.env_file) if not name.strip("? "))
+    for index, name in enumerate(app.inherit_env):
+        if len(name) > _LONGEST_GLOB:
+            yield Finding(("inherit_env", index), f"is no name: {_LONGEST_GLOB} characters are the most")
+
+
+def _lists(app: AppConfig) -> Iterator[Finding]:
+    found: dict[Key, tuple[str, ...]] = {("env_file",): app.env_file, ("inherit_env",): app.inherit_env}
+    if app.watch is not None:
+        found |= {("watch", name): getattr(app.watch, name) for name in ("paths", "include", "exclude")}
+    for key, names in found.items():
+        if len(names) > MAX_NAMES:
+            yield Finding(key, f"has {len(names)} entries: {MAX_NAMES} are the most")
 
 
 def _state(text: str) -> list[Finding]:

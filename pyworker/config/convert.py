@@ -26,6 +26,7 @@ from pyworker.record import MISSING, fields, is_record
 Partial = dict[str, Any]
 
 _LEAST, _MOST = -(2**63), 2**63 - 1  # what travels as a number, in every format that it travels in
+_LONGEST_LINE = 64 * 1024  # characters that are split: of a longer word shlex takes the square of the time
 _SPLIT_LIKE_A_SHELL = {"args", "command", "pre_start", "post_reload", "on_event"}
 _QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
 # what a shell would act on, where it is no plain part of a word; $PORT is put in by pyworker
@@ -291,6 +292,10 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         if name not in _SPLIT_LIKE_A_SHELL:
             return (value,)
+        if len(value) > _LONGEST_LINE:
+            raise _Wrong(
+                f"is too long to be split: at most {_LONGEST_LINE} characters", "write a list, each word for itself"
+            )
         try:
             words = tuple(shlex.split(value))
         except ValueError as error:

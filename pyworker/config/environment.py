@@ -42,9 +42,14 @@ _PARAMETER = re.compile(
     r"(?:^|[?&;\s])(?:password|passwd|pwd|token|secret|accountkey|sharedaccesskey)=[^&;\s]", re.IGNORECASE
 )
 # what is filled in later is none yet; a password with an @ in it ends at the last one, as drivers read it
-_IN_ADDRESS = re.compile(r"(://[^:/@\s]*:)(?!\$\{)\S+(@)")
+_IN_ADDRESS = re.compile(r"://[^:/@\s]*:(?!\$\{)")
+_WORD = re.compile(r"\S+")
 _IN_QUERY = re.compile(r"([?&]password=)(?!\$\{)[^&\s]+", re.IGNORECASE)
 _TELLING = 6  # a secret at least this long makes a value secret that contains it; "1" would make all of them so
+MOST_TELLING = 200  # to look for each in all the others takes the square of the time: of more, nothing is shown
+# in a dotenv file; more is nobody's, and its parser takes seconds for them, and the square of the blanks in a row
+_MOST_LINES = 10_000
+_BLANKS = re.compile(r"(?<!\s)[^\S\r\n]{1000}")
 _NAME = re.compile(r"[^=\0]+\Z")
 
 Check = Callable[[int, str], None]
@@ -156,9 +161,12 @@ def _read(path: str, check: Check | None) -> str:
     if len(data) > MAX_ENV_FILE:
         raise ValueError(f"it is larger than {MAX_ENV_FILE} bytes")
     try:
-        return data.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8") from None
+    if _BLANKS.search(text) or len(text.splitlines()) > _MOST_LINES:
+        raise ValueError(f"it has more than {_MOST_LINES} lines, or a thousand blanks in a row")
+    return text
 
 
 def add_table(env: dict[str, str], table: Mapping[str, str], shell_env: Mapping[str, str]) -> list[EnvironmentProblem]:
@@ -199,13 +207,23 @@ def too_long(env: Mapping[str, str]) -> list[EnvironmentProblem]:
 def secrets(env: Mapping[str, str]) -> tuple[str, ...]:
     """Return the names whose values must not be shown: by name, what has a password in it, and what contains one of those."""
     known = {n for n, v in env.items() if _is_secret_name(n) or _URL_PASSWORD.search(v) or _PARAMETER.search(v)}
-    telling = [env[n] for n in known if len(env[n]) >= _TELLING]
+    telling = {env[n] for n in known if len(env[n]) >= _TELLING}
+    if len(telling) > MOST_TELLING:
+        return tuple(env)
     return tuple(n for n, v in env.items() if n in known or any(secret in v for secret in telling))
 
 
 def without_passwords(text: str) -> str:
     """Return a text as it may be shown: passwords in addresses are masked."""
-    return _IN_QUERY.sub(r"\1***", _IN_ADDRESS.sub(r"\1***\2", text))
+    return _IN_QUERY.sub(r"\1***", _WORD.sub(_without_password, text))
+
+
+def _without_password(word: re.Match[str]) -> str:
+    """Look for the last @ once: one expression for all of it would do so again from each "://" on."""
+    text = word[0]
+    end = text.rfind("@")
+    begin = _IN_ADDRESS.search(text)
+    return f"{text[: begin.end()]}***{text[end:]}" if begin is not None and begin.end() < end else text
 
 
 @functools.lru_cache(maxsize=1024)  # hundreds of apps have the same names

@@ -328,9 +328,15 @@ def _environment(
     `roots`: the config file, if root reads it.
     """
 
+    size = 0
+
     def check(fd: int, path: str) -> None:
+        nonlocal size
         if roots is not None:
             ids.check_env_file(fd, path, who.uid, roots, read)
+        size += os.fstat(fd).st_size
+        if size > environment.MAX_ENV_FILE:
+            raise ValueError(f"with those before it it is larger than {environment.MAX_ENV_FILE} bytes")
 
     origins: dict[str, str] = {}
     files: dict[str, int] = {}

@@ -207,3 +207,23 @@ def test_a_variable_that_no_program_can_be_run_with_is_named() -> None:
 )
 def test_an_address_is_shown_without_its_password(address: str, shown: str) -> None:
     assert environment.without_passwords(address) == shown
+
+
+@pytest.mark.parametrize("text", ["://a:" * 100_000, "://:" * 100_000 + " @"])
+def test_a_value_that_is_nearly_an_address_is_looked_through_once(text: str) -> None:
+    """One of 128 kB had the daemon stand still for a quarter of a minute, each time that somebody looked at its app."""
+    assert environment.without_passwords(text) == text
+
+
+@pytest.mark.parametrize("text", ["A=" + "x" + " " * 100_000 + "y\n", "A=b\n" * 10_001, "A=b\r" * 10_001])
+def test_a_file_that_would_take_its_parser_minutes_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "e").write_text(text)
+    with pytest.raises(EnvironmentProblem, match="more than 10000 lines, or a thousand blanks"):
+        environment.add_file({}, str(tmp_path / "e"), ("env_file", 0), {})
+
+
+def test_where_there_are_more_secrets_than_can_be_looked_for_nothing_is_shown() -> None:
+    env = {f"KEY{n}": f"secret{n}" for n in range(environment.MOST_TELLING)} | {"A": "plain"}
+    assert "A" not in environment.secrets(env)
+    env["KEY"] = "another"
+    assert set(environment.secrets(env)) == set(env)

@@ -402,3 +402,11 @@ def test_root_takes_no_secrets_from_a_file_that_anybody_can_write(tmp_path: Path
     (found,) = problems(tmp_path, text, is_root=True)
     assert "can be written by everyone" in found.message
     assert found.hint.startswith("chmod go-w ")
+
+
+def test_all_env_files_together_are_no_larger_than_one_may_be(tmp_path: Path) -> None:
+    (tmp_path / "e").write_text("A=" + "x" * 100_000)
+    resolved(tmp_path, f"[app]\ntarget = 'a:b'\nenv_file = {['e'] * 10}")
+    (found,) = problems(tmp_path, f"[app]\ntarget = 'a:b'\nenv_file = {['e'] * 11}")
+    assert "`env_file[10]` of app" in found.message
+    assert "with those before it it is larger than" in found.message
