@@ -59,6 +59,7 @@ class WorkerHandle:
     untold: bool = False  # the daemon before this one has asked for it, and whoever knows its pid has told that one
     lost: bool = False  # whoever was to start it died, and it never came
     talk: Allowance = field(default_factory=lambda: Allowance(0.0))  # on its own channel
+    noted: bool = False  # it has said a Notice
     failure: Failed | None = None
     drained: Drained | None = None
     status: ExitStatus | None = None

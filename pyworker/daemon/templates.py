@@ -181,6 +181,8 @@ class Templates:
         now = self._brain.loop.clock()
         match message:
             case t.Loaded():
+                if handle.loaded is not None:  # to the daemon before this one, or by the app: each would be an event
+                    return
                 handle.loaded = message
                 if handle.state == "loading":
                     handle.state, handle.since, handle.ready_at = "ready", now, now

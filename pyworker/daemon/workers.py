@@ -349,7 +349,9 @@ class Workers:
                 elif self._find_listener(app, handle) is not None:  # else it is told now, while the old ones serve
                     readiness.is_held(app, handle, now)
             case w.Notice(text=text):
-                self._brain.note(app, text)
+                if not handle.noted:  # it has one in its life; the app has any number, and each would be an event
+                    handle.noted = True
+                    self._brain.note(app, text)
             case _:
                 assert_never(message)
 

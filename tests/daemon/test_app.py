@@ -47,7 +47,7 @@ WORKER: dict[str, Any] = {
 }  # fmt: skip
 WORKER_FROM_ELSEWHERE = {
     "id": "the name of its descriptors", "ctl": "the store", "health": "begins anew", "settling": "begins anew", "talk": "begins anew",
-    "untold": "said by the adoption itself", "direct": "for its first seconds, and the next daemon asks the kernel", "lost": "its pidfd was never had",
+    "noted": "begins anew", "untold": "said by the adoption itself", "direct": "for its first seconds, and the next daemon asks the kernel", "lost": "its pidfd was never had",
     "launching": "the launcher dies with the daemon that has asked",
     "failure": "its last words say it, too", "drained": "counts requests of its drain, for an event",
     "status": "it has ended: the pidfd tells it again", "reaped": "found out again", "ended_at": "found out again",

@@ -10,6 +10,8 @@ import subprocess
 import pytest
 
 from pyworker.config.address import MAX_LISTENERS
+from pyworker.protocol.template import Loaded
+from pyworker.protocol.wire import encode
 from pyworker.unix.fds import SO_PASSRIGHTS
 from tests.support.pyworker import LONG, Pyworker, alive, open_to_all
 from tests.support.sources import ASGI
@@ -152,6 +154,28 @@ def test_a_worker_that_never_stops_talking_is_killed_and_replaced(pw: Pyworker, 
     assert len(told("worker_recycled")) <= 1
     pw.ok("reload", "api")
     assert pw.app()["notes"] == [], "there is no worker of then any more"
+
+
+BRAGGART = FLOOD.replace("while True:", "for number in range(100):").replace("send(message)", "send(message.replace(b'NUMBER', b'%d' % number))") + """
+flood(LOADED)
+
+def app(environ, start_response):
+    flood(b'{"type":"notice","text":"NUMBER"}')
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""
+
+
+def test_what_workers_and_templates_say_of_themselves_is_an_event_once(pw: Pyworker) -> None:
+    """Said again and again, and not too fast, it drove all that had happened out of the history."""
+    loaded = encode(Loaded(1, "3", "wsgi", "e", "asyncio", True, "", 0.5, code="NUMBER"))
+    pw.api(BRAGGART.replace("LOADED", repr(loaded)), workers=1)
+    pw.ok("start", "app.toml")
+    pw.get()
+    wait_until(lambda: pw.app()["notes"] != [], LONG, "the notice")
+    pw.ok("reload", "api")
+    kinds = [json.loads(line)["type"] for line in pw.ok("events", "--json", "-n", "500").stdout.splitlines()]
+    assert (kinds.count("template_ready"), kinds.count("app_note")) == (2, 1)
 
 
 TALKER = """
