@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyworker.config.check import clean_name
-from pyworker.importers.result import ENVIRONMENT, CannotImport, Imported, Note, Result
+from pyworker.importers.result import ENVIRONMENT, MAX_TEXT, CannotImport, Imported, Note, Result
 from pyworker.importers.servers import CONCURRENCY, GUNICORN, Dropped, gunicorn
 
 _OPERATORS: dict[type, Any] = {
@@ -27,7 +27,6 @@ _PATH_CALLS = ("path.join", "path.dirname", "path.abspath", "path.realpath", "pa
 _SAME_PATH = ("resolve", "absolute", "as_posix")  # of a pathlib.Path
 _PERCENT, _BRACES = re.compile(r"%[sd]"), re.compile(r"\{(?P<name>\w*)\}")
 _MAX_SHOWN = 60
-_MAX_TEXT = 1024 * 1024  # characters of what is put together: each of forty lines may double the one before
 
 
 class _Unknown(Exception):
@@ -252,7 +251,7 @@ def _arithmetic(op: ast.operator, left: Any, right: Any) -> Any:
 
 
 def _bounded(text: str) -> str:
-    if len(text) > _MAX_TEXT:
+    if len(text) > MAX_TEXT:
         raise _Unknown
     return text
 

@@ -7,11 +7,11 @@ import posixpath
 import re
 from typing import Any
 
+from pyworker.importers.result import MAX_TEXT
 from pyworker.record import record
 
 _ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F]+)\}|u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
 _SIMPLE = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "0": "\0", "\n": ""}
-_MAX_TEXT = 1024 * 1024  # characters of what is put together: each of forty lines may double the one before
 # the folder of the file: what that is to an app depends on the app's own folder
 HERE = "\0here"
 FILE = f"{HERE}/ecosystem.config.js"
@@ -135,6 +135,6 @@ def _text(value: Any) -> str:
 
 def _put_together(text: str, parts: list[Any]) -> str:
     """Return a text that was made of these: with a variable in one of them there is one in it."""
-    if len(text) > _MAX_TEXT:
+    if len(text) > MAX_TEXT:
         raise NotPlain
     return EnvironmentText(text) if any(isinstance(part, EnvironmentText) for part in parts) else text

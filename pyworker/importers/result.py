@@ -11,9 +11,13 @@ from typing import Any
 from pyworker.errors import Hinted
 from pyworker.record import field, mutable, record
 
+_MOST_COMPARED = 1000  # notes; of more, which nobody reads, one may be there twice
 _DOLLAR = re.compile(r"\$(?!\{\w+(:-[^}]*)?\})")
 _HOME = re.compile(r"\$(HOME|\{HOME\})(?=/|\Z)")
 _SHELL = re.compile(r"[|&;<>`]|\$\(")
+
+
+MAX_TEXT = 1024 * 1024  # characters of what is put together: each of forty lines may double the one before
 
 
 class CannotImport(Hinted):
@@ -60,7 +64,7 @@ class Imported:
 
     def done(self, source: str) -> None:
         """The setting is what pyworker does anyway."""
-        if source not in self.translated:
+        if len(self.translated) > _MOST_COMPARED or source not in self.translated:
             self.translated.append(source)
 
     def variable(self, name: str, text: str, source: str) -> None:
@@ -86,7 +90,7 @@ class Imported:
 
     def look(self, key: str, reason: str) -> None:
         """Translated, but not to exactly the same."""
-        if Note(key, reason) not in self.review:
+        if len(self.review) > _MOST_COMPARED or Note(key, reason) not in self.review:
             self.review.append(Note(key, reason))
 
     def drop(self, key: str, reason: str) -> None:

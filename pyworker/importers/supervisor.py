@@ -10,9 +10,11 @@ import signal
 from collections.abc import Callable, Sequence
 
 from pyworker.config.check import clean_name
+from pyworker.config.report import shown
 from pyworker.importers.commandline import understand
 from pyworker.importers.result import (
     ENVIRONMENT,
+    MAX_TEXT,
     CannotImport,
     Imported,
     Note,
@@ -25,12 +27,14 @@ from pyworker.importers.result import (
 from pyworker.importers.servers import time
 from pyworker.record import record
 
+_MOST = 4 * MAX_TEXT
 _ENV = re.compile(r"%\(ENV_([A-Za-z0-9_]+)\)s")
 _VARIABLE = re.compile(r"%\((ENV_\w+|process_num|host_node_name)\)")  # what becomes a $NAME
 _OTHER = re.compile(r"%\((\w+)\)(0?\d*d|s)")
 _SIZE = re.compile(r"(\d{1,18})\s*([KMG]?B?)\Z", re.IGNORECASE)
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _POLICIES = {**dict.fromkeys(_TRUE, "always"), **dict.fromkeys(_FALSE, "never"), "unexpected": "on-failure"}
+_NO_SETTING = re.compile(r"^[^\s#;\[=:][^=:\n]*$", re.MULTILINE)
 _LOGS = ("stdout_logfile", "stderr_logfile")
 _NO_FILE = ("", "auto", "none", "off", "syslog")
 _FIXED = ("/", "~", "%(here)s", "%(ENV_")
@@ -73,6 +77,7 @@ def read(text: str, folder: str = ".", more: Sequence[tuple[str, str]] = ()) -> 
     in_foreground = daemon.get("nodaemon", "").lower() in _TRUE  # it changes to no folder then
     directory = "" if in_foreground else daemon.get("directory", "").strip()
     common = _Common(daemon.get("environment", ""), directory, _groups([parser for parser, _ in files]))
+    _bounded(files, common)
     for parser, here in files:
         _read(parser, here, common, result, is_included=bool(more))
     if not result.apps:
@@ -86,11 +91,27 @@ def read(text: str, folder: str = ".", more: Sequence[tuple[str, str]] = ()) -> 
 def _parsed(text: str, what: str) -> configparser.RawConfigParser:
     parser = configparser.RawConfigParser(strict=False, inline_comment_prefixes=(";", "#"))
     parser.optionxform = str  # type: ignore[assignment,method-assign]
+    if wrong := _NO_SETTING.search(text):  # the parser collects all such lines, which takes the square of the time
+        line = text.count("\n", 0, wrong.start()) + 1
+        raise CannotImport(f"{what} is no supervisord.conf: line {line}, {shown(wrong[0])}, is no NAME = VALUE")
     try:
         parser.read_string(text)
     except configparser.Error as error:
         raise CannotImport(f"{what} is no supervisord.conf: {str(error).splitlines()[0]}") from None
     return parser
+
+
+def _bounded(files: list[tuple[configparser.RawConfigParser, str]], common: _Common) -> None:
+    """Refuse what is short as text and endless with all that it stands for: long names, and what all programs share."""
+    size = 0
+    for parser, here in files:
+        shared = len(common.environment) + sum(map(len, parser.defaults().values()))
+        for section in (s for s in parser.sections() if s.startswith(("program:", "fcgi-program:"))):
+            name = section.partition(":")[2].strip()
+            longest = max(map(len, (name, common.groups.get(name, ""), here, parser[section].get("numprocs", ""))))
+            size += shared + longest * sum(text.count("%(") for text in parser[section].values())
+            if size > _MOST:
+                raise CannotImport(f"what its variables and shared settings stand for is more than {_MOST} characters")
 
 
 def _groups(parsers: list[configparser.RawConfigParser]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from pyworker.config.check import clean_name
-from pyworker.importers.result import ENVIRONMENT, CannotImport, Imported, Result, whole
+from pyworker.importers.result import ENVIRONMENT, MAX_TEXT, CannotImport, Imported, Result, whole
 from pyworker.importers.servers import addresses, count, target, time, to, workers
 
 _LINE = re.compile(r"([\w.-]+)\s*(?:=\s*(.*))?\Z")
@@ -76,6 +76,11 @@ def read(text: str, name: str = "web", folder: str = ".", stem: str = "uwsgi") -
     magic = {"d": folder.rstrip("/") + "/", "n": stem, "%": "%"}
     used: set[str] = set()
     settings: list[tuple[str, str]] = []
+    size = 0
+
+    def meaning(found: re.Match[str]) -> str:
+        return values.get(found[1], found[0]) if found[1] else magic.get(found[2], found[0])
+
     for key, raw in pairs:
         if raw == "%k" and key != "threads":  # the number of CPUs
             raw = "auto"
@@ -84,7 +89,10 @@ def read(text: str, name: str = "web", folder: str = ".", stem: str = "uwsgi") -
         if key.replace("_", "-") in _SETTINGS and any(n not in values if n else m not in magic for n, m in found):
             app.look(key, f"was {raw}: write what that is")
             continue
-        value = _VARIABLE.sub(lambda m: values.get(m[1], m[0]) if m[1] else magic.get(m[2], m[0]), raw)
+        size += sum(len(meaning(found)) for found in _VARIABLE.finditer(raw))
+        if size > MAX_TEXT:
+            raise CannotImport(f"what its variables stand for is more than {MAX_TEXT} characters")
+        value = _VARIABLE.sub(meaning, raw)
         if key in ("set", "set-placeholder", "set-ph"):
             key, _, value = value.partition("=")
             values[key.strip()] = value.strip()

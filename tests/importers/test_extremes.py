@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pyworker.importers import gunicornconf, pm2, procfile, uwsgi
+from pyworker.importers import gunicornconf, pm2, procfile, supervisor, uwsgi
 from pyworker.importers.detect import detect
 from pyworker.importers.jsliteral import parse
 from pyworker.importers.jsvalues import Computed
@@ -84,6 +84,42 @@ def test_neither_is_one_of_javascript(again: str) -> None:
         tracemalloc.stop()
     assert most < 64 * 1024 * 1024
     assert isinstance(found["apps"][0]["args"], Computed)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a0 = aaaaaaaa\n" + "".join(f"a{n + 1} = %(a{n})%(a{n})\n" for n in range(LINES)),
+        "a = " + "a" * 100_000 + "\n" + "".join(f"b{n} = %(a)\n" for n in range(LINES)),
+    ],
+)
+def test_neither_is_one_of_uwsgi(text: str) -> None:
+    with pytest.raises(CannotImport, match="more than 1048576 characters"):
+        uwsgi.read(f"[uwsgi]\n{text}module = shop\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[program:{'a' * 100_000}]\ncommand = {'%(program_name)s' * 100}\n",
+        "[supervisord]\nenvironment = A=" + "a" * 100_000 + "\n" + "".join(f"[program:p{n}]\ncommand = a\n" for n in range(100)),
+        "[DEFAULT]\nx = " + "a" * 100_000 + "\n" + "".join(f"[program:p{n}]\ncommand = a\n" for n in range(100)),
+    ],
+)
+def test_nor_is_what_all_programs_of_supervisors_share(text: str) -> None:
+    with pytest.raises(CannotImport, match="more than 4194304 characters"):
+        supervisor.read(text)
+
+
+def test_what_is_no_setting_of_supervisors_is_named() -> None:
+    """A file with a hundred thousand such lines took minutes."""
+    with pytest.raises(CannotImport, match='line 3, "x", is no NAME = VALUE'):
+        supervisor.read("[program:a]\ncommand = a\n" + "x\n" * 100_000)
+
+
+def test_of_very_many_settings_each_is_looked_at_once() -> None:
+    (app,) = uwsgi.read("[uwsgi]\nmodule = shop\n" + "".join(f"mule = m{n}\n" for n in range(100_000))).apps
+    assert len(app.review) == 100_000
 
 
 def test_a_script_of_blanks_is_none() -> None:
