@@ -160,6 +160,8 @@ MANY = "9" * 5000
         ("uwsgi.ini", f"[uwsgi]\nprocesses = {MANY}\nharakiri = {MANY}\nlimit-post = {MANY}\n"),
         ("Procfile", f"web: waitress-serve --threads {MANY} a:b\n"),
         ("gunicorn.conf.py", 'b = "\\ud800"\nbind = b\n'),
+        ("eco.json", '{"apps": [{"script": "a.py", "cwd": "~\\u0000"}, {"script": "b.py", "cwd": "~\\ud800"}]}'),
+        ("a.service", "[Service]\nExecStart=/bin/true\nWorkingDirectory=~\0\n"),
         ("eco.json", '{"apps": [{"script": "a\\ud800.py", "env": {"A": "\\ud800"}}]}'),
     ],
 )
