@@ -30,6 +30,7 @@ Done = Callable[[bool | None, str], None]
 Address = tuple[str, int] | str  # of a port, or the path of a Unix socket
 
 _MAX_ANSWER = 64 * 1024  # of a page or of a command's output; what follows is not waited for
+_REST = 0.01  # seconds between looks at what a command prints: one that never stops would have a CPU of ours, too
 _TAIL = 300  # characters of a command's output that a reason shows
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: |\r?\n)")
 _LOCATION = re.compile(rb"^location:[ \t]*([^\r\n]+)", re.IGNORECASE | re.MULTILINE)
@@ -299,11 +300,15 @@ class Command:
             data = os.read(self._pipe, _MAX_ANSWER)  # all that a pipe holds: at the end it is read once more
         except OSError:
             return
-        if data:
+        self._loop.remove(self._pipe)
+        if data:  # else whoever has the pipe has closed it; the end of the process comes by itself
             self._output += data
             del self._output[:-_MAX_ANSWER]
-        else:  # whoever has the pipe has closed it; the end of the process comes by itself
-            self._loop.remove(self._pipe)
+            self._loop.call_later(_REST, self._read_on)
+
+    def _read_on(self) -> None:
+        if self._done is not None:
+            self._loop.add(self._pipe, READ, self._read)
 
     def _ended(self, _events: int) -> None:
         # It is dead but not reaped: what it has left running in its group goes before its number is free again.

@@ -9,7 +9,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -357,6 +357,23 @@ def test_command_that_hangs_is_killed_with_all_it_started(loop: Loop, outcome: O
 def test_command_ends_by_itself_where_nobody_is_left_to_end_it(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
     script = "import signal; left = signal.alarm(0); raise SystemExit(0 if 15 < left <= 20 else 1)"
     assert execute(loop, outcome, resolved(tmp_path), sys.executable, "-c", script, timeout=14.5) == (True, "")
+
+
+def test_what_a_command_prints_without_end_is_read_at_leisure(
+    loop: Loop, outcome: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`yes` as a check, or as a hook, had most of a CPU of the daemon's, too."""
+    reads: list[int] = []
+
+    def read(fd: int, size: int, real: Callable[[int, int], bytes] = os.read) -> bytes:
+        reads.append(fd)
+        return real(fd, size)
+
+    config = HealthConfig(type="exec", command=("yes",), timeout=0.5)
+    command = check.Command(loop, resolved(tmp_path), config, outcome)
+    monkeypatch.setattr(os, "read", read)
+    assert turn_until(loop, outcome)[0] is False
+    assert 1 < reads.count(command._pipe) <= config.timeout / 0.01 + 2
 
 
 def test_command_that_leaves_a_child_with_its_output_does_not_hold_the_check(
