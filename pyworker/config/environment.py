@@ -14,7 +14,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Mapping
 
-from pyworker.config import regular
+from pyworker import regular
 from pyworker.config.identity import IdentityError
 from pyworker.config.interpolate import MAX_STRING, InterpolationError, expand_dotenv, interpolate
 from pyworker.errors import WANTING, Hinted

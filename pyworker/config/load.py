@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from shlex import quote
 from typing import Any
 
-from pyworker.config import regular, syntax
+from pyworker import regular
+from pyworker.config import syntax
 from pyworker.config.address import collide, parse_bind
 from pyworker.config.apps import FROM_ENVIRONMENT, apps_of, finish, name_after, path_of, report_finding, run_of
 from pyworker.config.check import check

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 from shlex import quote
 from typing import Any
 
-from pyworker.config import environment, regular
+from pyworker import regular
+from pyworker.config import environment
 from pyworker.config import identity as ids
 from pyworker.config.address import MAX_UNIX_PATH, Address, AddressError, parse_bind
 from pyworker.config.check import STATE_HINT, STATE_SERVERS

@@ -19,7 +19,7 @@ from pyworker.unix.process import umask_of_imports
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _FOLDERS = ("protocol", "policy", "unix", "worker", "template", "cluster")
 _FILES = (
-    "__init__.py", "errors.py", "failpoint.py", "record.py", "config/__init__.py", "config/option.py",
+    "__init__.py", "errors.py", "failpoint.py", "record.py", "regular.py", "config/__init__.py", "config/option.py",
     "config/schema.py", "config/address.py", "config/cpus.py",
 )  # fmt: skip
 _U32 = 0xFFFF_FFFF

@@ -16,6 +16,8 @@ import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from pyworker import regular
+
 
 class UnsafeDirectory(OSError):
     """The directory is not private to us: `reason` says why, `hint` what to do about it."""
@@ -127,17 +129,8 @@ def open_append(name: str, dirfd: int | None = None) -> int:
 
 
 def open_regular(path: str) -> BinaryIO:
-    """Open a regular file for reading. OSError for a pipe or a device, which is not even opened: one would wait for whoever
-    is at its other end, and to some it is an order (a watchdog, a tape).
-    """
-    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(place).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", path)
-        fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    finally:
-        os.close(place)
-    return open(fd, "rb")
+    """Open a regular file for reading. OSError for anything else."""
+    return open(path, "rb", opener=regular.opener)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import socket
 import stat
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -120,24 +119,6 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(tmp_path: P
     (tmp_path / "file").write_bytes(b"text")
     with files.open_regular(str(tmp_path / "file")) as file:
         assert file.read() == b"text"
-
-
-def test_what_is_no_file_is_not_even_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root does it for other users, and to a device it can be an order: a watchdog restarts the machine."""
-    opened: list[int] = []
-    really_open = os.open
-
-    def look(path: str, flags: int, *more: Any, **named: Any) -> int:
-        opened.append(flags)
-        return really_open(path, flags, *more, **named)
-
-    os.mkfifo(tmp_path / "fifo")
-    monkeypatch.setattr(os, "open", look)
-    for name in (str(tmp_path / "fifo"), "/dev/null"):
-        with pytest.raises(OSError, match="not a regular file"):
-            files.open_regular(name)
-    assert opened
-    assert all(flags & os.O_PATH for flags in opened)
 
 
 def test_a_file_is_replaced_as_a_whole_or_stays_as_it_was(tmp_path: Path) -> None:

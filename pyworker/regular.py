@@ -1,4 +1,4 @@
-"""Opens files that a config names, or that are one. Root does so for other users: what is no file is not even opened."""
+"""Opens files that somebody else has named, or may have put there, root for its users, too: what is no file is not even opened."""
 
 from __future__ import annotations
 

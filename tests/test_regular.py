@@ -1,4 +1,4 @@
-"""Files that a config names are opened, and nothing else is."""
+"""Files are opened, and nothing else is."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from pyworker.config import environment, load, regular
+from pyworker import regular
+from pyworker.config import environment, load
 from pyworker.config.environment import EnvironmentProblem
 from pyworker.config.problem import ConfigError
+from pyworker.unix.files import open_regular
 
 
 def test_what_is_no_file_is_not_even_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,8 +29,10 @@ def test_what_is_no_file_is_not_even_opened(tmp_path: Path, monkeypatch: pytest.
     for name in (str(tmp_path / "fifo"), "/dev/null"):
         with pytest.raises(EnvironmentProblem, match="cannot be read: it is not a regular file"):
             environment.add_file({}, name, ("env_file", 0), {})
-        with pytest.raises(ConfigError, match="it is not a regular file"):
+        with pytest.raises(ConfigError, match="not a regular file"):
             load.load(name)
+        with pytest.raises(OSError, match="not a regular file"):
+            open_regular(name)
     assert opened
     assert all(flags & os.O_PATH for flags in opened)
 
