@@ -219,8 +219,8 @@ class AsgiExchange(Exchange):
             raise RuntimeError("http.response.body after the response was complete")
         body = message.get("body", b"")
         more = message.get("more_body", False)
-        if isinstance(body, str):  # found here, nothing is written yet
-            raise TypeError("the response's body is str, not bytes")
+        if not isinstance(body, bytes):
+            memoryview(body)  # TypeError for a text or a list: found here, nothing is written yet
         size = len(body)
         start = b""
         if not self.status:

@@ -298,9 +298,9 @@ def test_an_app_that_breaks_the_rules_is_a_500_or_cut(
             await send({"type": "http.response.body"})
         if path == "/status":
             await send({**start, "status": 99})
-        if path == "/text":
+        if path in ("/text", "/list"):
             await send(start)
-            await send({"type": "http.response.body", "body": "a text"})
+            await send({"type": "http.response.body", "body": "a text" if path == "/text" else [b"a", b"list"]})
         if path == "/unknown":
             await send(start)
             await send({"type": "http.response.bodies"})
@@ -321,7 +321,8 @@ def test_an_app_that_breaks_the_rules_is_a_500_or_cut(
             await send({"type": "http.response.body", "body": b"xyz", "more_body": True})
 
     site = serve(app, loop=loop)
-    paths = ["/nothing", "/raise", "/exit", "/body-first", "/split", "/nul", "/status", "/text", "/unknown", "/start-twice", "/start-only"]
+    paths = ["/nothing", "/raise", "/exit", "/body-first", "/split", "/nul", "/status", "/text", "/list"]
+    paths += ["/unknown", "/start-twice", "/start-only"]
     for path in paths:
         response = site.client().get(path)
         assert response is not None, path
