@@ -20,9 +20,8 @@ def main() -> None:
         from pyworker.cli.later import import_later
 
         import_later("inspect")  # click cleans indented help with it, and ours is not
-        uuid = import_later(
-            "uuid", UUID=object
-        )  # click makes a class of it, that of a kind of option that ours are not
+        # click makes a class of it, that of a kind of option that ours are not
+        uuid = import_later("uuid", UUID=object)
         from pyworker.cli.main import main as cli_main
         from pyworker.unix.leave import leave
 

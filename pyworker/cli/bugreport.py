@@ -16,7 +16,8 @@ from pyworker.protocol.names import DAEMON_LOG
 if TYPE_CHECKING:
     from pyworker.cli.commands.doctor import Found
 
-_NAME = r"(?:key|token|secret|pass(?:word|wd)?|pwd|dsn|credential)[\w.-]{0,100}"  # the end of one; bounded, or what an app prints could take minutes
+# the end of one; bounded, or what an app prints could take minutes
+_NAME = r"(?:key|token|secret|pass(?:word|wd)?|pwd|dsn|credential)[\w.-]{0,100}"
 _QUOTED = r"""(?P<q>\\*["']).*?(?<!\\)(?P=q)"""  # in JSON a quote has a backslash before it, in JSON within JSON three
 _MASKED = re.compile(rf"""(?i)({_NAME}\\*["']?\s*[=:]\s*)(?:{_QUOTED}|\\*["']?[^\s,;&"']+)""")
 _OPTION = re.compile(rf"""(?i)(-[\w.-]{{0,60}}?{_NAME}\s+)(?:{_QUOTED}|\\*["']?[^\s"',]+)""")  # --token x

@@ -11,13 +11,11 @@ from typing import Any
 from pyworker.errors import Hinted
 from pyworker.record import field, mutable, record
 
+MAX_TEXT = 1024 * 1024  # characters of what is put together: each of forty lines may double the one before
 _MOST_COMPARED = 1000  # notes; of more, which nobody reads, one may be there twice
 _DOLLAR = re.compile(r"\$(?!\{\w+(:-[^}]*)?\})")
 _HOME = re.compile(r"\$(HOME|\{HOME\})(?=/|\Z)")
 _SHELL = re.compile(r"[|&;<>`]|\$\(")
-
-
-MAX_TEXT = 1024 * 1024  # characters of what is put together: each of forty lines may double the one before
 
 
 class CannotImport(Hinted):

@@ -149,9 +149,8 @@ def _settle(result: Result, file: str, folder: str) -> None:
             app.table["cwd"] = os.path.normpath(os.path.join(where, own))
         try:
             path = os.path.join(where, os.path.expanduser(own), app.reads)
-        except (
-            ValueError
-        ):  # a NUL, or half a character, where the name of a user would be: the check of the config says so
+        except ValueError:
+            # a NUL, or half a character, where the name of a user would be: the check of the config says so
             continue
         if app.reads and os.path.isfile(path):
             named = os.path.relpath(path) if os.path.isabs(path) and path.startswith(os.getcwd()) else path
