@@ -188,7 +188,7 @@ def of_worker(
     if text:
         return "exited " + words, text, "it printed nothing at its end: does something in it call os._exit()?"
     # what it printed may have gone elsewhere: to the stdout of `pyworker run`, to a pipe
-    return "exited " + words, "", "it printed nothing; run it by hand to see more" * os.path.isfile(log)
+    return "exited " + words, "", "it printed nothing; run it by hand to see more" * _is_file(log)
 
 
 def _crash_words(status: ExitStatus, log: str, pid: int, since: str) -> str:
@@ -332,6 +332,13 @@ def _tail(path: str) -> bytes:
         file.seek(0, os.SEEK_END)
         file.seek(max(0, file.tell() - _TAIL))
         return file.read(_TAIL)
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return disks.ask(path, lambda: os.path.isfile(path))
+    except OSError:
+        return False
 
 
 def last_lines(path: str, pid: int, count: int = _LAST_LINES, since: str = "") -> list[str]:

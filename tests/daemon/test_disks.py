@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ import pytest
 from pyworker.config.problem import ConfigError
 from pyworker.config.schema import AppConfig, LogsConfig
 from pyworker.daemon import diagnosis, disks
+from pyworker.daemon.shortage import Shortage
 from pyworker.daemon.sources import NO_ANSWER, make_generation
+from pyworker.protocol.inherited import WorkerId
+from pyworker.unix.process import ExitStatus
 from tests.daemon.test_diagnosis import line
 from tests.support.hung import Hung
 from tests.support.wait import wait_until
@@ -73,6 +77,18 @@ def test_the_death_of_a_worker_whose_log_cannot_be_read_holds_nobody_up(
         assert diagnosis.last_lines(str(log), 7) == []
     hung.answers.set()
     wait_until(lambda: diagnosis.last_lines(str(log), 7) == ["its last words"], what="the disk's answer")
+
+
+def test_nobody_asks_a_disk_that_hangs_whether_a_worker_that_ended_without_a_word_has_a_log(
+    hung: Hung, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(diagnosis, "_tail", lambda path: b"%r" % hung.wait())
+    monkeypatch.setattr(os.path, "isfile", asked.append)
+    app: Any = SimpleNamespace(name="api", config=AppConfig("api", command=["serve"], logs=LogsConfig(file="/mnt/a/api.log")))
+    worker: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 1), failure=None, pid=7, ready_at=1.0)
+    ended = diagnosis.of_worker(app, worker, ExitStatus(3, None), "/", Shortage())
+    assert (ended, asked) == (("exited with code 3", "", ""), [])
 
 
 @pytest.mark.parametrize("log", ["/mnt/a/api.log", "a/api.log"])
