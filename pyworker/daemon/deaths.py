@@ -66,7 +66,7 @@ class Deaths:
             self._when_written(app, handle, lambda: self.finish(app, handle, status))
         elif self._has_left_others(app, handle):
             # a shell, say, that has run a program without exec: it is the program that is to be stopped
-            process.kill_session(handle.pid, signal_number(app.stop_config(handle.id.generation).signal))
+            self.signal_rest(handle, signal_number(app.stop_config(handle.id.generation).signal))
             self._finish_alone(app, handle, status)
         else:
             self._finish_stopped(app, handle, status)
@@ -75,12 +75,18 @@ class Deaths:
         """Whether a command or script ended by its stop signal, and others of its session, which may take their time, have not."""
         if handle.state is not State.STOPPING or app.kind not in ("script", "command"):
             return False
-        if not handle.pid_is_reserved:
-            return False
         now = self._brain.loop.clock()
         if now - self._looked_at >= LOOK_AT_SESSION:  # once for hundreds that are stopped together
             self._sessions, self._looked_at = process.sessions_with_others(), now
-        return handle.pid in self._sessions
+        return handle.pid in self._sessions and (handle.pid_is_reserved or self.signal_rest(handle, 0))
+
+    @staticmethod
+    def signal_rest(handle: WorkerHandle, number: int) -> bool:
+        """Signal what a worker that has ended has left in its session; False: nobody is there whose number is for sure not another's."""
+        if not handle.pid_is_reserved:
+            return process.kill_rest_of_session(handle.pid, number, handle.alive_at)
+        process.kill_session(handle.pid, number)
+        return True
 
     def _finish_alone(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         """Have it end when its whole session has; at `stop.kill_timeout` policy has that killed."""
@@ -211,14 +217,14 @@ class Deaths:
             process.kill_group_of(pidfd)
 
     def _end_session(self, handle: WorkerHandle) -> None:
-        """The same in its session, where its number cannot be another's."""
+        """The same in its session."""
         self._end_group(handle)
-        if handle.pid_is_reserved:
+        if handle.pid_is_reserved or handle.alive_at:
             ended_at = self._brain.loop.clock() if handle.ended_at is None else handle.ended_at
             if self._seen_at <= ended_at:  # once for hundreds that have ended together
                 self._seen, self._seen_at = process.sessions(), self._brain.loop.clock()
             if handle.pid in self._seen:
-                process.kill_session(handle.pid, signal.SIGKILL)
+                self.signal_rest(handle, signal.SIGKILL)
 
     def _release(self, app: App, handle: WorkerHandle) -> None:
         if handle.health is not None:

@@ -65,6 +65,7 @@ class WorkerHandle:
     status: ExitStatus | None = None
     reaped: bool = False  # by somebody who is not our guardian, or let go: its pid may be another's
     ended_at: float | None = None
+    alive_at: float = 0.0  # by CLOCK_BOOTTIME: when it was seen to run, last before a signal of ours
 
     @property
     def is_alive(self) -> bool:

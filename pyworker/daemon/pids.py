@@ -74,6 +74,7 @@ class Pids:
         return True
 
     def watch(self, app: App, handle: WorkerHandle, pidfd: int) -> None:
+        handle.alive_at = process.alive_at(pidfd)
 
         def ended(_: int) -> None:
             self._brain.loop.remove(pidfd)

@@ -195,8 +195,10 @@ class Workers:
     def _kill_now(self, app: App, handle: WorkerHandle) -> None:
         self.signal(app, handle, signal.SIGKILL)
         # one that has ended already has left others; of those of one that ends now Deaths takes care
-        end = process.kill_group if handle.ended_at is None else process.kill_session
-        end(handle.pid, signal.SIGKILL)
+        if handle.ended_at is None:
+            process.kill_group(handle.pid, signal.SIGKILL)
+        else:
+            self._brain.deaths.signal_rest(handle, signal.SIGKILL)
 
     def do_without(self, app: App, handle: WorkerHandle, now: float) -> None:
         """Go on as if one that was killed had ended, if it has not."""
@@ -234,6 +236,7 @@ class Workers:
     def signal(self, app: App, handle: WorkerHandle, number: int) -> None:
         pidfd = self._brain.store.get(worker_fd("pid", handle.id))
         if pidfd is not None:
+            handle.alive_at = process.alive_at(pidfd) or handle.alive_at
             signals.send(self._brain, app, pidfd, number, whose=f"worker {handle.id.slot}", pid=handle.pid, kill="kill")
 
     def recycle(

@@ -7,10 +7,12 @@ import ctypes
 import errno
 import fcntl
 import functools
+import math
 import os
 import select
 import signal
 import struct
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
@@ -278,6 +280,52 @@ def kill_session(pid: int, signum: int) -> None:
                     os.close(pidfd)
         if not told:
             return
+
+
+def alive_at(pidfd: int) -> float:
+    """Return the time (CLOCK_BOOTTIME) when a process still runs, else 0.0."""
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return 0.0 if is_gone(pidfd) else now
+
+
+def kill_rest_of_session(pid: int, signum: int, alive_at: float) -> bool:
+    """Signal all that is left of the session of a leader that ran `alive_at`, also when it is reaped; False: nobody is there.
+
+    Its number may be another's by now. Who is in a session of that number and was started before, is of this one; and while
+    that one lives, so is everybody in it: the kernel gives the number to nobody.
+    """
+    held: dict[int, int] = {}
+    try:
+        for member in _all_pids():
+            with contextlib.suppress(OSError):  # it is gone
+                if os.getsid(member) == pid:
+                    held[member] = os.pidfd_open(member)
+        members = [member for member in held if _is_of(pid, member)]
+        before = alive_at * os.sysconf("SC_CLK_TCK") - 1
+        if not any(_started(m) < before and _is_of(pid, m) and not is_gone(held[m]) for m in members):
+            return False
+        for member in members:
+            with contextlib.suppress(OSError):  # with other rights, not ours to signal
+                send_signal(held[member], signum)
+        return any(not is_gone(held[member]) for member in members)
+    finally:
+        for pidfd in held.values():
+            os.close(pidfd)
+
+
+def _is_of(session: int, pid: int) -> bool:
+    try:
+        return os.getsid(pid) == session
+    except OSError:
+        return False
+
+
+def _started(pid: int) -> float:
+    """Return when a process was started, in clock ticks since the boot; for ever when it is gone."""
+    try:
+        return int(stat_fields(pid)[19])
+    except (OSError, ValueError, IndexError):
+        return math.inf
 
 
 def sessions() -> dict[int, set[int]]:

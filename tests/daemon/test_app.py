@@ -50,7 +50,7 @@ WORKER_FROM_ELSEWHERE = {
     "noted": "begins anew", "untold": "said by the adoption itself", "direct": "for its first seconds, and the next daemon asks the kernel", "lost": "its pidfd was never had",
     "launching": "the launcher dies with the daemon that has asked",
     "failure": "its last words say it, too", "drained": "counts requests of its drain, for an event",
-    "status": "it has ended: the pidfd tells it again", "reaped": "found out again", "ended_at": "found out again",
+    "status": "it has ended: the pidfd tells it again", "reaped": "found out again", "ended_at": "found out again", "alive_at": "found out again",
 }  # fmt: skip
 GENERATION: dict[str, Any] = {"listeners": (1, 0), "tls": (b"cert\xff", b"key", b"ca")}
 GENERATION_FROM_ELSEWHERE = {

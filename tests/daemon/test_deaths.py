@@ -425,7 +425,8 @@ def test_an_end_is_gone_through_once_and_after_the_last_words(monkeypatch: pytes
         ("script", State.STOPPING, False, 42, False),
         ("asgi", State.STOPPING, False, 42, True),
         ("command", State.KILLED, False, 42, True),  # ... and so are those
-        ("command", State.STOPPING, True, 42, True),  # its number, and so its session's, may be another's
+        ("command", State.STOPPING, True, 42, False),
+        ("command", State.STOPPING, True, 44, True),  # its number, and so its session's, may be another's
         ("command", State.STOPPING, False, 43, True),  # it has left nobody
     ],
 )
@@ -433,14 +434,20 @@ def test_a_command_that_was_stopped_has_ended_when_those_of_its_session_have_and
     monkeypatch: pytest.MonkeyPatch, kind: str, state: State, reaped: bool, pid: int, ends_at_once: bool
 ) -> None:
     now, told, finished = [100.0], list[tuple[int, int]](), list[int]()
-    sessions = {42}
+    sessions = {42, 44}
     loop = Loop(lambda: now[0])
     brain: Any = SimpleNamespace(loop=loop, workers=SimpleNamespace(on_message=lambda app, handle: None))
     monkeypatch.setattr(process, "sessions_with_others", lambda: set(sessions))
     monkeypatch.setattr(process, "kill_session", lambda pid, number: told.append((pid, number)))
+
+    def tell_rest(pid: int, number: int, alive_at: float) -> bool:
+        told.extend([(pid, number)] if number else ())
+        return pid == 42 and alive_at == 8.5
+
+    monkeypatch.setattr(process, "kill_rest_of_session", tell_rest)
     monkeypatch.setattr(Deaths, "finish", lambda self, app, handle, status: finished.append(handle.pid))
     handle = WorkerHandle(WorkerId("api", 1, 1, 7), held=False, born_at=0.0, state=state, ready_at=1.0, pid=pid)
-    handle.reaped = reaped
+    handle.reaped, handle.alive_at = reaped, 8.5
     app: Any = SimpleNamespace(kind=kind, delete_when_closed=False, stop_config=lambda number: SimpleNamespace(signal="INT"))
     Deaths(brain).ended(app, handle, ExitStatus(None, signal.SIGINT))
     assert (told, finished) == (([], [pid]) if ends_at_once else ([(42, signal.SIGINT)], []))

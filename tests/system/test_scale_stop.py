@@ -500,14 +500,18 @@ def test_a_program_that_a_shell_runs_without_exec_is_sent_the_stop_signal_and_wa
         Path(pw.folder, "up").unlink()
 
 
+@pytest.mark.parametrize("orphan", [False, True])
 @pytest.mark.parametrize("step", ["stop", "kill"])
-def test_a_program_that_has_left_the_group_of_its_shell_is_killed_with_it(pw: Pyworker, step: str) -> None:
+def test_a_program_that_has_left_the_group_of_its_shell_is_killed_with_it(pw: Pyworker, step: str, orphan: bool) -> None:
     pw.write("run.sh", "timeout 600 sh serve.sh\necho over\n")
     pw.write("serve.sh", "trap '' TERM\necho $$ > pid.new; mv pid.new pid\nwhile :; do sleep 0.05; done\n")
     pw.write("app.toml", '[app]\nname = "api"\ncommand = ["sh", "run.sh"]\nstop.kill_timeout = "200ms"\n')
     pw.ok("start", "app.toml")
     wait_until(Path(pw.folder, "pid").exists, LONG)
     pid = int(Path(pw.folder, "pid").read_text())
+    if orphan:  # the number of the shell, and so its session's, is then free when it ends
+        kill(victim := pw.role("guardian"))
+        wait_until(lambda: pw.status() and pw.role("guardian") not in (0, victim), LONG, "another guardian")
     if step == "stop":
         pw.ok("stop", "api")
     else:

@@ -15,15 +15,18 @@ import pytest
 from pyworker.unix.process import (
     UNKNOWN,
     ExitStatus,
+    alive_at,
     collect,
     given,
     groups_with_others,
     is_gone,
     kill_group,
+    kill_rest_of_session,
     kill_session,
     last_status,
     pidfd_pid,
     send_signal,
+    sessions,
     sessions_with_others,
     spawn,
     spawn_watched,
@@ -241,3 +244,26 @@ def test_a_session_ends_with_those_that_have_left_its_leaders_group() -> None:
     wait_for(pidfd)
     kill_session(pid, signal.SIGKILL)  # gone already: no error
     os.close(pidfd)
+
+
+def test_what_is_left_of_a_session_whose_leader_is_reaped_is_known_by_who_was_started_while_that_ran() -> None:
+    pid, pidfd = run("import subprocess, time\nsubprocess.Popen(['timeout', '60', 'sleep', '60'])\ntime.sleep(60)")
+    try:
+        wait_until(lambda: pid in sessions_with_others() - groups_with_others(), 30, "the other ones")
+        born = alive_at(pidfd)
+        wait_until(lambda: alive_at(pidfd) > born + 0.05, 30, "a time for sure after their birth")
+        ran = alive_at(pidfd)
+        send_signal(pidfd, signal.SIGKILL)
+        wait_for(pidfd)
+        assert not alive_at(pidfd)
+        # whoever is of a session of that number may be another's, when all of them were started later
+        for later in (0.0, born - 60.0):
+            assert not kill_rest_of_session(pid, signal.SIGKILL, later)
+        assert kill_rest_of_session(pid, 0, ran)
+        assert pid in sessions_with_others()
+        kill_rest_of_session(pid, signal.SIGKILL, ran)
+        wait_until(lambda: not kill_rest_of_session(pid, 0, ran), 30, "their end")
+    finally:
+        for member in sessions().get(pid, ()):
+            os.kill(member, signal.SIGKILL)
+        os.close(pidfd)
