@@ -28,6 +28,8 @@ CLOSE_TIMEOUT = 5.0  # seconds for the peer to answer our close frame
 AT_ONCE = 50  # websockets that a drain closes without a pause
 PAUSE = 0.05  # seconds
 PART = 4096  # bytes that are parsed at a time: unpacked they may be a thousand times as many
+UNTAKEN = 64 * 1024  # bytes of messages that wait for the app; past them no more is read, a ping neither
+PER_MESSAGE = 256  # bytes that one takes besides its own
 
 
 class ClosedOnce:
@@ -52,6 +54,7 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     leaving = False  # no message of the peer's goes to the app any more
     ahead = b""  # what is not parsed yet: the app has not taken what came before, or not answered the handshake
+    untaken = 0  # bytes of messages, since last none waited for the app
     pong = b""  # waits until the peer has taken what was written
     root = ""
     root_bytes = b""
@@ -154,7 +157,15 @@ class WebSocket(WebSocketsSansIOProtocol):
                 self.conn.send_close(1007)
                 self.handle_parser_exception()
         else:
+            untaken = 0 if self.queue.empty() else self.untaken
+            self.untaken = untaken + sum(map(len, self.frames)) + PER_MESSAGE
+            # uvicorn's stops reading at each message, and a client's ping waits for as long as the app takes for the one before
+            reads_on = not self.read_paused and self.untaken < UNTAKEN
+            if reads_on:
+                self.read_paused = True
             super().send_receive_event_to_app()
+            if reads_on:
+                self.read_paused = False
 
     def handle_parser_exception(self) -> None:
         super().handle_parser_exception()

@@ -131,6 +131,7 @@ def test_one_whose_app_ends_without_a_close_is_closed_and_not_cut(
     serve: Serve, loop: str, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(websocket, "CLOSE_TIMEOUT", 300)
+    monkeypatch.setattr(websocket, "UNTAKEN", 0)
     go: list[asyncio.Event] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -280,7 +281,36 @@ def test_a_client_that_answers_no_ping_is_let_go(serve: Serve, loop: str, monkey
     wait_until(lambda: site.row[F.OPEN] == 0)
 
 
-def test_a_client_whose_answer_to_a_ping_waits_behind_what_the_app_has_not_taken_is_kept(serve: Serve, loop: str) -> None:
+def test_a_ping_behind_messages_that_the_app_has_not_taken_is_answered(serve: Serve, loop: str) -> None:
+    """Up to 64 KiB of them: a browser's or library's client would give up a connection whose app is busy for long."""
+    heard: list[str] = []
+    go: list[asyncio.Event] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        go.append(asyncio.Event())
+        await receive()
+        await send({"type": "websocket.accept"})
+        await go[0].wait()
+        while (message := await receive())["type"] != "websocket.disconnect":
+            heard.append(message["text"])
+
+    site = serve(app, loop=loop)
+    client = opened(site.client(), b"\x81\x81\0\0\0\0a" * 100)
+    (protocol,) = site.running.server._websockets._all()
+    for _ in range(2):
+        assert client.send(b"\x89\x80\0\0\0\0")._exactly(2) == b"\x8a\0"
+    assert not heard
+    client.send(b"\x81\x81\0\0\0\0a" * 500)
+    wait_until(lambda: protocol.read_paused, what="too many of them")
+    site.running.call(go[0].set)
+    wait_until(lambda: heard == ["a"] * 600, what="what the client has said")
+    assert client.send(b"\x89\x80\0\0\0\0")._exactly(2) == b"\x8a\0"
+
+
+def test_a_client_whose_answer_to_a_ping_waits_behind_what_the_app_has_not_taken_is_kept(
+    serve: Serve, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "UNTAKEN", 0)
     heard: list[str] = []
     go: list[asyncio.Event] = []
 
@@ -306,9 +336,11 @@ def test_a_client_whose_answer_to_a_ping_waits_behind_what_the_app_has_not_taken
     assert not protocol.disconnected
 
 
+@pytest.mark.parametrize("most", [0, 64 * 1024])
 def test_a_client_that_has_left_is_let_go_though_the_app_never_reads(
-    serve: Serve, loop: str, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, loop: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(websocket, "UNTAKEN", most)
     monkeypatch.setattr(uvicorn, "Config", functools.partial(uvicorn.Config, ws_ping_interval=0.05, ws_ping_timeout=0.05))
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
