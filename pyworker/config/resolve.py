@@ -54,17 +54,17 @@ def resolve(
     is a venv's python: the interpreter finds its venv by that path.
     """
     found = _Found(app.name, file, profile)
-    shell_env = shell = _Shell(shell_env)
+    shell = _Shell(shell_env)
     who, users_own = _identity(app, file, is_root, found, read)
     config, python = _paths(app, read.real if read else file, our_python, found)
     if is_root and config.logs.named_file is not None:
         _log_file(config.logs.named_file, file, who, found, read)
     env, origins, env_files = _environment(
-        app, config, python, who, shell_env, base_env, found, file if is_root else None, read
+        app, config, python, who, shell, base_env, found, file if is_root else None, read
     )
     if app.command:
         _command(app, config, env, found)
-    state = _state(app, env, shell_env, found)
+    state = _state(app, env, shell, found)
     found.stop_if_wrong()
     return ResolvedApp(
         config=config,
@@ -94,7 +94,7 @@ def find_paths(app: AppConfig, *, file: str, our_python: str, profile: str = "")
 
 
 class _Shell(dict[str, str]):
-    """The shell's environment. `asked`: the variables of it that were asked for by name."""
+    """The shell's environment. `asked`: the variables of it that the app's are made of, and that are not among them as they are."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         super().__init__(env)
@@ -318,7 +318,7 @@ def _environment(
     config: AppConfig,
     python: str,
     who: ids.Identity,
-    shell_env: Mapping[str, str],
+    shell_env: _Shell,
     base_env: Mapping[str, str],
     found: _Found,
     roots: str | None,
@@ -353,6 +353,7 @@ def _environment(
     came_from("base")
     environment.inherit(env, shell_env, app.inherit_env)
     came_from(FROM_SHELL)
+    of_shell = {name: value for name, value in env.items() if origins[name] == FROM_SHELL}
     environment.use_venv(env, python)
     came_from("venv")
     for index, path in enumerate(config.env_file):
@@ -369,6 +370,8 @@ def _environment(
     came_from("[env]", app.env)
     env.setdefault("PYTHONUNBUFFERED", "1")  # so that logs are not held back
     came_from("pyworker")
+    # what is replaced now, by a file or the venv's PATH, is the app's again when it no longer is
+    shell_env.asked |= {name: value for name, value in of_shell.items() if origins[name] != FROM_SHELL}
     return env, origins, files
 
 

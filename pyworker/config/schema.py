@@ -350,7 +350,8 @@ class ResolvedApp:
     mtime_ns: int  # of the source when it was read; 0 without a file
     env_origins: dict[str, str] = field(default_factory=dict)  # name in env -> "base", "shell", a file's name, "[env]"
     state: str = ""  # address of the server that `state` names, its variables filled in; "" = embedded
-    from_shell: dict[str, str] = field(default_factory=dict)  # what ${VAR} was filled in with from the shell
+    # of the shell: what ${VAR} was filled in with, and what inherit_env took and a file, say, has replaced
+    from_shell: dict[str, str] = field(default_factory=dict)
     crc: int = 0  # of the source's content; 0: not known
     env_files: dict[str, int] = field(default_factory=dict)  # path -> CRC of what was read there; 0: nothing was
     users_own: bool = False  # the config file is in the hands of `user`: root makes for it only what that one may make

@@ -139,7 +139,15 @@ def test_environment_is_built_in_its_order(tmp_path: Path) -> None:
     assert "OTHER" not in found.env
     assert found.env["PYTHONUNBUFFERED"] == ""
     assert found.secrets == ("DATABASE_URL",)
-    assert found.from_shell == {"HIDDEN": "seen"}
+    assert found.from_shell == {"HIDDEN": "seen", "A": "shell"}  # for a reload that nobody types in a shell
+
+
+def test_the_shells_path_is_kept_for_a_reload_without_a_shell_as_it_was_before_the_venv_came_first(tmp_path: Path) -> None:
+    make_venv(tmp_path / ".venv")
+    text = '[app]\ntarget = "a:b"\ninherit_env = ["*"]'
+    found = resolved(tmp_path, text, shell_env={"PATH": "/shells/own"})
+    assert found.env["PATH"] == f"{tmp_path}/.venv/bin:/shells/own"
+    assert found.from_shell == {"PATH": "/shells/own"}
 
 
 def test_all_that_is_missing_is_reported_at_once_with_its_place(tmp_path: Path) -> None:
