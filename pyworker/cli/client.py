@@ -29,6 +29,7 @@ from pyworker.protocol.names import (
     NOT_STARTED,
 )
 from pyworker.unix.files import is_locked, socket_path
+from pyworker.unix.peer import peer
 
 PROTOCOL = 1  # protocol.control.PROTOCOL; a test holds them equal
 ANSWER_TIME = 5.0  # seconds to an answer of a request that waits for nothing
@@ -41,7 +42,6 @@ _TOO_SMALL = "raise the limit on the size of a file (ulimit -f where it is start
 _BROKEN = "mend the installation of pyworker or of its Python; it is started by itself then"
 _NO_MEMORY = "free some memory, or raise the limit on it (ulimit -v where it is started, LimitAS= of its service)"
 _ENDS = " exited with code 1: starting it again"  # of a daemon that Python cannot start
-_UCRED = struct.Struct("3i")
 
 
 class DaemonAway(PyworkerError):
@@ -132,7 +132,7 @@ def connect(home: str) -> socket.socket:
 
 def _check_peer(sock: socket.socket, home: str) -> None:
     """Refuse a socket that another user put there: `start` sends the shell's environment through it."""
-    _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    _, uid = peer(sock)
     me = os.geteuid()
     if me not in (0, uid) and uid != 0:
         raise _not_ours(home)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections.abc import Callable
 
 from pyworker import __version__
@@ -18,11 +17,11 @@ from pyworker.daemon.loop import READ, Loop, report_to_stderr
 from pyworker.errors import WANTING
 from pyworker.protocol.control import PROTOCOL, Call, Refused, Request, Shutdown, Status, Upgrade, is_older, refusal
 from pyworker.protocol.wire import MAX_REQUEST, WireError, decode_value, encode, parse_json
+from pyworker.unix.peer import peer
 
 MAX_CLIENTS = 64
 _ACCEPTS_A_TURN = 16
 _PAUSE = 0.1  # seconds without accepting when we are out of fds
-_CREDENTIALS = struct.Struct("iII")
 
 OnCall = Callable[[Client, Request], None]
 
@@ -97,7 +96,7 @@ class ControlServer:
 
     def _welcome(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        pid, uid = peer(sock)
         if uid not in (0, self._own_uid):
             message = f"this pyworker daemon belongs to uid {self._own_uid}; uid {uid} may not use it"
             hint = "run the command as that user (sudo -u), or start a daemon of your own"

@@ -12,19 +12,18 @@ import os
 import resource
 import select
 import socket
-import struct
 import sys
 import termios
 from typing import NamedTuple
 
 from pyworker.errors import WANTING
+from pyworker.unix.peer import CREDENTIALS
 
 Socket = socket.socket  # an app may put a class of its own there later, for which ours are no sockets (PySocks)
 _new_poll = select.poll  # the import of an app may take it away: eventlet.monkey_patch()
 SO_PASSRIGHTS = 83  # since Linux 6.16
 MOST_FDS = 253  # that come with one packet (SCM_MAX_FD)
 _AGAIN_MS = 50  # until a packet is sent again that there was no memory for
-_CREDENTIALS = struct.Struct("iii")
 _INT = array.array("i").itemsize
 # ints: an operation on the enum's members takes as long as a system call
 _SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
@@ -160,8 +159,8 @@ def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
             received = array.array("i")
             received.frombytes(payload[: len(payload) - len(payload) % _INT])
             fds.extend(received)
-        elif kind == socket.SCM_CREDENTIALS and len(payload) >= _CREDENTIALS.size:
-            pid, uid, _ = _CREDENTIALS.unpack_from(payload)
+        elif kind == socket.SCM_CREDENTIALS and len(payload) >= CREDENTIALS.size:
+            pid, uid, _ = CREDENTIALS.unpack_from(payload)
     extra = fds[max_fds:]
     let_go(extra)
     cut = bool(flags & _CUT) or bool(extra)
@@ -174,12 +173,12 @@ def peek_packet(sock: socket.socket, size: int) -> Packet | None:
     The socket has SO_PASSCRED.
     """
     try:
-        data, ancillary, flags, _ = sock.recvmsg(size, socket.CMSG_SPACE(_CREDENTIALS.size), _PEEK)
+        data, ancillary, flags, _ = sock.recvmsg(size, socket.CMSG_SPACE(CREDENTIALS.size), _PEEK)
     except BlockingIOError:
         return None
     except ConnectionResetError:  # as above
         return peek_packet(sock, size)
-    pid, uid, _ = _CREDENTIALS.unpack_from(ancillary[0][2]) if ancillary else (0, -1, -1)
+    pid, uid, _ = CREDENTIALS.unpack_from(ancillary[0][2]) if ancillary else (0, -1, -1)
     return Packet(data, [], pid, bool(flags & socket.MSG_CTRUNC), uid)
 
 
@@ -191,7 +190,7 @@ def drop_packet(sock: socket.socket | None) -> None:
 
 @functools.cache
 def _room(max_fds: int) -> int:
-    return socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE((max_fds or MOST_FDS) * _INT)
+    return socket.CMSG_SPACE(CREDENTIALS.size) + socket.CMSG_SPACE((max_fds or MOST_FDS) * _INT)
 
 
 def let_go(fds: list[int] | tuple[int, ...]) -> None:

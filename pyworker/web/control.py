@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import socket
-import struct
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,11 +14,11 @@ from pyworker.protocol.control import PROTOCOL, Answer, Call, Progress, Refused,
 from pyworker.protocol.names import CONTROL_SOCKET
 from pyworker.protocol.wire import WireError, decode, encode
 from pyworker.unix.files import socket_path
+from pyworker.unix.peer import peer
 
 MAX_ANSWER = 64 * 1024 * 1024
 ANSWER_TIME = 10.0  # seconds to the answer of a request that waits for nothing
 _AGAIN = 0.05
-_UCRED = struct.Struct("3i")
 
 
 class Away(Exception):
@@ -46,7 +45,7 @@ async def _open(home: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     except OSError as error:
         raise Away(f"the pyworker daemon of {home} cannot be asked: {error.strerror}") from None
     sock: socket.socket = writer.get_extra_info("socket")
-    _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    _, uid = peer(sock)
     if uid not in (0, os.geteuid()) and os.geteuid() != 0:
         writer.close()
         raise Away(f"the socket in {home} belongs to user {uid}")
