@@ -66,19 +66,11 @@ def hunt(loop: Loop, pipe: int | None, end: Callable[[int | None], bool]) -> Non
 
 def _candidates(guardian: int) -> Iterator[tuple[int, int]]:
     """Yield pid and parent of each that may be ours: who leads no session is the child of a worker."""
-    of_orphans = _parent_and_session(guardian)[0]
-    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
-        parent, session = _parent_and_session(pid)
-        if session == pid and parent in (guardian, of_orphans):
+    of_orphans = process.stat_number(guardian, 4)
+    for pid in process.all_pids():
+        parent = process.stat_number(pid, 4)
+        if parent in (guardian, of_orphans) and process.stat_number(pid, 6) == pid:
             yield pid, parent
-
-
-def _parent_and_session(pid: int) -> tuple[int, int]:
-    try:
-        fields = process.stat_fields(pid)
-        return int(fields[1]), int(fields[3])
-    except (OSError, ValueError, IndexError):
-        return 0, 0
 
 
 def _was_born_as(worker: WorkerId, pid: int) -> bool:

@@ -12,11 +12,12 @@ import shlex
 import socket
 import struct
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from pyworker.protocol.names import ENV_APP, GUARDIAN_TITLE, LOCK_FILE
 from pyworker.record import record
-from pyworker.unix.process import stat_fields
+from pyworker.unix.peer import peer
+from pyworker.unix.process import all_pids, stat_number
 from pyworker.unix.sockdiag import listening_inode
 
 _LISTEN = "0A"  # TCP_LISTEN in the state column of /proc/net/tcp
@@ -24,7 +25,6 @@ _MAX_COMMAND = 120
 _MAX_ENV = 2**20
 _NEAR = 4  # generations: guardian, daemon, template; or guardian, npm, sh, node
 _DELETED = " (deleted)"  # what /proc says behind the path of a file that has none any more
-_CREDENTIALS = struct.Struct("iII")
 
 
 def user_name(uid: int, table: str = "/etc/passwd") -> str:
@@ -78,8 +78,8 @@ def left_by(app: str, workers: Collection[int]) -> tuple[int, Owner] | None:
     What a worker had started in a session of its own outlives it, as a child of our guardian.
     """
     listening = {f"socket:[{inode}]": (port, uid) for _, port, uid, inode in _listening()}
-    for pid in _pids():
-        is_left = pid not in workers and _stat(pid, 4) == os.getppid()
+    for pid in all_pids():
+        is_left = pid not in workers and stat_number(pid, 4) == os.getppid()
         if is_left and f"{ENV_APP}={app}" in _text(pid, "environ", _MAX_ENV).split("\0"):
             found = next((listening[held] for held in _held(pid) if held in listening), None)
             if found is not None:
@@ -92,13 +92,12 @@ def of_unix(connected: socket.socket, file: os.stat_result) -> Owner:
 
     The kernel's word is who began to listen: a daemon before this one, say, whose guardian has the socket now.
     """
-    raw = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    pid, uid = peer(connected)
     if inode := listening_inode(file):
         found = _of_inodes(frozenset({inode}), uid)
         if found.pid:
             return found
-    return _of_process(pid, uid, frozenset()) if _stat(pid, 22) else Owner(uid)
+    return _of_process(pid, uid, frozenset()) if stat_number(pid, 22) else Owner(uid)
 
 
 def guardian_of(found: Owner) -> int:
@@ -107,7 +106,7 @@ def guardian_of(found: Owner) -> int:
     for _ in range(_NEAR):
         if command.startswith(GUARDIAN_TITLE):
             return pid if pid != os.getppid() else 0
-        pid = _stat(pid, 4)  # its parent
+        pid = stat_number(pid, 4)  # its parent
         command = _command(pid)
     return 0
 
@@ -121,12 +120,13 @@ def stopped_by(pid: int) -> str:
             return "pm2 stop NAME"
         if any(os.path.basename(word) == "supervisord" for word in words[:2]):
             return "supervisorctl stop NAME"
-        above = _stat(above, 4)
+        above = stat_number(above, 4)
     groups = [line.split(":", 2) for line in _text(pid, "cgroup").splitlines() if line.count(":") > 1]
     path = next((path for _, controllers, path in groups if controllers in ("", "name=systemd")), "")
     unit = os.path.basename(path)
     is_service = unit.endswith(".service") and not unit.startswith("user@")
-    if not is_service or _text(_stat(pid, 4), "comm").strip() != "systemd":  # a manager in the service has others, too
+    # a manager in the service has others, too
+    if not is_service or _text(stat_number(pid, 4), "comm").strip() != "systemd":
         return f"kill {pid}"
     return f"systemctl {'--user ' if '/user@' in path else ''}stop {shlex.quote(_printable(unit))}"
 
@@ -171,7 +171,7 @@ def _overlap(theirs: str, ours: str) -> bool:
 def _of_inodes(inodes: frozenset[int], uid: int) -> Owner:
     """Return the oldest process that holds one of the sockets: the master, not one of its children."""
     wanted = {f"socket:[{inode}]" for inode in inodes}
-    holders = [pid for pid in _pids() if _holds(pid, wanted)]
+    holders = [pid for pid in all_pids() if any(held in wanted for held in _held(pid))]
     if not holders:
         return Owner(uid, inodes=inodes)
     return _of_process(max(holders, key=_age), uid, inodes)
@@ -184,14 +184,6 @@ def _of_process(pid: int, uid: int, inodes: frozenset[int]) -> Owner:
     with contextlib.suppress(OSError):
         cwd = _printable(os.readlink(f"/proc/{pid}/cwd"))
     return Owner(uid, pid, _command(pid), _age(pid), cwd, inodes)
-
-
-def _pids() -> Iterable[int]:
-    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
-
-
-def _holds(pid: int, wanted: set[str]) -> bool:
-    return any(held in wanted for held in _held(pid))
 
 
 def _held(pid: int) -> Iterator[str]:
@@ -218,17 +210,9 @@ def _text(pid: int, name: str, most: int = 4096) -> str:
     return ""
 
 
-def _stat(pid: int, field: int) -> int:
-    """Return a number of /proc/PID/stat, counted as proc(5) does; 0 when the process is gone."""
-    try:
-        return int(stat_fields(pid)[field - 3])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
 def _age(pid: int) -> float:
     """Return how long ago a process was started, 0.0 when it is gone."""
-    started = _stat(pid, 22)  # in clock ticks since the boot
+    started = stat_number(pid, 22)  # in clock ticks since the boot
     if not started:
         return 0.0
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))

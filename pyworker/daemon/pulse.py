@@ -96,7 +96,7 @@ class Pulse:
     def _may_hang(self, app: App, template: TemplateHandle) -> bool:
         """Whether a template does anything but wait for an order: it is stopped, runs, or has one that it has not carried out."""
         unborn = any(w.id.generation == template.generation and not w.pid and w.is_alive for w in app.workers.values())
-        return unborn or not process.sleeps(template.pid) or self._brain.templates.unread(template)
+        return unborn or process.state(template.pid) != "S" or self._brain.templates.unread(template)
 
     def _ask_dispatcher(self, app: App) -> None:
         dispatcher = app.dispatcher
@@ -121,7 +121,7 @@ class Pulse:
                     continue
                 key = (app.name, w.id.serial)
                 # a guardian that died has left its children to init
-                before, progress, is_child = self._seen.get(key) or (0, -1.0, process.parent(w.pid) == guardian)
+                before, progress, is_child = self._seen.get(key) or (0, -1.0, process.stat_number(w.pid, 4) == guardian)
                 reason, at = self._lives(app, w, progress, now, look=may_be_stopped or not is_child)
                 seen[key] = (before + 1 if reason else 0, at, is_child)
                 if reason and before + 1 >= MISSED and not busy:

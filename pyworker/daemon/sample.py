@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pyworker.protocol.figures import Totals, error_share, quantile
 from pyworker.record import record
-from pyworker.unix.process import stat_fields
+from pyworker.unix.process import all_pids, stat_fields
 
 FRESH = 0.5  # seconds in which the same answer is given again
 PSS_FRESH = 5.0  # the same for what takes longer to find out
@@ -152,10 +152,9 @@ class Sampler:
         if not 0 <= now - self._scanned_at < FRESH:
             self._scanned_at = now
             self._sessions = {}
-            for name in os.listdir("/proc"):
-                if name.isdecimal():
-                    with contextlib.suppress(OSError):  # it ended meanwhile
-                        self._sessions.setdefault(os.getsid(int(name)), []).append(int(name))
+            for other in all_pids():
+                with contextlib.suppress(OSError):  # it ended meanwhile
+                    self._sessions.setdefault(os.getsid(other), []).append(other)
         return [member for member in self._sessions.get(pid, ()) if member != pid]
 
 

@@ -19,7 +19,7 @@ from pyworker.daemon.handles import WorkerHandle
 from pyworker.protocol.inherited import fd_name
 from pyworker.protocol.stacks import MAX_TEXT, has_tasks
 from pyworker.protocol.worker import DUMP_SIGNAL, STACKS_SIGNAL, TASKS_SIGNAL
-from pyworker.unix import signals
+from pyworker.unix import process, signals
 
 if TYPE_CHECKING:
     from pyworker.daemon.brain import Brain
@@ -115,7 +115,7 @@ class Stacks:
         elif handle.ended_at is not None:
             self._end(queue, "", "it ended just now", f"pyworker describe {app.name}")
         else:
-            state = signals.state_of(handle.pid)
+            state = process.state(handle.pid)
             words = {"T": "it is stopped (SIGSTOP)", "t": "a debugger holds it", "D": "it waits in the kernel (disk?)"}
             why = words.get(state, "it does not take the signal") + f": no answer within {PATIENCE:g} s"
             self._end(queue, "", why, f"kill -CONT {handle.pid}" if state == "T" else f"cat /proc/{handle.pid}/wchan")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from pyworker.unix.process import ExitStatus, stat_fields, status_of
+from pyworker.unix.process import ExitStatus, stat_number, status_of
 
 
 class Children:
@@ -66,13 +66,7 @@ def any_is_stopped() -> bool:
 
 def _with_parent(parent: int) -> list[int]:
     """Return the children of a process by asking each that there is: slow, but no end goes unseen behind an unreaped one."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            with contextlib.suppress(OSError):  # it is gone
-                if int(stat_fields(int(name))[1]) == parent:
-                    found.append(int(name))
-    return found
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal() and stat_number(int(name), 4) == parent]
 
 
 def _status(kind: int, pid: int) -> ExitStatus | None:

@@ -7,7 +7,6 @@ import ctypes
 import errno
 import fcntl
 import functools
-import math
 import os
 import select
 import signal
@@ -187,34 +186,28 @@ def pidfd_pid(pidfd: int) -> int:
     return 0
 
 
+def state(pid: int) -> str:
+    """Return the letter that ps shows (R, S, D, T, t, Z), "" when it is gone."""
+    try:
+        return stat_fields(pid)[0].decode()
+    except (OSError, IndexError):
+        return ""
+
+
 def is_stopped(pid: int) -> bool:
     """True for a process that was stopped by a signal; one that a debugger holds ("t") is not."""
-    try:
-        return stat_fields(pid)[0] == b"T"
-    except (OSError, IndexError):
-        return False
-
-
-def sleeps(pid: int) -> bool:
-    """True for a process that waits for something to happen, as one does that has nothing to do."""
-    try:
-        return stat_fields(pid)[0] == b"S"
-    except (OSError, IndexError):
-        return False
+    return state(pid) == "T"
 
 
 def is_kept(pid: int) -> bool:
     """True for a process, killed before, that the kernel does not let end: it waits for a disk (D), or a thread of it does (Z)."""
-    try:
-        return stat_fields(pid)[0] in (b"D", b"Z")
-    except (OSError, IndexError):
-        return False
+    return state(pid) in ("D", "Z")
 
 
-def parent(pid: int) -> int:
-    """Return the pid of a process's parent, 0 if nobody knows."""
+def stat_number(pid: int, field: int) -> int:
+    """Return a number of proc_pid_stat(5), counted as there (4: its parent, 6: its session); 0 when the process is gone."""
     try:
-        return int(stat_fields(pid)[1])
+        return int(stat_fields(pid)[field - 3])
     except (OSError, IndexError, ValueError):
         return 0
 
@@ -296,13 +289,14 @@ def kill_rest_of_session(pid: int, signum: int, alive_at: float) -> bool:
     """
     held: dict[int, int] = {}
     try:
-        for member in _all_pids():
+        for member in all_pids():
             with contextlib.suppress(OSError):  # it is gone
                 if os.getsid(member) == pid:
                     held[member] = os.pidfd_open(member)
-        members = [member for member in held if _is_of(pid, member)]
+        members = [member for member in held if stat_number(member, 6) == pid]  # its session: pids are given again
         before = alive_at * os.sysconf("SC_CLK_TCK") - 1
-        if not any(_started(m) < before and _is_of(pid, m) and not is_gone(held[m]) for m in members):
+        starts = [(stat_number(member, 22), member) for member in members]
+        if not any(0 < start < before and not is_gone(held[member]) for start, member in starts):
             return False
         for member in members:
             with contextlib.suppress(OSError):  # with other rights, not ours to signal
@@ -313,31 +307,14 @@ def kill_rest_of_session(pid: int, signum: int, alive_at: float) -> bool:
             os.close(pidfd)
 
 
-def _is_of(session: int, pid: int) -> bool:
-    try:
-        return os.getsid(pid) == session
-    except OSError:
-        return False
-
-
-def _started(pid: int) -> float:
-    """Return when a process was started, in clock ticks since the boot; for ever when it is gone."""
-    try:
-        return int(stat_fields(pid)[19])
-    except (OSError, ValueError, IndexError):
-        return math.inf
-
-
 def sessions() -> dict[int, set[int]]:
     """Return of each session whom its leader's group does not have, as far as can be seen: 2 µs for each process there is."""
     found: dict[int, set[int]] = {}
-    for pid in _all_pids():
-        try:
+    for pid in all_pids():
+        with contextlib.suppress(OSError):  # it is gone
             session = os.getsid(pid)
             if os.getpgid(pid) != session:
                 found.setdefault(session, set()).add(pid)
-        except OSError:
-            continue  # it is gone
     return found
 
 
@@ -356,17 +333,16 @@ def sessions_with_others() -> set[int]:
 
 def _with_others(leader_of: Callable[[int], int]) -> set[int]:
     found: set[int] = set()
-    for pid in _all_pids():
-        try:
+    for pid in all_pids():
+        with contextlib.suppress(OSError):  # it is gone
             leader = leader_of(pid)
-            if leader not in (0, pid) and stat_fields(pid)[0] not in (b"Z", b"X"):  # 0: the kernel's own
+            if leader not in (0, pid) and state(pid) not in ("Z", "X", ""):  # 0: the kernel's own
                 found.add(leader)
-        except (OSError, IndexError):
-            continue  # it is gone
     return found
 
 
-def _all_pids() -> list[int]:
+def all_pids() -> list[int]:
+    """Return the pids of all processes that can be seen."""
     try:
         return [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:  # no descriptor is left
@@ -398,10 +374,7 @@ def last_status(pidfd: int) -> ExitStatus | None:
         return None
     if not struct.unpack_from("=Q", request, 0)[0] & _PIDFD_INFO_EXIT:
         return None
-    number: int = struct.unpack_from("=i", request, _INFO_EXIT_CODE)[0]
-    if os.WIFEXITED(number):
-        return ExitStatus(os.WEXITSTATUS(number), None)
-    return ExitStatus(None, os.WTERMSIG(number), os.WCOREDUMP(number))
+    return _of_wait_status(struct.unpack_from("=i", request, _INFO_EXIT_CODE)[0])
 
 
 def zombie_status(pid: int, pidfd: int) -> tuple[ExitStatus, int] | None:
@@ -417,9 +390,13 @@ def zombie_status(pid: int, pidfd: int) -> tuple[ExitStatus, int] | None:
             return None
     except (OSError, ValueError, IndexError):
         return None
+    return _of_wait_status(number), int(fields[1])
+
+
+def _of_wait_status(number: int) -> ExitStatus:
     if os.WIFEXITED(number):
-        return ExitStatus(os.WEXITSTATUS(number), None), int(fields[1])
-    return ExitStatus(None, os.WTERMSIG(number), os.WCOREDUMP(number)), int(fields[1])
+        return ExitStatus(os.WEXITSTATUS(number), None)
+    return ExitStatus(None, os.WTERMSIG(number), os.WCOREDUMP(number))
 
 
 def kill_group_of(pidfd: int, number: int = signal.SIGKILL) -> bool:

@@ -25,11 +25,6 @@ def blocked_by(pid: int, signum: int) -> frozenset[int]:
     return frozenset(int(t) for t in threads if _has(_status(f"/proc/{pid}/task/{t}/status"), "SigBlk", signum))
 
 
-def state_of(pid: int) -> str:
-    """Return the letter that ps shows (R, S, D, T, t, Z), "" when it is gone."""
-    return _status(f"/proc/{pid}/status").get("State", "")[:1]
-
-
 def _has(status: dict[str, str], field: str, signum: int) -> bool:
     return bool(int(status.get(field, "0"), 16) >> (signum - 1) & 1)
 

@@ -78,7 +78,7 @@ def test_what_an_earlier_worker_has_left_on_a_port_is_found_without_its_number(m
 def test_a_service_of_systemd_is_ended_by_systemd_which_would_start_it_again_after_a_kill(
     monkeypatch: pytest.MonkeyPatch, cgroup: str, parent: str, step: str
 ) -> None:
-    monkeypatch.setattr(owner, "_stat", lambda _pid, _field: 1)
+    monkeypatch.setattr(owner, "stat_number", lambda _pid, _field: 1)
     monkeypatch.setattr(owner, "_text", lambda pid, name: cgroup if (pid, name) == (4711, "cgroup") else f"{parent}\n")
     assert owner.stopped_by(4711) == step
 
@@ -97,7 +97,7 @@ def test_what_pm2_or_supervisor_runs_is_ended_by_that(
 ) -> None:
     """In a cluster of pm2's its daemon has the port, and with `npm start` there are two between."""
     line = {4711: 4710, 4710: 4709, 4709: 1, 1: 0}
-    monkeypatch.setattr(owner, "_stat", lambda pid, _field: line.get(pid, 0))
+    monkeypatch.setattr(owner, "stat_number", lambda pid, _field: line.get(pid, 0))
     monkeypatch.setattr(owner, "_text", lambda pid, _name: "")
     monkeypatch.setattr(owner, "_command", lambda pid: title if pid == 4711 - above else "node server.js")
     assert owner.stopped_by(4711) == step

@@ -71,8 +71,7 @@ class Kernel:
         for module in (process, spawn):
             module.spawn_watched = self.spawn_watched
         process.is_gone = lambda pidfd: not self.process_of(pidfd).is_alive
-        process.is_stopped = lambda pid: False
-        process.sleeps = lambda pid: True
+        process.state = lambda pid: "S"
         process.time_without_cpu = lambda pid: 0.0
         process.sessions_with_others, process.sessions, process.kill_session = set, dict, self.kill_group
         os.pidfd_open, os.getppid, os.getpid = self.pidfd_open, lambda: GUARDIAN, lambda: DAEMON

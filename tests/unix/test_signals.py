@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyworker.unix import signals
+from pyworker.unix import process, signals
 from tests.support.wait import wait_until
 
 SIGNAL = 60
@@ -48,7 +48,7 @@ def test_a_stopped_process_is_seen_with_what_waits_for_it(sleeper: subprocess.Po
     pid = sleeper.pid
     assert not signals.is_waiting(pid, SIGNAL)
     sleeper.send_signal(signal.SIGSTOP)
-    wait_until(lambda: signals.state_of(pid) == "T")
+    wait_until(lambda: process.state(pid) == "T")
     sleeper.send_signal(SIGNAL)
     assert signals.is_waiting(pid, SIGNAL)
 
@@ -56,6 +56,6 @@ def test_a_stopped_process_is_seen_with_what_waits_for_it(sleeper: subprocess.Po
 def test_a_process_that_is_gone_is_nothing(sleeper: subprocess.Popen[bytes]) -> None:
     sleeper.kill()
     sleeper.wait()
-    assert signals.state_of(sleeper.pid) == ""
+    assert process.state(sleeper.pid) == ""
     assert not signals.is_handled(sleeper.pid, SIGNAL)
     assert not signals.blocked_by(sleeper.pid, SIGNAL)
