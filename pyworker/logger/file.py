@@ -73,11 +73,6 @@ class LogFile:
         fits = records.rfind(b"\n", 0, max(0, room)) + 1
         return fits if fits or self._size else records.find(b"\n") + 1
 
-    def missed(self, count: int, why: str) -> None:
-        """Count lines that never came as far as this; the file mentions them before the next record."""
-        self.lost += count
-        self.owe(count, why)
-
     def owe(self, count: int, why: str) -> None:
         """Mention, before the next record, lines that were counted as lost before."""
         self.unsaid += count

@@ -75,22 +75,16 @@ class Output:
         self._in_hand = 0
         if self._batch:
             failpoint.hit("logger.write")
-        if self._hanging:
-            self._ask_again()
+        for hanging in self._hanging:
+            self._batch.setdefault(hanging, [])
         for file, records in self._batch.items():
             file.write(b"".join(records), time.monotonic(), stamp(time.time()))
-            if isinstance(file, PatientFile):
-                self._hands.owe(file.app, file.unsaid)
+            self._hands.owe(file.app, file.unsaid)
         self._batch = {}
         self._hands.empty(self._begun)
         if self._for_journal:
             self._journal.write(b"".join(self._for_journal))
             self._for_journal = []
-
-    def _ask_again(self) -> None:
-        for file in list(self._hanging):
-            file.write(b"", time.monotonic(), stamp(time.time()))
-            self._hands.owe(file.app, file.unsaid)
 
     @property
     def hangs(self) -> bool:
@@ -124,11 +118,10 @@ class Output:
         if left:
             how_many = "or more: it had not counted the last" if left >= UNCOUNTED else "at most"
             file.missed(lines_left(left), f"the logger was killed with them in its hands ({how_many})")
-        if isinstance(file, PatientFile):
-            if unsaid:
-                file.owe(unsaid, "the logger before this one could not write them")
-            self._hands.owe(file.app, file.unsaid)
-        if file.app != app or not isinstance(file, PatientFile):
+        if unsaid:
+            file.owe(unsaid, "the logger before this one could not write them")
+        self._hands.owe(file.app, file.unsaid)
+        if file.app != app:
             self._hands.owe(app, 0)
 
     def forget(self, app: str, printing: Iterable[str]) -> None:

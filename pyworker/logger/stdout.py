@@ -17,7 +17,9 @@ FD = 1
 
 
 class Stdout:
-    """What LogFile is, for the stdout that was inherited. `wait` returns when its reader takes something again."""
+    """What PatientFile is, for the stdout that was inherited. `wait` returns when its reader takes something again."""
+
+    unsaid = 0  # nothing is mentioned here
 
     def __init__(self, spec: LogsSpec, app: str, wait: Callable[[], None]) -> None:
         self.spec = spec
@@ -55,6 +57,9 @@ class Stdout:
     def missed(self, count: int, why: str) -> None:
         """Count lines that never came as far as this."""
         self.lost += count
+
+    def owe(self, count: int, why: str) -> None:
+        """Lines that were counted before are mentioned nowhere."""
 
     def close(self) -> None:
         """Stdout stays open: the next logger goes on with it."""
