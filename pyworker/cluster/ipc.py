@@ -42,6 +42,16 @@ class HandleNotDeliveredError(ConnectionError):
         self.handle = handle
 
 
+def settling(done: asyncio.Future[None]) -> Callback:
+    """Return the callback of a message that somebody waits for."""
+
+    def told(error: Exception | None) -> None:
+        if not done.done():
+            done.set_exception(error) if error is not None else done.set_result(None)
+
+    return told
+
+
 def _lost(why: str, handle: Any) -> ConnectionError:
     """What the sender of something is told that did not go."""
     return ChannelClosedError(why) if handle is None else HandleNotDeliveredError(why, handle)

@@ -18,7 +18,7 @@ from typing import IO, Any, ClassVar, Literal, Self, TypeAlias
 
 from pyworker.cluster import handles
 from pyworker.cluster.emitter import Bare, Emitter
-from pyworker.cluster.ipc import ChannelClosedError, LoopChannel, Receiver
+from pyworker.cluster.ipc import ChannelClosedError, LoopChannel, Receiver, settling
 from pyworker.cluster.pipes import PipeReader, PipeWriter
 from pyworker.protocol import node
 from pyworker.unix.process import UNKNOWN, ExitStatus, collect, kill_group, send_signal
@@ -106,12 +106,7 @@ class ChildProcess(Emitter, Receiver):
     async def deliver(self, message: Any, handle: handles.Sendable = None, *, keep_open: bool = False) -> None:
         """Send, and wait until it is in the child's channel; with a handle, until the child has it."""
         done: asyncio.Future[None] = self._loop.create_future()
-
-        def told(error: Exception | None) -> None:
-            if not done.done():
-                done.set_exception(error) if error is not None else done.set_result(None)
-
-        self.send(message, handle, keep_open=keep_open, callback=told)
+        self.send(message, handle, keep_open=keep_open, callback=settling(done))
         await done
 
     async def drain(self) -> None:
@@ -304,15 +299,12 @@ class ChildProcess(Emitter, Receiver):
             reader.child_exited()
         if self._channel is not None:
             # what it said last is read before its exit is told: the channel's end comes after all of it
-            self._drain_channel(self._channel)
+            for _ in range(1000):
+                if self._channel.closed or not self._channel.read_now():
+                    break
         self._exited.set_result(status)
         self.emit("exit", self.exit_code, self.signal_code)
         self._check_closed()
-
-    def _drain_channel(self, channel: LoopChannel) -> None:
-        for _ in range(1000):
-            if channel.closed or not channel.read_now():
-                return
 
     def _pipe_ended(self) -> None:
         self._open -= 1

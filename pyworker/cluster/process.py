@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 from pyworker.cluster import given, handles
 from pyworker.cluster.emitter import Bare, Emitter, Event, report
-from pyworker.cluster.ipc import ChannelClosedError, Receiver, ThreadChannel
+from pyworker.cluster.ipc import ChannelClosedError, Receiver, ThreadChannel, settling
 from pyworker.protocol import node
 
 _MAX_WAITING = 1000  # messages kept for a program that has not said on("message") yet
@@ -303,11 +303,7 @@ async def deliver(message: Any, handle: handles.Sendable = None, *, keep_open: b
     """Send, and wait until it is in the parent's channel; with a handle, until the parent has it."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
-
-    def settle(error: Exception | None) -> None:
-        if not done.done():
-            done.set_exception(error) if error is not None else done.set_result(None)
-
+    settle = settling(done)
     send(message, handle, keep_open=keep_open, callback=lambda error: _soon(loop, settle, error))
     await done
 

@@ -26,6 +26,7 @@ from pyworker.protocol.names import LOGS_DIR
 from pyworker.protocol.stacks import parse, whereabouts
 from pyworker.unix.files import open_regular
 from pyworker.unix.process import ExitStatus
+from pyworker.unix.ready import ready
 
 LOOK_AGAIN = 0.02  # seconds between two looks whether the logger has come to the end
 HELD_OPEN = 0.5  # seconds for what a process left in a pipe that others hold open: its children, a busy launcher
@@ -101,7 +102,7 @@ def when_written(
 
     def look() -> None:
         waited = loop.clock() - began
-        found = [_poll(fd) for fd in map(store.get, names) if fd is not None]
+        found = [ready(fd, select.POLLIN) for fd in map(store.get, names) if fd is not None]
         if any(events & select.POLLHUP for events in found):
             patience = LONGEST
         elif any(found):
@@ -116,12 +117,6 @@ def when_written(
             loop.call_later(LOOK_AGAIN, look)
 
     loop.call_later(LOOK_AGAIN, look)
-
-
-def _poll(pipe: int) -> int:
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN)
-    return next((events for _, events in poll.poll(0)), 0)
 
 
 def has_in_hand(home: str, app: str) -> bool:

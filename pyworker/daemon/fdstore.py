@@ -63,7 +63,7 @@ class FdStore:
         """Block until the guardian has handed over everything. Raises EOFError when it dies before, or all cannot be taken."""
         done: store.RestoreDone | None = None
         while done is None:
-            packet = _receive_blocking(self.channel)
+            packet = unix_fds.recv_surely(self.channel, MAX_MESSAGE, store.BATCH)
             if not packet.data:
                 raise EOFError("the guardian is gone")
             if packet.truncated:
@@ -280,16 +280,6 @@ class FdStore:
                 pass
             case _:
                 assert_never(message)
-
-
-def _receive_blocking(channel: socket.socket) -> unix_fds.Packet:
-    poll = select.poll()
-    poll.register(channel, select.POLLIN)
-    while True:
-        packet = unix_fds.recv_packet(channel, MAX_MESSAGE, store.BATCH)
-        if packet is not None:
-            return packet
-        poll.poll()
 
 
 def become_guardian(home: str, fds: dict[str, int], *, standby: bool = False) -> NoReturn:

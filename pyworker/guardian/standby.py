@@ -8,7 +8,6 @@ its end says that nobody is left who has everything, and Leave that the next dae
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 
 from pyworker import failpoint
@@ -24,13 +23,8 @@ def is_needed(number: int) -> bool:
         failpoint.hit("guardian.stands_by")
         with contextlib.suppress(OSError):  # it has gone: that is read below
             fds.send_packet(channel, encode(StandsBy()))
-        poll = select.poll()
-        poll.register(channel, select.POLLIN)
         while True:
-            poll.poll()
-            packet = fds.recv_packet(channel, MAX_MESSAGE, BATCH)
-            if packet is None:
-                continue
+            packet = fds.recv_surely(channel, MAX_MESSAGE, BATCH)
             fds.close_all(packet.fds)
             if not packet.data and not packet.fds:
                 return True

@@ -18,6 +18,7 @@ from pyworker.protocol.wire import WireError
 from pyworker.template import command
 from pyworker.template.spec import read_spec
 from pyworker.unix.process import spawn
+from pyworker.unix.ready import ready
 from pyworker.unix.user import soft_nofile
 
 
@@ -31,7 +32,7 @@ def start(table: dict[int, int], spec_fd: int) -> int:
         spec = read_spec(table[spec_fd])
     except WireError:
         raise NotDirect from None
-    if _was_spoken_to(table[spec.channel_fd]):
+    if ready(table[spec.channel_fd], select.POLLIN):  # the daemon has something to say: mostly that it was given up
         raise NotDirect
     places = {place: table[place] for place in (0, 1, 2)}
     if spec.ipc_fd >= 0:
@@ -43,13 +44,6 @@ def start(table: dict[int, int], spec_fd: int) -> int:
             return spawn(list(spec.app.command), env, places, path=path)
     except (OSError, ValueError):
         raise NotDirect from None
-
-
-def _was_spoken_to(channel_fd: int) -> bool:
-    """True when the daemon has something to say before it begins: mostly that it was given up."""
-    poll = select.poll()
-    poll.register(channel_fd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from pyworker import failpoint
 from pyworker.protocol import wire
 from pyworker.protocol.template import MAX_LAUNCH_FDS, Launch, Launched, LaunchSpec
 from pyworker.template import direct
-from pyworker.unix.fds import Packet, close_all, keep_from_exec, recv_packet, send_surely
+from pyworker.unix.fds import Packet, close_all, keep_from_exec, recv_packet, recv_surely, send_surely
 from pyworker.unix.process import PR_SET_PDEATHSIG, prctl, set_name
 
 LINGER = 0.01  # seconds that a batch waits for more of its kind; until it ends its children are not the guardian's
@@ -36,13 +36,8 @@ def serve(channel: socket.socket, launch: Callable[[int], int]) -> int:
     keep_from_exec()  # the channel, too, came over an exec
     wire.prepare(LaunchSpec)  # two thirds of what a child had to do until its exec
     gc.disable()  # in the children, until their exec, it would only touch and so copy pages
-    poll = select.poll()
-    poll.register(channel, select.POLLIN)
     while True:
-        packet = recv_packet(channel, wire.MAX_MESSAGE, MAX_LAUNCH_FDS)
-        if packet is None:
-            poll.poll()
-            continue
+        packet = recv_surely(channel, wire.MAX_MESSAGE, MAX_LAUNCH_FDS)
         if not packet.data and not packet.fds:
             return 0
         asked: Launch = wire.decode(Launch, packet.data)

@@ -358,10 +358,7 @@ def fork_worker() -> int:
         close_all([reader, writer])
         return middle
     if middle == 0:
-        try:
-            pid = os.fork()
-        except OSError as error:
-            pid = -(error.errno or 1)
+        pid = python_fork()
         if pid == 0:
             close_all([reader, writer])
             return 0

@@ -23,6 +23,7 @@ from pyworker.protocol import wire
 from pyworker.unix.fds import Packet, recv_packet, send_packet, socketpair
 from pyworker.unix.pages import copy_like
 from pyworker.unix.process import is_stopped, send_signal, set_name
+from pyworker.unix.ready import ready
 from pyworker.unix.title import set_title
 
 CALM = 0.1  # seconds in which nobody has asked for a worker: a start or a reload is over
@@ -73,7 +74,7 @@ class Spares:
                 if pid < 0:
                     raise OSError(-pid, os.strerror(-pid))
                 self._pidfd = os.pidfd_open(pid)
-                if _has_ended(ours):  # the number may be another's by now
+                if ready(ours.fileno(), 0):  # it has ended: the number may be another's by now
                     os.close(self._pidfd)
                     raise ProcessLookupError(pid)
             except OSError:  # whoever is needed will be forked when it is; one whose channel closes leaves
@@ -129,12 +130,6 @@ class Spares:
             self._channel.close()
             os.close(self._pidfd)
             self._channel, self._pidfd = None, -1
-
-
-def _has_ended(channel: socket.socket) -> bool:
-    poll = select.poll()
-    poll.register(channel, 0)
-    return bool(poll.poll(0))
 
 
 def name_spare(app: str, generation: int) -> None:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from pyworker.errors import WANTING
 from pyworker.unix.peer import CREDENTIALS
+from pyworker.unix.ready import ready
 
 Socket = socket.socket  # an app may put a class of its own there later, for which ours are no sockets (PySocks)
 _new_poll = select.poll  # the import of an app may take it away: eventlet.monkey_patch()
@@ -123,11 +124,9 @@ def send_whole(sock: socket.socket, data: bytes | memoryview, fd: int = -1) -> i
 
     Whoever is killed after a part has gone leaves half a line to the next owner of the socket, who cannot know.
     """
-    if len(data) > _ONE_BUFFER:
-        room = select.poll()
-        room.register(sock, select.POLLOUT)  # said when three quarters of the socket's 208 KiB are free
-        if not room.poll(0):
-            return 0
+    # that there is room is said when three quarters of the socket's 208 KiB are free
+    if len(data) > _ONE_BUFFER and not ready(sock.fileno(), select.POLLOUT):
+        return 0
     return send_some(sock, data, fd)
 
 
@@ -165,6 +164,15 @@ def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
     let_go(extra)
     cut = bool(flags & _CUT) or bool(extra)
     return Packet(data, fds[:max_fds], pid, cut, uid)
+
+
+def recv_surely(sock: socket.socket, size: int, max_fds: int) -> Packet:
+    """Receive one packet as `recv_packet` does, waiting for it."""
+    poll = _new_poll()
+    poll.register(sock, select.POLLIN)
+    while (packet := recv_packet(sock, size, max_fds)) is None:
+        poll.poll()
+    return packet
 
 
 def peek_packet(sock: socket.socket, size: int) -> Packet | None:
@@ -220,10 +228,7 @@ def unread(sock: socket.socket) -> int:
 
 def at_end(pipe: int) -> bool:
     """True for a pipe that nobody can write to any more and that is empty."""
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN)
-    found = dict(poll.poll(0)).get(pipe, 0)
-    return bool(found & select.POLLHUP) and not found & select.POLLIN
+    return ready(pipe, select.POLLIN) & (select.POLLHUP | select.POLLIN) == select.POLLHUP
 
 
 def close_all(fds: list[int] | tuple[int, ...]) -> None:

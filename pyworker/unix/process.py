@@ -17,6 +17,7 @@ from typing import NamedTuple, NoReturn
 
 from pyworker.errors import WANTING
 from pyworker.unix import procfs
+from pyworker.unix.ready import ready
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -426,6 +427,4 @@ def status_of(found: os.waitid_result) -> ExitStatus:
 
 def is_gone(pidfd: int) -> bool:
     """True when the process of a pidfd has ended (a zombie counts as ended)."""
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
+    return ready(pidfd, select.POLLIN) != 0

@@ -10,6 +10,8 @@ import select
 import sys
 import time
 
+from pyworker.unix.ready import ready
+
 _PIECE = select.PIPE_BUF // 4  # characters for which a pipe that takes anything has room
 _dropped = 0  # texts, whole or in part, since one was written
 
@@ -30,9 +32,7 @@ def write(text: str) -> None:
 
 
 def _is_taken() -> bool:
-    poll = select.poll()
-    poll.register(2, select.POLLOUT)
-    return bool(poll.poll(0))
+    return ready(2, select.POLLOUT) != 0
 
 
 def trace(error: BaseException) -> None:

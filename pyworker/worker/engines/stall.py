@@ -16,6 +16,7 @@ import termios
 from typing import TYPE_CHECKING, Any
 
 from pyworker.unix.fds import Socket
+from pyworker.unix.ready import ready
 
 if TYPE_CHECKING:
     from pyworker.worker.engines.connection import Connection
@@ -59,10 +60,8 @@ def unread(transport: Any) -> int:
 def has_left(transport: Any) -> bool:
     """Whether the client will send nothing more, or is gone: the loop does not see that of a connection that it does not read."""
     sock = transport.get_extra_info("socket")
-    poll = select.poll()
     try:
-        poll.register(sock.fileno(), select.POLLRDHUP)
-        return bool(poll.poll(0))
+        return ready(sock.fileno(), select.POLLRDHUP) != 0
     except (AttributeError, OSError, ValueError):  # it is closed
         return False
 
