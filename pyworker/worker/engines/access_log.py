@@ -15,11 +15,10 @@ _in_json = json.JSONEncoder(separators=(",", ":")).encode  # an app may put anot
 
 
 class AccessLog:
-    """Writes the lines of one worker. `fd` stays the caller's."""
+    """Writes the lines of one worker."""
 
-    def __init__(self, format: Literal["text", "json"], fd: int = 1) -> None:
+    def __init__(self, format: Literal["text", "json"]) -> None:
         self._json = format == "json"
-        self._fd = fd
 
     def write(
         self, client: str, method: str, target: bytes, version: str, status: int, size: int, us: int, request_id: bytes
@@ -41,7 +40,7 @@ class AccessLog:
                 f'{client or "-"} "{method} {quoted} HTTP/{version}" {status} {size} {us / 1000:.1f}ms {ident or "-"}'
             )
         try:
-            os.write(self._fd, line.encode("ascii", "backslashreplace") + b"\n")
+            os.write(1, line.encode("ascii", "backslashreplace") + b"\n")
         except OSError:
             pass  # nobody reads stdout any more: that must not fail the request
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pyworker.worker.engines.ahead import Ahead
-from pyworker.worker.engines.exchange import BadTarget, Exchange
+from pyworker.worker.engines.exchange import Exchange
 from pyworker.worker.engines.wsgi import SLICE, WsgiExchange
 
 
@@ -98,7 +98,7 @@ class InlineExchange(WsgiExchange):
         """Call the app, and write what it says as far as its client takes it. Runs in the context of all requests."""
         try:
             whole = self._call()
-        except BaseException as error:  # noqa: BLE001 - whatever an app raises (SystemExit too) ends one request only
+        except BaseException as error:  # noqa: BLE001 - see _status_for
             self._failed(error)
             return
         if whole is None:
@@ -177,13 +177,7 @@ class InlineExchange(WsgiExchange):
             self.server.pool.run_hidden(self._pump)
 
     def _failed(self, error: BaseException) -> None:
-        if self.server.forked:
-            self.leave_forked(error)
-        if isinstance(error, BadTarget):
-            status = 400
-        else:
-            status = 500
-            self.report(error)
+        status = self._status_for(error)
         self._close()
         if self.ahead is not None and self.connection.write_paused and not self.gone:
             self.cut_short = True

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 from pyworker.worker import say
-from pyworker.worker.engines.exchange import BadTarget
 from pyworker.worker.engines.wsgi import WsgiExchange
 
 UNSENT = 256 * 1024  # bytes a thread may be ahead of the loop
@@ -161,14 +160,8 @@ class ThreadExchange(WsgiExchange):
                     if not self._emit(part, MORE):
                         break
                 self._emit(b"", BROKEN if self.cut_short else FINISHED)
-        except BaseException as error:  # noqa: BLE001 - whatever an app raises (SystemExit too) ends one request only
-            if self.server.forked:
-                self.leave_forked(error)
-            if isinstance(error, BadTarget):
-                self._emit(b"", 400)
-            else:
-                self.report(error)
-                self._emit(b"", 500)
+        except BaseException as error:  # noqa: BLE001 - see _status_for
+            self._emit(b"", self._status_for(error))
         finally:
             self._close()
 

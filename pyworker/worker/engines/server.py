@@ -74,8 +74,6 @@ class Server:
         interface: Literal["asgi", "wsgi"],
         *,
         ssl_context: ssl.SSLContext | None,
-        check_header: str = CHECK_HEADER,
-        log_fd: int = 1,
     ) -> None:
         http = app.http
         self.application = application
@@ -87,7 +85,7 @@ class Server:
         self._limits = app.limits
         self._recycle_at = 0
         # read by connections and exchanges
-        self.check_header = check_header.lower().encode()
+        self.check_header = CHECK_HEADER.lower().encode()
         self.header_timeout = http.header_timeout
         self.idle_timeout = http.keepalive_timeout
         self.closes_always = http.keepalive_timeout <= 0
@@ -110,7 +108,7 @@ class Server:
         self.draining = False
         self.forked = False  # this process is one that the app has forked in a request: everything here is its parent's
         self.background: set[Exchange] = set()
-        self._log = AccessLog(http.access_log, log_fd) if http.access_log != "off" else None
+        self._log = AccessLog(http.access_log) if http.access_log != "off" else None
         self._lifespan = Lifespan(application) if interface == "asgi" else None
         self._websockets: Any = None  # made for the first one
         self._websocket_max_size = http.websocket_max_size

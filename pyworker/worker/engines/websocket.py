@@ -56,8 +56,6 @@ class WebSocket(WebSocketsSansIOProtocol):
     ahead = b""  # what is not parsed yet: the app has not taken what came before, or not answered the handshake
     untaken = 0  # bytes of messages, since last none waited for the app
     pong = b""  # waits until the peer has taken what was written
-    root = ""
-    root_bytes = b""
     stall: Stall | None = None
     ended = False  # nothing is left but the peer's answer to the end of TLS
 
@@ -122,9 +120,10 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         scope = self.scope
-        scope["root_path"] = self.root  # uvicorn's would have to be ASCII
-        scope["path"] = self.root + scope["path"]
-        scope["raw_path"] = self.root_bytes + scope["raw_path"]
+        worker = self.worker
+        scope["root_path"] = worker.root_path  # uvicorn's would have to be ASCII
+        scope["path"] = worker.root_path + scope["path"]
+        scope["raw_path"] = worker.root_path_bytes + scope["raw_path"]
         await super().run_asgi()
 
     async def send(self, message: Any) -> None:
@@ -208,12 +207,12 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self.on_lost()
+        self.worker.websocket_lost()
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         super().on_task_complete(task)
         del self.app  # which refers to this
-        self.on_ended()
+        self.worker.check_empty()
 
     def abort(self) -> None:
         self.transport.abort()
@@ -227,8 +226,6 @@ class WebSocket(WebSocketsSansIOProtocol):
             look(self, now)
 
     worker: Any = None  # the Server; `server` is its address
-    on_lost: Any = None
-    on_ended: Any = None
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -270,8 +267,6 @@ class WebSockets:
         protocol = WebSocket(self._config, self._state, self._server.state)
         protocol.app = functools.partial(self._run, protocol)
         protocol.worker = self._server
-        protocol.on_lost = self._server.websocket_lost
-        protocol.on_ended = self._server.check_empty
         transport: Any = connection.transport
         if connection.scheme_is_tls():
             transport = ClosedOnce(transport)
@@ -279,7 +274,6 @@ class WebSockets:
         protocol.client = connection.upgraded_client
         protocol.scheme = "wss" if connection.upgraded_scheme == "https" else "ws"
         protocol.server = connection.local
-        protocol.root, protocol.root_bytes = self._server.root_path, self._server.root_path_bytes
         connection.transport.set_protocol(protocol)
         if connection.write_paused:  # by the answer before, which its client has not taken
             protocol.pause_writing()

@@ -13,7 +13,7 @@ from typing import Any
 from pyworker.worker.engines import heads
 from pyworker.worker.engines.body import Body
 from pyworker.worker.engines.environ import environ, static_part
-from pyworker.worker.engines.exchange import Exchange
+from pyworker.worker.engines.exchange import BadTarget, Exchange
 from pyworker.worker.engines.files import PIECE, FileRest, FileWrapper
 
 SLICE = 0.02  # seconds that one answer may have the loop before others have their turn
@@ -175,6 +175,15 @@ class WsgiExchange(Exchange):
             self.cut_short = True
             self.complain("the body is shorter than its Content-Length: connection cut")
         return b""
+
+    def _status_for(self, error: BaseException) -> int:
+        """Report what the app has raised (SystemExit too: it ends one request only); return what is answered then."""
+        if self.server.forked:
+            self.leave_forked(error)
+        if isinstance(error, BadTarget):
+            return 400
+        self.report(error)
+        return 500
 
     def _close(self) -> None:
         """Call the iterable's close(), whatever happened, and free the request's body."""
