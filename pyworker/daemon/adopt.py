@@ -241,8 +241,7 @@ def _written_addresses(brain: Brain, name: str) -> dict[int, Address]:
 def _generations(brain: Brain, app: App) -> None:
     for name in brain.store.names("env", app.name):
         number = name.numbers[0]
-        fd = brain.store.get(fd_name("env", app.name, number))
-        assert fd is not None
+        fd = brain.store.fds[fd_name("env", app.name, number)]
         try:
             app.generations[number] = Generation.unpack(number, read_whole(fd))
         except (ValueError, KeyError, TypeError):
@@ -254,10 +253,8 @@ def _listeners(brain: Brain, app: App, memo: dict[str, Any]) -> None:
     addresses, asked = memo.get("listeners", {}), memo.get("asked", {})
     for name in brain.store.names("listen", app.name):
         index = name.numbers[0]
-        fd = brain.store.get(fd_name("listen", app.name, index))
         known = addresses.get(str(index))
-        assert fd is not None
-        sock = socket.socket(fileno=os.dup(fd))
+        sock = socket.socket(fileno=os.dup(brain.store.fds[fd_name("listen", app.name, index)]))
         if known is None:  # opened in the moment in which the other daemon died
             address = _written_addresses(brain, app.name).get(index) or bound_to(sock)
         else:
@@ -272,9 +269,7 @@ def _templates(brain: Brain, app: App, memos: dict[str, Any]) -> None:
         number = name.numbers[0]
         handle = TemplateHandle(app.name, number, brain.loop.clock())
         handle.recall(memos.get(str(number), {}))
-        fd = store.get(fd_name("template", app.name, number))
-        assert fd is not None
-        handle.channel = copy_socket(fd)
+        handle.channel = copy_socket(store.fds[fd_name("template", app.name, number)])
         pass_credentials(handle.channel)
         app.templates[number] = handle
         brain.templates.watch(app, handle)
@@ -298,9 +293,7 @@ def _workers(brain: Brain, app: App, memos: dict[str, Any]) -> None:
         if memo is not None:
             handle.recall(memo)
         app.last_serial = max(app.last_serial, identity.serial)
-        fd = store.get(worker_fd("ctl", identity))
-        assert fd is not None
-        handle.ctl = copy_socket(fd)
+        handle.ctl = copy_socket(store.fds[worker_fd("ctl", identity)])
         app.workers[identity.serial] = handle
         pidfd = store.get(worker_fd("pid", identity))
         if pidfd is not None:

@@ -50,14 +50,10 @@ def http(loop: Loop, connected: socket.socket, config: HealthConfig, done: Done)
     return _Exchange(loop, connected, None, _request(config), config, done)
 
 
-def http_at(loop: Loop, address: Address, config: HealthConfig, done: Done) -> Check:
-    """GET config.path from whoever listens at the address."""
-    return _Exchange(loop, _socket_for(address), address, _request(config), config, done)
-
-
-def tcp_at(loop: Loop, address: Address, config: HealthConfig, done: Done) -> Check:
-    """Find out whether a connection to the address is accepted."""
-    return _Exchange(loop, _socket_for(address), address, b"", config, done)
+def at(loop: Loop, address: Address, config: HealthConfig, done: Done) -> Check:
+    """GET config.path from whoever listens at the address, or (type "tcp") find out whether a connection is accepted there."""
+    request = _request(config) if config.type == "http" else b""
+    return _Exchange(loop, _socket_for(address), address, request, config, done)
 
 
 # ---- http and tcp ----------------------------------------------------------------------------------

@@ -181,8 +181,9 @@ class Deaths:
             self._asked[id(handle)] = found
         return found
 
-    def _count_restart(self, app: App, handle: WorkerHandle) -> None:
-        app.board.add_app(AppF.RESTARTS)
+    def _count_restart(self, app: App, handle: WorkerHandle, *, refuses: bool = False) -> None:
+        if not refuses:
+            app.board.add_app(AppF.RESTARTS)
         app.slot_restarts[handle.id.slot] = app.slot_restarts.get(handle.id.slot, 0) + 1
 
     def _bury(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
@@ -323,9 +324,7 @@ class Deaths:
             elif app.is_job:
                 app.failure = None
             return
-        if not refuses:
-            app.board.add_app(AppF.RESTARTS)
-        app.slot_restarts[handle.id.slot] = app.slot_restarts.get(handle.id.slot, 0) + 1
+        self._count_restart(app, handle, refuses=refuses)
         if not refuses and restart.is_stable(handle.ready_at, handle.ended_at or now, config):
             app.record = restart.CLEAR
             return

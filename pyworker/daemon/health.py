@@ -82,11 +82,7 @@ def check_of(
         if resolved.config.target is not None:
             return _privately(loop, config, hand_over, done)
         assert where is not None  # config/check.py: there is a port to ask
-        return (
-            check.http_at(loop, where, config, done)
-            if config.type == "http"
-            else check.tcp_at(loop, where, config, done)
-        )
+        return check.at(loop, where, config, done)
 
     return begin_check
 

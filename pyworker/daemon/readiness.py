@@ -125,7 +125,7 @@ class Readiness:
 
         if handle.state is State.STARTING and handle.ended_at is None:
             try:
-                check.tcp_at(self._brain.loop, ("127.0.0.1", handle.port), _TRY, tried)
+                check.at(self._brain.loop, ("127.0.0.1", handle.port), _TRY, tried)
             except OSError as error:  # out of fds: again
                 tried(False, str(error))
 

@@ -62,9 +62,7 @@ class Templates:
             return
         app.templates[number] = handle
         self.watch(app, handle)
-        pidfd = self._brain.store.get(fd_name("tpid", app.name, number))
-        assert pidfd is not None
-        self.watch_pid(app, handle, pidfd)
+        self.watch_pid(app, handle, self._brain.store.fds[fd_name("tpid", app.name, number)])
 
     def watch_pid(self, app: App, handle: TemplateHandle, pidfd: int) -> None:
         self._brain.loop.add(pidfd, READ, lambda _: self._ended(app, handle, pidfd))

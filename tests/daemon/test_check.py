@@ -23,6 +23,7 @@ from pyworker.unix import fds, process
 from tests.support.words import TOO_MANY_OPEN_FILES
 
 HTTP = HealthConfig(path="/healthz", host="shop.example", timeout=5.0)
+TCP = HealthConfig(type="tcp", timeout=5.0)
 
 
 @dataclass
@@ -213,16 +214,16 @@ def listener() -> Iterator[socket.socket]:
 
 
 def test_port_that_accepts_is_healthy(loop: Loop, outcome: Outcome, listener: socket.socket) -> None:
-    check.tcp_at(loop, listener.getsockname(), HTTP, outcome)
+    check.at(loop, listener.getsockname(), TCP, outcome)
     assert turn_until(loop, outcome) == (True, "")
 
 
 def test_port_that_nobody_listens_on_is_unhealthy(loop: Loop, outcome: Outcome) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        for start in (check.tcp_at, check.http_at):
+        for config in (TCP, HTTP):
             outcome.calls.clear()
-            start(loop, bound.getsockname(), HTTP, outcome)
+            check.at(loop, bound.getsockname(), config, outcome)
             ok, reason = turn_until(loop, outcome)
             assert not ok
             assert "refused" in reason
@@ -236,7 +237,7 @@ def test_http_over_a_port_and_over_a_unix_socket(
     unix.listen()
     for server, address in ((listener, listener.getsockname()), (unix, str(tmp_path / "s"))):
         outcome.calls.clear()
-        check.http_at(loop, address, HTTP, outcome)
+        check.at(loop, address, HTTP, outcome)
         connection = server.accept()[0]
         with connection:
             connection.sendall(OK)
@@ -245,7 +246,7 @@ def test_http_over_a_port_and_over_a_unix_socket(
 
 
 def test_missing_unix_socket_is_unhealthy(loop: Loop, outcome: Outcome, tmp_path: Path) -> None:
-    check.tcp_at(loop, str(tmp_path / "none"), HTTP, outcome)
+    check.at(loop, str(tmp_path / "none"), TCP, outcome)
     assert turn_until(loop, outcome)[0] is False
 
 
@@ -254,7 +255,7 @@ def test_address_that_cannot_even_be_tried_is_unhealthy_once(
     loop: Loop, outcome: Outcome, address: check.Address
 ) -> None:
     config = HealthConfig(type="tcp", timeout=0.05)
-    check.tcp_at(loop, address, config, outcome)
+    check.at(loop, address, config, outcome)
     ok, reason = turn_until(loop, outcome)
     assert (ok, reason.startswith("cannot connect: ")) == (False, True)
     loop.turn(config.timeout)  # in which it is not judged a second time
@@ -269,7 +270,7 @@ def test_that_no_port_is_left_to_connect_from_says_nothing_of_who_was_to_answer(
             return errno.EADDRNOTAVAIL
 
     monkeypatch.setattr(check, "_socket_for", lambda _: NoPort())
-    check.tcp_at(loop, ("127.0.0.1", 1), HTTP, outcome)
+    check.at(loop, ("127.0.0.1", 1), TCP, outcome)
     assert turn_until(loop, outcome) == (None, "cannot connect: Cannot assign requested address")
 
 
@@ -279,7 +280,7 @@ def test_a_unix_socket_on_which_nobody_accepts_is_unhealthy(loop: Loop, outcome:
         listener.bind(path)
         listener.listen(0)
         waiting.connect(path)
-        check.tcp_at(loop, path, HTTP, outcome)
+        check.at(loop, path, TCP, outcome)
         assert turn_until(loop, outcome) == (False, "cannot connect: Resource temporarily unavailable")
 
 

@@ -162,7 +162,7 @@ def test_a_port_is_tried_until_somebody_answers_and_no_answer_counts_for_one_tha
     monkeypatch: pytest.MonkeyPatch, late: dict[str, Any]
 ) -> None:
     answers: list[Any] = []
-    monkeypatch.setattr(check, "tcp_at", lambda loop, address, config, done: answers.append(done))
+    monkeypatch.setattr(check, "at", lambda loop, address, config, done: answers.append(done))
     coming = Coming(PROXIED)
     leaves, stays = coming.worker(1, 41, port=20000), coming.worker(2, 42, port=20001)
     for handle in (leaves, stays):

@@ -252,7 +252,7 @@ def test_what_the_next_daemon_can_ask_again_is_written_down_with_the_round_and_n
     brain: Any = SimpleNamespace(
         loop=SimpleNamespace(clock=lambda: 1.0), emit=lambda *args, **data: None, poke=lambda app: happened.append("round")
     )
-    monkeypatch.setattr(check, "tcp_at", lambda loop, where, config, done: done(True, ""))
+    monkeypatch.setattr(check, "at", lambda loop, where, config, done: done(True, ""))
     Readiness(brain).watch_port(app, handle)
     assert (handle.state, happened) == (State.READY, ["round"])
 
