@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pyworker.cli.client import ask
+from pyworker.cli.client import apps_now
 from pyworker.cli.fail import Shown
 from pyworker.cli.options import Settings
 from pyworker.cli.render import line
@@ -12,8 +12,7 @@ from pyworker.errors import Exit, PyworkerError
 
 
 def app_names(settings: Settings) -> list[str]:
-    body = ask(settings.home, {"type": "ps", "selectors": [], "sample": False}, settings.timeout)
-    return [str(a["name"]) for a in body.get("apps") or ()]
+    return [str(app["name"]) for app in apps_now(settings.home, settings.timeout)]
 
 
 def need_names(settings: Settings, verb: str, names: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Self
 
 from pyworker import __version__
@@ -357,6 +357,22 @@ def ask(home: str, request: dict[str, Any], timeout: float | None = None) -> dic
         return _ask_once(home, request, seconds, deadline)
     except Lost:  # the socket outlives the daemon: its successor answers
         return _ask_once(home, request, seconds, deadline if timeout is not None else time.monotonic() + seconds)
+
+
+def ps(names: Iterable[str] = (), **wants: bool) -> dict[str, Any]:
+    """Return the request for what runs, all of it or these; `wants`: what protocol.control.Ps has beside them."""
+    return {"type": "ps", "selectors": list(names), "sample": False, **wants}
+
+
+def figures(names: Iterable[str]) -> dict[str, Any]:
+    """Return the request of those who show figures, with each worker's fair share of memory, of whole apps only."""
+    return ps(names, sample=True, pss=True, whole=True)
+
+
+def apps_now(home: str, timeout: float | None = None, names: Iterable[str] = (), **wants: bool) -> list[dict[str, Any]]:
+    """Return what `ps` knows of apps."""
+    apps: list[dict[str, Any]] = ask(home, ps(names, **wants), timeout)["apps"]
+    return apps
 
 
 def _ask_once(home: str, request: dict[str, Any], seconds: float, deadline: float) -> dict[str, Any]:

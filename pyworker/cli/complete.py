@@ -94,16 +94,15 @@ def candidates(before: list[str], typed: str, home: str = "") -> list[tuple[str,
 
 def _apps(home: str = "", *, workers: bool = False) -> list[tuple[str, str]]:
     """Return the names that the daemon knows (of workers: api.2), with states; none when it does not answer at once."""
-    from pyworker.cli.client import ask
+    from pyworker.cli.client import apps_now
     from pyworker.cli.homes import default_home
     from pyworker.errors import PyworkerError
 
     try:
         home = os.path.abspath(os.path.expanduser(home or default_home()))
-        body = ask(home, {"type": "ps", "selectors": [], "sample": False}, _ANSWER)
+        apps = apps_now(home, _ANSWER)
     except (PyworkerError, OSError):
         return []
-    apps = body.get("apps") or ()
     if workers:
         return [(f"{a['name']}.{w['worker']}", str(w["state"])) for a in apps for w in a["pool"]]
     return [(str(app["name"]), str(app["state"])) for app in apps]

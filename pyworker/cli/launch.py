@@ -23,7 +23,7 @@ from typing import NoReturn
 
 import pyworker
 from pyworker.cli import render
-from pyworker.cli.client import DaemonAway, ask, connect
+from pyworker.cli.client import DaemonAway, apps_now, connect
 from pyworker.cli.homes import unreadable
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import names_in_words
@@ -64,7 +64,7 @@ def started_in_words(home: str, pid: int) -> str:
     """Return what there is to say of a daemon that was started: which, and what it brings back with it."""
     words = f"Started the pyworker daemon (guardian pid {pid}, home {render.home(home)})"
     with contextlib.suppress(PyworkerError, OSError, KeyError, TypeError):  # whoever asks next is told
-        apps = ask(home, {"type": "ps", "selectors": [], "sample": False, "whole": True})["apps"]
+        apps = apps_now(home, whole=True)
         failed = [render.line(app["name"]) for app in apps if app["state"] == "failed"]
         back = [render.line(app["name"]) for app in apps if app["state"] not in {"failed", "stopped"}]
         if not apps and (why := unreadable(home)):

@@ -144,7 +144,7 @@ class Reader:
             return
         self._out.flush()
         hint = "logs.max_size and logs.max_files keep more"
-        render.note(f"{os.path.basename(path)}: {text}; {hint}", render.look(sys.stderr, self._settings.color))
+        render.note(f"{os.path.basename(path)}: {text}; {hint}")
 
     def _print_merged(self, batches: list[list[Entry]], events: list[Event]) -> None:
         pending = deque(events)

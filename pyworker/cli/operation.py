@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyworker.cli import render
-from pyworker.cli.client import ANSWER_TIME, Answer, Lost, ask, guardian_said, perform, step_for
+from pyworker.cli.client import ANSWER_TIME, Answer, Lost, apps_now, ask, guardian_said, perform, step_for
 from pyworker.cli.fail import Shown
 from pyworker.cli.live import Live
 from pyworker.cli.options import Settings
@@ -71,12 +71,12 @@ class View:
         self._said: set[str] = set()
         self._has_said_how_to_leave = False
         self._live: Live | None = None
-        if render.can_rewrite(self.err) and not settings.json and not settings.quiet:
+        if render.can_rewrite(self.err) and not settings.is_silent:
             self._live = Live(self.board, sys.stderr, self.err)
         self.tick = _TICK if self._live else ANSWER_TIME
         self._gives_up_at = time.monotonic() + _NO_DAEMON
         self._look_at = time.monotonic() + ANSWER_TIME  # why nothing is heard; NEVER once something is
-        self._has_said_why = settings.json or settings.quiet
+        self._has_said_why = settings.is_silent
 
     def event(self, event: dict[str, Any] | None) -> None:
         """Show one event; None: time passes."""
@@ -184,7 +184,7 @@ def _lost(settings: Settings, verb: str, lost: Lost, board: Board) -> PyworkerEr
 def _known(settings: Settings, board: Board) -> str:
     """Return what the daemon (or its successor) says now of the apps that this is about, for the end of a sentence."""
     with contextlib.suppress(PyworkerError, OSError, KeyError, TypeError):
-        apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False}, _ASIDE)["apps"]
+        apps = apps_now(settings.home, _ASIDE)
         about = {*board.started, *board.generations, *board.scaled, *(name for name, _ in board.rows)}
         apps = [a for a in apps if a["name"] in about] or apps  # all of them: nothing has been heard yet
         states = [f"{a['name']} {a['state']} {a['workers']['ready']}/{a['workers']['want'] or 0}" for a in apps]

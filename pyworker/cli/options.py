@@ -46,6 +46,11 @@ class Settings(NamedTuple):
     timeout: float | None  # seconds; None = not given
     home: str  # absolute
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing is said beside what was asked for."""
+        return self.json or self.quiet
+
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
     """A time span as text ("10s", "500ms", "2m") or a bare number of seconds; converts to float seconds, _LONGEST at most."""

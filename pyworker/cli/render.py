@@ -229,10 +229,9 @@ def wrap(text: str, columns: int, indent: int) -> list[str]:
     return [*lines, lead + text]
 
 
-def pad(text: str, columns: int, *, right: bool = False) -> str:
-    """Return text filled with blanks to so many columns; `right`: blanks first."""
-    blanks = " " * (columns - width(text))
-    return blanks + text if right else text + blanks
+def pad(text: str, columns: int) -> str:
+    """Return text filled with blanks to so many columns."""
+    return text + " " * (columns - width(text))
 
 
 class Column(NamedTuple):
@@ -347,10 +346,10 @@ def ready(workers: Mapping[str, Any], *, none: str = "–") -> str:
     return f"{workers.get('ready') or 0}/{none if want is None else want}"
 
 
-def latency(seconds: float | None, *, none: str = "–") -> str:
+def latency(seconds: float | None) -> str:
     """Return how long an answer took: "85 µs", "3.1 ms", "412 ms", "1.5 s"."""
     if seconds is None:
-        return none
+        return "–"
     if seconds < 0.0001:
         return f"{seconds * 1e6:.0f} µs"
     if seconds < 0.01:

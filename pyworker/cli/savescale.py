@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pyworker.cli.client import ANSWER_TIME, ask
+from pyworker.cli.client import ANSWER_TIME, apps_now, ask
 from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings
 from pyworker.cli.render import home, line, note
@@ -59,7 +59,7 @@ def _written(name: str, source: dict[str, Any]) -> Any:
 def _numbers(settings: Settings, changes: dict[str, str], scaled: Scaled) -> Iterator[tuple[str, dict[str, Any], Any]]:
     """Yield each app, what is known of its config, and its number of workers as a file would say it."""
     for selector, change in changes.items():
-        apps = ask(settings.home, {"type": "ps", "selectors": [selector], "sample": False}, settings.timeout)["apps"]
+        apps = apps_now(settings.home, settings.timeout, [selector])
         sources = ask(settings.home, {"type": "config", "selectors": [selector]}, settings.timeout)["apps"]
         files = {source["name"]: source for source in sources}
         for app in apps:
@@ -113,7 +113,7 @@ def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> 
         failed = cannot("write", file, error, f"write it yourself: workers = {literal(value)}")
         failed.message = f"{name} was scaled, but not saved: {failed.message}"
         raise failed from None
-    if not settings.quiet and not settings.json:
+    if not settings.is_silent:
         note(f"{line(name)}: {home(line(file))} now says workers = {value}")
 
 

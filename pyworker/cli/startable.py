@@ -5,10 +5,11 @@ Reads and validates config files; sends nothing, starts nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyworker.cli.activated import activated
@@ -180,10 +181,15 @@ def hint_to_file(word: str, verb: str = "start") -> str:
     return f"{os.path.basename(path)} has it: pyworker {verb} --only {word}" if path and word in names else ""
 
 
-def look_into_file(error: PyworkerError, names: Iterable[str]) -> None:
+@contextlib.contextmanager
+def looking_into_file(names: Iterable[str]) -> Iterator[None]:
     """Have an error about an app that the daemon does not know say so when the config file of this folder has it."""
-    if error.code == "no_such_app":
-        error.hint = next(filter(None, map(hint_to_file, names)), error.hint)
+    try:
+        yield
+    except PyworkerError as error:
+        if error.code == "no_such_app":
+            error.hint = next(filter(None, map(hint_to_file, names)), error.hint)
+        raise
 
 
 def hint_to_app(word: str, verb: str = "start") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from shlex import quote
 
 from pyworker import __version__
 from pyworker.protocol.names import ENV_HOME
@@ -59,19 +60,19 @@ def systemd(command: list[str], home: str, *, user: bool, stop_seconds: int, ver
 
 def openrc(command: list[str], home: str, owner: str) -> str:
     program, *arguments = command
-    ours = " ".join([_shell(program), *map(_shell, arguments)])
+    ours = " ".join([quote(program), *map(quote, arguments)])
     return f"""#!/sbin/openrc-run
 # written by pyworker {__version__}; pyworker startup --remove takes it away
 description="pyworker: pools of workers for Python apps"
-command={_shell(program)}
-command_args={_shell(" ".join([*map(_shell, arguments), "daemon", "run", "--wait"]))}
-command_user={_shell(owner)}
+command={quote(program)}
+command_args={quote(" ".join([*map(quote, arguments), "daemon", "run", "--wait"]))}
+command_user={quote(owner)}
 supervisor=supervise-daemon
 respawn_delay=2
 respawn_max=0
 retry="TERM/90/KILL/5"
 extra_started_commands="reload"
-export {ENV_HOME}={_shell(home)}
+export {ENV_HOME}={quote(home)}
 
 depend() {{
     use localmount
@@ -116,7 +117,7 @@ def openrc_keeps(home: str) -> bool:
 def is_for(text: str, home: str) -> bool:
     """Return whether a service file starts the daemon of this home; one that names no home may."""
     named = [line for line in text.splitlines() if f"{ENV_HOME}=" in line and not line.startswith("#")]
-    ours = (f"Environment={_home(home)}", f"export {ENV_HOME}={_shell(home)}")
+    ours = (f"Environment={_home(home)}", f"export {ENV_HOME}={quote(home)}")
     return not named or any(line in ours for line in named)
 
 
@@ -130,7 +131,3 @@ def _quoted(word: str, *, expands: bool = True) -> str:
     if expands:
         word = word.replace("$", "$$")
     return word if _PLAIN.match(word) else '"' + word.translate(_ESCAPES) + '"'
-
-
-def _shell(word: str) -> str:
-    return word if _PLAIN.match(word) and word else "'" + word.replace("'", "'\\''") + "'"

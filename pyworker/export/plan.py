@@ -283,7 +283,7 @@ def one_line(line: str) -> str:
     return line
 
 
-def comment(lines: list[str], sign: str = "#") -> str:
+def comment(lines: list[str]) -> str:
     """Return lines as a comment, which a newline in a path does not end."""
     plain = ("".join(c if c.isprintable() else "?" for c in line) for line in lines)
-    return "".join(f"{sign} {line}".rstrip() + "\n" for line in plain)
+    return "".join(f"# {line}".rstrip() + "\n" for line in plain)

@@ -87,7 +87,7 @@ def _of_file(path: str, profile: str) -> list[dict[str, Any]]:
 def _running(settings: Settings, name: str) -> list[dict[str, Any]]:
     apps: list[dict[str, Any]] = ask(settings.home, {"type": "config", "selectors": [name]}, settings.timeout)["apps"]
     for app in apps:
-        if app["changed"] and not settings.quiet and not settings.json:
+        if app["changed"] and not settings.is_silent:
             file = ", ".join(os.path.basename(str(f)) for f in app.get("changed_files") or [app["file"]])
             note(
                 f"{line(app['name'])}: {line(file)} was changed since; this is what runs (pyworker diff {line(app['name'])})"

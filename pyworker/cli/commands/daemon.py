@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 
 import click
 
-from pyworker.cli import render
+from pyworker.cli import client, render
 from pyworker.cli.asking import confirm
-from pyworker.cli.client import ANSWER_TIME, DaemonAway, Lost, Silent, ask, connect, guardian_without_daemon, perform
+from pyworker.cli.client import ANSWER_TIME, DaemonAway, Lost, Silent, apps_now, ask, connect, perform
 from pyworker.cli.options import Settings, common, option, say
 from pyworker.cli.units import openrc_keeps
 from pyworker.errors import Exit, PyworkerError
@@ -112,11 +112,11 @@ def run(settings: Settings, wait: bool) -> NoReturn:
 def stop(settings: Settings, now: bool) -> int:
     """Stop every app, then the daemon. The next `daemon start` restores what ran."""
     try:
-        apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False}, settings.timeout)["apps"]
+        apps = apps_now(settings.home, settings.timeout)
     except DaemonAway:
         return say(settings, {"running": False}, "The daemon is not running.")
     except PyworkerError as error:
-        if pid := guardian_without_daemon(settings.home):
+        if pid := client.guardian_without_daemon(settings.home):
             error.hint += f"\nto stop all of it: kill {pid}"
         raise
     if openrc_keeps(settings.home):
@@ -133,7 +133,7 @@ def stop(settings: Settings, now: bool) -> int:
     told = status.get("pid")
     have_ended = _shut_down(settings, now, deadline, timeout)
     say_at = time.monotonic() + _SAY
-    has_said = settings.json or settings.quiet
+    has_said = settings.is_silent
     while _answers(settings.home):
         there = _daemon(settings.home)
         # another one: that which was told had died first, and this one knows nothing of it
@@ -203,8 +203,7 @@ def upgrade(settings: Settings, force: bool) -> int:
             raise _not_upgraded(now or before, to, seconds)
         time.sleep(_PAUSE)
     left = max(ANSWER_TIME, deadline - time.monotonic())
-    apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False}, left)["apps"]
-    workers = sum(app["workers"]["total"] for app in apps)
+    workers = sum(app["workers"]["total"] for app in apps_now(settings.home, left))
     words = ""
     if workers:
         words = f"{workers_in_words(workers)} went on undisturbed; the new version reaches them by: pyworker reload all"

@@ -18,8 +18,8 @@ from pyworker.cli.health import failing, unchecked
 from pyworker.cli.homes import typed
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Cell, Column, Look, line, paint
+from pyworker.cli.startable import looking_into_file
 from pyworker.config.units import duration_text
-from pyworker.errors import PyworkerError
 from pyworker.protocol.events import Event
 
 _SHOWN_ENV = 12  # without -v or --reveal
@@ -41,13 +41,8 @@ def cmd(settings: Settings, names: tuple[str, ...], reveal: bool) -> int:
     """
     need_names(settings, "describe", names)
     request = {"type": "describe", "selectors": list(names), "reveal": reveal}
-    try:
+    with looking_into_file(names):
         body = ask(settings.home, request, settings.timeout)
-    except PyworkerError as error:
-        from pyworker.cli.startable import look_into_file
-
-        look_into_file(error, names)
-        raise
     apps: list[dict[str, Any]] = body.get("apps") or []
     how = render.look(sys.stdout, settings.color)
     if settings.json:

@@ -14,7 +14,7 @@ from pyworker.cli.client import ask, shell_env
 from pyworker.cli.homes import typed
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Look, line, out, paint
-from pyworker.errors import PyworkerError
+from pyworker.cli.startable import looking_into_file
 
 _APPLIED = {"live": "live", "reload": "needs reload", "restart": "needs restart"}
 
@@ -32,13 +32,8 @@ def cmd(settings: Settings, names: tuple[str, ...]) -> int:
     pyworker diff api
     """
     request = {"type": "diff", "selectors": list(names), "shell_env": shell_env()}
-    try:
+    with looking_into_file(names):
         body = ask(settings.home, request, settings.timeout)
-    except PyworkerError as error:
-        from pyworker.cli.startable import look_into_file
-
-        look_into_file(error, names)
-        raise
     if settings.json:
         out(json.dumps({k: body[k] for k in ("v", "same", "changes", "not_started") if k in body}))
     elif not settings.quiet:

@@ -21,7 +21,7 @@ import click
 
 from pyworker import __version__
 from pyworker.cli import bugreport
-from pyworker.cli.client import DaemonAway, ask
+from pyworker.cli.client import DaemonAway, apps_now, ask
 from pyworker.cli.commands.ps import next_step, trouble
 from pyworker.cli.commands.startup import is_outdated, is_possible
 from pyworker.cli.health import why_unwell
@@ -90,7 +90,7 @@ def _facts(settings: Settings) -> dict[str, Any]:
     facts: dict[str, Any] = {"status": None, "apps": [], "error": None}
     try:
         facts["status"] = ask(settings.home, {"type": "status"}, settings.timeout)
-        facts["apps"] = ask(settings.home, {"type": "ps", "selectors": [], "sample": True}, settings.timeout)["apps"]
+        facts["apps"] = apps_now(settings.home, settings.timeout, sample=True)
         facts["configs"] = ask(settings.home, {"type": "config", "selectors": []}, settings.timeout)["apps"]
     except DaemonAway:
         pass

@@ -65,8 +65,8 @@ def cmd(
         message = f"nothing has happened to {', '.join(map(render.line, unknown))}, as far as is known"
         if len(unknown) == len(names) and not shown:
             raise PyworkerError(message, hint="pyworker ps lists the apps", code="no_such_app")
-        if not settings.json and not settings.quiet:
-            render.note(message, render.look(sys.stderr, settings.color))
+        if not settings.is_silent:
+            render.note(message)
     return 0
 
 
@@ -122,7 +122,7 @@ def _follow(
                 lost_at, has_said = time.monotonic(), False
             elif lost_at is None or time.monotonic() - lost_at >= patience(error):
                 raise
-            elif not has_said and not settings.json and not settings.quiet:
+            elif not has_said and not settings.is_silent:
                 has_said = True
-                render.note(waiting(error), render.look(sys.stderr, settings.color))
+                render.note(waiting(error))
         render.pause(_AGAIN)

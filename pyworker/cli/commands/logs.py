@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pyworker.cli import eventlog, logfiles, moment, render
-from pyworker.cli.client import DaemonAway, ask, check_readable, is_emptied
+from pyworker.cli.client import DaemonAway, apps_now, check_readable, is_emptied
 from pyworker.cli.homes import apps_wanted
 from pyworker.cli.logreader import Reader
 from pyworker.cli.logview import Choice, View, entry
@@ -122,18 +122,17 @@ def cmd(
         reader.past(count, since, until)
         if not reader.has_shown and not previous and (workers := [n for n in names if _WORKER.search(n)]):
             with contextlib.suppress(DaemonAway):  # nobody knows then which there are
-                ask(settings.home, {"type": "ps", "selectors": workers, "sample": False}, settings.timeout)
-        if not (reader.has_shown or settings.json or settings.quiet):
-            err = render.look(sys.stderr, settings.color)
+                apps_now(settings.home, settings.timeout, workers)
+        if not (reader.has_shown or settings.is_silent):
             like_that = " like that" if since or until or stream or include or exclude or level else ""
             if previous:
-                render.note("It has printed nothing that is still in the log.", err)
+                render.note("It has printed nothing that is still in the log.")
             elif not (names or logfiles.find(settings.home)):
                 if not follow:
-                    render.note(f"Nothing has been logged in {settings.home} yet.", err)
+                    render.note(f"Nothing has been logged in {settings.home} yet.")
             elif count != 0 and (names or like_that):
                 where = f"log of {names_in_words([*map(render.line, names)])}" if names else "logs"
-                render.note(f"There is nothing{like_that} in the {where}.", err)
+                render.note(f"There is nothing{like_that} in the {where}.")
         if follow:
             reader.follow()
     finally:
@@ -144,7 +143,7 @@ def cmd(
 def _check_kept(settings: Settings, names: tuple[str, ...]) -> None:
     """Refuse when apps run of which the home has nothing: those of `pyworker run`. What they print is in no file."""
     with contextlib.suppress(DaemonAway):
-        apps = ask(settings.home, {"type": "ps", "selectors": names, "sample": False}, settings.timeout)["apps"]
+        apps = apps_now(settings.home, settings.timeout, names)
         if apps:
             raise PyworkerError(
                 f"there is no log in {settings.home}: the output of {names_in_words([a['name'] for a in apps])} goes to that "
@@ -187,9 +186,9 @@ def _last_ended(settings: Settings, names: tuple[str, ...]) -> Event:
         hint = "pyworker events lists what happened; pyworker logs shows what is printed"
         raise PyworkerError(f"no worker{whose} has ended yet", hint=hint, code="not_running")
     who = f"{ended.app}.{ended.worker or 'template'}"
-    if not settings.json and not settings.quiet:
+    if not settings.is_silent:
         words = " ".join(eventlog.words(ended).split())
-        render.note(f"{who} {words}, {eventlog.ago(ended.time)}", render.look(sys.stderr, settings.color))
+        render.note(f"{who} {words}, {eventlog.ago(ended.time)}")
     return ended
 
 

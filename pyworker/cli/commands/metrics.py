@@ -8,7 +8,7 @@ import sys
 import click
 
 from pyworker.cli import render
-from pyworker.cli.client import ask
+from pyworker.cli.client import ask, figures
 from pyworker.cli.options import Settings, common
 from pyworker.protocol import metrics
 
@@ -26,12 +26,7 @@ def cmd(settings: Settings, names: tuple[str, ...]) -> int:
     pyworker metrics
     pyworker metrics > /var/lib/node_exporter/pyworker.new     by a cron job; then mv
     """
-    document = ask(
-        settings.home,
-        {"type": "ps", "selectors": list(names), "sample": True, "pss": True, "whole": True},
-        settings.timeout,
-    )
-    text = metrics.render(document)
+    text = metrics.render(ask(settings.home, figures(names), settings.timeout))
     how = render.look(sys.stdout, False)
     if settings.json:
         render.out(json.dumps({"v": 1, "content_type": metrics.CONTENT_TYPE, "text": text}), how)

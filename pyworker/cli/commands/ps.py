@@ -13,7 +13,7 @@ import click
 
 from pyworker import __version__
 from pyworker.cli import render
-from pyworker.cli.client import ask
+from pyworker.cli.client import ask, ps
 from pyworker.cli.fail import without_causes
 from pyworker.cli.health import failing
 from pyworker.cli.homes import unreadable
@@ -74,8 +74,7 @@ def cmd(settings: Settings, names: tuple[str, ...], workers: bool, sort: str | N
     one = any("." in name for name in names)  # a worker: its row is what was asked for
     workers = workers or one
     measured = settings.json or bool(sort) or not settings.quiet
-    request = {"type": "ps", "selectors": list(names), "sample": measured}
-    document = ask(settings.home, request, settings.timeout)
+    document = ask(settings.home, ps(names, sample=measured), settings.timeout)
     apps: list[dict[str, Any]] = document.get("apps") or []
     how = render.look(sys.stdout, settings.color)
     if sort and not settings.json:

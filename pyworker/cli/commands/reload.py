@@ -10,7 +10,7 @@ from pyworker.cli.client import shell_env
 from pyworker.cli.here import here
 from pyworker.cli.operation import run
 from pyworker.cli.options import Settings, common, option
-from pyworker.cli.startable import look_into_file
+from pyworker.cli.startable import looking_into_file
 from pyworker.errors import PyworkerError
 
 
@@ -42,11 +42,11 @@ def cmd(settings: Settings, names: tuple[str, ...], wait: bool, soak: bool, abor
     if soak:
         request["soak"] = True
     try:
-        return run(settings, "reload", request)
+        with looking_into_file(names):
+            return run(settings, "reload", request)
     except PyworkerError as error:
         if of_the_file and error.code == "no_such_app":
             error.hint = f"is it new in the file? pyworker start\n{error.hint}"
-        look_into_file(error, names)
         raise
 
 

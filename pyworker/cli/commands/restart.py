@@ -8,8 +8,7 @@ from pyworker.cli.asking import need_names
 from pyworker.cli.client import shell_env
 from pyworker.cli.operation import run
 from pyworker.cli.options import Settings, common, option
-from pyworker.cli.startable import look_into_file
-from pyworker.errors import PyworkerError
+from pyworker.cli.startable import looking_into_file
 
 
 @click.command()
@@ -25,8 +24,5 @@ def cmd(settings: Settings, names: tuple[str, ...], wait: bool) -> int:
     """
     need_names(settings, "restart", names)
     request = {"type": "restart", "selectors": list(names), "shell_env": shell_env(), "wait": wait}
-    try:
+    with looking_into_file(names):
         return run(settings, "restart", request)
-    except PyworkerError as error:
-        look_into_file(error, names)
-        raise

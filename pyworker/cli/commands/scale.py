@@ -10,6 +10,7 @@ from pyworker.cli.operation import run
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.progress import Board
 from pyworker.cli.render import line, note
+from pyworker.cli.startable import looking_into_file
 from pyworker.errors import PyworkerError
 
 _CHANGE = re.compile(r"(?:[+-]?[0-9]{1,6}|auto)\Z")
@@ -38,21 +39,16 @@ def cmd(settings: Settings, changes: tuple[str, ...], wait: bool, save: bool) ->
     wanted = parse(changes)
     board = Board()
     request = {"type": "scale", "changes": wanted, "wait": wait}
-    try:
+    with looking_into_file(wanted):
         code = run(settings, "scale", request, board=board)
-    except PyworkerError as error:
-        from pyworker.cli.startable import look_into_file
-
-        look_into_file(error, wanted)
-        raise
-    if code and save and not settings.json and not settings.quiet:
+    if code and save and not settings.is_silent:
         note("Not all is well, so no file was changed: --save again when it is.")
     if code == 0:
         from pyworker.cli.savescale import save_workers, say_what_is_written
 
         if save:
             save_workers(settings, wanted, board.scaled)
-        elif not settings.json and not settings.quiet:
+        elif not settings.is_silent:
             say_what_is_written(settings, wanted, board.scaled)
     return code
 

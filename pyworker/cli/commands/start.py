@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from pyworker.cli import render
-from pyworker.cli.client import DaemonAway, ask, shell_env
+from pyworker.cli.client import DaemonAway, apps_now, shell_env
 from pyworker.cli.here import absolute
 from pyworker.cli.operation import Header, run, who_starts
 from pyworker.cli.options import Settings, common, option
@@ -135,16 +135,15 @@ def overrides_of(options: dict[str, Any]) -> dict[str, Any]:
 def _launch(settings: Settings) -> None:
     from pyworker.cli.launch import ensure_daemon, started_in_words
 
-    is_silent = settings.json or settings.quiet
     how = render.look(sys.stderr, settings.color)
-    if is_silent or not render.can_rewrite(how):
+    if settings.is_silent or not render.can_rewrite(how):
         pid = ensure_daemon(settings.home)
     else:
         try:
             pid = ensure_daemon(settings.home, lambda: render.write(sys.stderr, _STARTING, how))
         finally:
             render.write(sys.stderr, "\r\x1b[J", how)
-    if pid and not is_silent:
+    if pid and not settings.is_silent:
         render.note(render.paint(started_in_words(settings.home, pid), "dim", how), how)
 
 
@@ -175,7 +174,7 @@ def _dry_run(settings: Settings, found: Startable) -> int:
 def _running(settings: Settings) -> set[str]:
     """Return the names of apps that a start leaves alone."""
     try:
-        apps = ask(settings.home, {"type": "ps", "selectors": [], "sample": False}, settings.timeout)["apps"]
+        apps = apps_now(settings.home, settings.timeout)
     except DaemonAway:
         return set()
     return {app["name"] for app in apps if app["state"] not in {"stopped", "stopping", "failed"}}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyworker.cli import render
-from pyworker.cli.client import ask, patience
+from pyworker.cli.client import ask, figures, patience
 from pyworker.cli.commands.ps import show
 from pyworker.cli.eventlog import past
 from pyworker.cli.options import Duration, Settings, common, follow_no_longer, option
@@ -53,21 +53,17 @@ def cmd(settings: Settings, names: tuple[str, ...], interval: float, once: bool,
         return _json(settings, names, interval, once)
     if once or not tty:
         return _once(settings, names, interval, sort)
-    first = ask(settings.home, _request(names), settings.timeout)  # an error is one before the screen is taken
+    first = ask(settings.home, figures(names), settings.timeout)  # an error is one before the screen is taken
     return _live(settings, names, interval, sort, first)
-
-
-def _request(names: tuple[str, ...]) -> dict[str, Any]:
-    return {"type": "ps", "selectors": list(names), "sample": True, "pss": True, "whole": True}
 
 
 def _once(settings: Settings, names: tuple[str, ...], interval: float, sort: str) -> int:
     from pyworker.cli.top.model import Model
 
     # a first reading is compared with nothing; the second says what goes on now
-    ask(settings.home, _request(names), settings.timeout)
+    ask(settings.home, figures(names), settings.timeout)
     time.sleep(min(interval, 10.0))
-    document = ask(settings.home, _request(names), settings.timeout)
+    document = ask(settings.home, figures(names), settings.timeout)
     model = Model(sort=sort)
     apps = [{**app, "pool": model.pool(app)} for app in document.get("apps") or ()]
     show(apps, True, render.look(sys.stdout, settings.color))
@@ -81,7 +77,7 @@ def _json(settings: Settings, names: tuple[str, ...], interval: float, once: boo
     while True:
         began = time.monotonic()
         try:
-            document = ask(settings.home, _request(names), settings.timeout)
+            document = ask(settings.home, figures(names), settings.timeout)
             render.out_json(document, how)
             lost_at = None
             if once:
@@ -180,7 +176,7 @@ def _is_left(child: subprocess.Popen[bytes]) -> bool:
 def _child(settings: Settings, what: str, name: str) -> None:
     """Run another command of ours on the terminal. Ctrl-C ends it, and only it."""
     if what == "logs":  # of an app that prints nothing, this is all there is
-        render.note(f"logs of {name}   q or Ctrl-C: back", render.look(sys.stderr, settings.color))
+        render.note(f"logs of {name}   q or Ctrl-C: back")
     # -P: nothing of the folder that top was typed in is imported
     argv = [sys.executable, "-P", "-m", "pyworker", what, *(["-f", "-n", "100"] if what == "logs" else []), name]
     with subprocess.Popen(argv, env={**os.environ, "PYWORKER_HOME": settings.home}) as child:
@@ -195,7 +191,7 @@ def _child(settings: Settings, what: str, name: str) -> None:
         before = termios.tcgetattr(keys)
         tty.setcbreak(keys, termios.TCSANOW)
         try:
-            render.note("\nany key: back", render.look(sys.stderr, settings.color))
+            render.note("\nany key: back")
             os.read(keys, 1024)
         finally:
             termios.tcsetattr(keys, termios.TCSANOW, before)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from typing import Any
 
@@ -12,7 +11,7 @@ import click
 
 from pyworker.cli import render
 from pyworker.cli.asking import need_names
-from pyworker.cli.client import ANSWER_TIME, DaemonAway, ask, patience, waiting
+from pyworker.cli.client import ANSWER_TIME, DaemonAway, apps_now, patience, waiting
 from pyworker.cli.fail import is_said
 from pyworker.cli.health import why_unwell
 from pyworker.cli.options import Settings, common, option
@@ -48,7 +47,7 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
     need_names(settings, "wait", names)
     began = time.monotonic()
     apps: list[dict[str, Any]] | None = None
-    has_said = settings.json or settings.quiet
+    has_said = settings.is_silent
     while True:
         apps = _look(settings, names, goal, began, is_first=apps is None)
         open_apps = [app for app in apps if not _reached(app, goal)]
@@ -67,7 +66,7 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
             has_said = True
             step = f"pyworker start {' '.join(stopped)}"
             note = f"{names_in_words(stopped)} {'are' if stopped[1:] else 'is'} stopped; waiting for a start: {step}"
-            render.note(note, render.look(sys.stderr, settings.color))
+            render.note(note)
         time.sleep(_PAUSE)
     if settings.json:
         for app in apps:
@@ -80,14 +79,12 @@ def _look(
     settings: Settings, names: tuple[str, ...], goal: str, began: float, *, is_first: bool
 ) -> list[dict[str, Any]]:
     """Return the apps as they are now; of the next daemon when this one goes away or hangs."""
-    request = {"type": "ps", "selectors": list(names), "sample": False, "whole": True}
     lost_at = time.monotonic()
-    has_said = settings.json or settings.quiet
+    has_said = settings.is_silent
     while True:
         left = ANSWER_TIME if settings.timeout is None else settings.timeout - (time.monotonic() - began)
         try:
-            apps: list[dict[str, Any]] = ask(settings.home, request, min(ANSWER_TIME, max(1.0, left)))["apps"]
-            return apps
+            return apps_now(settings.home, min(ANSWER_TIME, max(1.0, left)), names, whole=True)
         except PyworkerError as error:
             now = time.monotonic()
             if now - lost_at >= patience(error) or (is_first and isinstance(error, DaemonAway)):
@@ -97,7 +94,7 @@ def _look(
                 raise PyworkerError(message, hint=error.hint, code="timeout") from None
             if not has_said:
                 has_said = True
-                render.note(waiting(error), render.look(sys.stderr, settings.color))
+                render.note(waiting(error))
             time.sleep(_PAUSE)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pyworker.cli import render
-from pyworker.cli.client import Answer, Call, ask, perform, shell_env
+from pyworker.cli.client import Answer, Call, ask, figures, perform, shell_env
 from pyworker.cli.eventlog import parse, words
 from pyworker.cli.top.model import Wish
 from pyworker.errors import PyworkerError
@@ -74,8 +74,7 @@ class Feed:
         while not self._ended:
             began = time.monotonic()
             try:
-                request = {"type": "ps", "selectors": list(self._names), "sample": True, "pss": True, "whole": True}
-                document = ask(self._home, request)
+                document = ask(self._home, figures(self._names))
                 self._tell(News(document=document, at=time.monotonic()))
                 pause = self._interval
             except (PyworkerError, OSError) as error:
