@@ -7,6 +7,7 @@ import os
 import posixpath
 import re
 import shlex
+from collections.abc import Callable
 from typing import Any
 
 from pyworker.importers import servers
@@ -53,6 +54,15 @@ _UVICORN_FLAGS = {
     "--no-use-colors", "--server-header", "--no-server-header", "--date-header", "--no-date-header", "--http2",
     "--reset-contextvars",
 }  # fmt: skip
+_HYPERCORN = {
+    "-b": "bind", "-w": "workers", "-k": "worker_class", "--access-logfile": "accesslog", "-c": "config",
+    "--keep-alive": "keepalive",
+}  # fmt: skip
+_GRANIAN = {"--respawn-failed-workers": "respawn", "--process-name": "process_name"}
+_GRANIAN_FLAGS = {
+    "--reload", "--factory", "--access-log", "--no-access-log", "--respawn-failed-workers", "--no-ws", "--ws",
+}  # fmt: skip
+_DAPHNE = {"-b": "host", "--bind": "host", "-p": "port", "-u": "uds", "--unix-socket": "uds", "-t": "http_timeout"}
 _VARIABLES = {"raw_env", "pythonpath"}  # become some
 _MANY = {"bind", "raw_env", "reload_dir", "reload_include", "reload_exclude", "listen"}
 
@@ -307,77 +317,58 @@ def _target(app: Imported, alone: list[str], default: str, source: str) -> bool:
     return True
 
 
-def _gunicorn(app: Imported, words: list[str], source: str) -> bool:
-    settings, alone = _options(words, _GUNICORN, _GUNICORN_FLAGS, app, source)
-    if not _target(app, alone, "application", source):
-        return False  # all may be in its config file
+def _of(
+    name: str,
+    short: dict[str, str],
+    flags: set[str],
+    default: str,
+    translate: Callable[[Imported, dict[str, Any], str], None],
+) -> Callable[[Imported, list[str], str], bool]:
+    """Return what reads the command line of a server that is given its app as a word, `default` being the app's name."""
+
+    def read(app: Imported, words: list[str], source: str) -> bool:
+        settings, alone = _options(words, short, flags, app, source)
+        if not _target(app, alone, default, source):
+            return False
+        translate(app, settings, f"{name} ")
+        return True
+
+    return read
+
+
+def _gunicorn(app: Imported, settings: dict[str, Any], prefix: str) -> None:
     if "config" not in settings:
         app.reads = "gunicorn.conf.py"
-    servers.gunicorn(app, settings, "gunicorn ")
-    return True
+    servers.gunicorn(app, settings, prefix)
 
 
-def _uvicorn(app: Imported, words: list[str], source: str) -> bool:
-    settings, alone = _options(words, {}, _UVICORN_FLAGS, app, source)
-    if not _target(app, alone, "app", source):
-        return False
-    servers.uvicorn(app, settings, "uvicorn ")
-    return True
-
-
-def _hypercorn(app: Imported, words: list[str], source: str) -> bool:
-    names = {
-        "-b": "bind", "-w": "workers", "-k": "worker_class", "--access-logfile": "accesslog", "-c": "config",
-        "--keep-alive": "keepalive",
-    }  # fmt: skip
-    settings, alone = _options(words, names, {"--reload", "--debug"}, app, source)
+def _hypercorn(app: Imported, settings: dict[str, Any], prefix: str) -> None:
     settings.pop("worker_class", None)
-    if not _target(app, alone, "app", source):
-        return False
-    servers.gunicorn(app, settings, "hypercorn ")
-    return True
+    servers.gunicorn(app, settings, prefix)
 
 
-def _granian(app: Imported, words: list[str], source: str) -> bool:
-    names = {"--respawn-failed-workers": "respawn", "--process-name": "process_name"}
-    flags = {"--reload", "--factory", "--access-log", "--no-access-log", "--respawn-failed-workers", "--no-ws", "--ws"}
-    settings, alone = _options(words, names, flags, app, source)
-    if not _target(app, alone, "app", source):
-        return False
-    servers.uvicorn(app, settings, "granian ")
-    return True
+def _daphne(app: Imported, settings: dict[str, Any], prefix: str) -> None:
+    app.table["interface"] = "asgi"
+    servers.uvicorn(app, settings, prefix)
 
 
-def _daphne(app: Imported, words: list[str], source: str) -> bool:
-    names = {"-b": "host", "--bind": "host", "-p": "port", "-u": "uds", "--unix-socket": "uds", "-t": "http_timeout"}
-    settings, alone = _options(words, names, {"--proxy-headers"}, app, source)
-    if not _target(app, alone, "application", source):
-        return False
-    app.set("interface", "asgi", source)
-    servers.uvicorn(app, settings, "daphne ")
-    return True
-
-
-def _waitress(app: Imported, words: list[str], source: str) -> bool:
-    settings, alone = _options(words, {}, {"--call", "--expose-tracebacks"}, app, source)
-    is_factory = settings.pop("call", False)
-    if not _target(app, alone, "app", source):
-        return False
-    if is_factory:
-        app.set("factory", True, source)
+def _waitress(app: Imported, settings: dict[str, Any], prefix: str) -> None:
+    if settings.pop("call", False):
+        app.table["factory"] = True
     text = settings.pop("threads", "4")
     if (threads := whole(text)) is not None:
-        app.set("threads", threads, source)
+        app.table["threads"] = threads
     else:
-        app.look(source, f"threads was {text}: write what that is")
+        app.look(f"{prefix}threads", f"was {text}: write what that is")
     listen = settings.pop("listen", None)
     if listen is not None:
-        servers.addresses(app, [a.replace("*", "0.0.0.0") for text in listen for a in text.split()], "waitress listen")
+        found = [a.replace("*", "0.0.0.0") for text in listen for a in text.split()]
+        servers.addresses(app, found, f"{prefix}listen")
     elif not {"host", "port"} & set(settings):
         settings["port"] = "8080"
-    settings.setdefault("host", "0.0.0.0") if "port" in settings else None
-    servers.uvicorn(app, settings, "waitress ")
-    return True
+    if "port" in settings:
+        settings.setdefault("host", "0.0.0.0")
+    servers.uvicorn(app, settings, prefix)
 
 
 def _fastapi(app: Imported, words: list[str], source: str) -> bool:
@@ -398,6 +389,12 @@ def _fastapi(app: Imported, words: list[str], source: str) -> bool:
 
 
 _SERVERS = {
-    "gunicorn": _gunicorn, "uvicorn": _uvicorn, "hypercorn": _hypercorn, "granian": _granian, "daphne": _daphne,
-    "waitress-serve": _waitress, "fastapi": _fastapi,
-}  # fmt: skip
+    # all of gunicorn's may be in its config file, the app too
+    "gunicorn": _of("gunicorn", _GUNICORN, _GUNICORN_FLAGS, "application", _gunicorn),
+    "uvicorn": _of("uvicorn", {}, _UVICORN_FLAGS, "app", servers.uvicorn),
+    "hypercorn": _of("hypercorn", _HYPERCORN, {"--reload", "--debug"}, "app", _hypercorn),
+    "granian": _of("granian", _GRANIAN, _GRANIAN_FLAGS, "app", servers.uvicorn),
+    "daphne": _of("daphne", _DAPHNE, {"--proxy-headers"}, "application", _daphne),
+    "waitress-serve": _of("waitress", {}, {"--call", "--expose-tracebacks"}, "app", _waitress),
+    "fastapi": _fastapi,
+}

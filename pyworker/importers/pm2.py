@@ -16,7 +16,7 @@ from pyworker.config.check import clean_name
 from pyworker.importers.commandline import understand
 from pyworker.importers.jsvalues import HERE, Computed, EnvironmentText, computed_in
 from pyworker.importers.pm2settings import DROPPED, SETTINGS, as_profile, environment, int_of
-from pyworker.importers.result import CannotImport, Imported, Note, Result, at_home, needs_shell, separate, unique
+from pyworker.importers.result import CannotImport, Imported, Note, Result, at_home, needs_shell, settle
 
 _DEFAULTED = re.compile(r"\$\{\w+:-([^}]*)\}")
 _INTERPRETERS = {
@@ -83,8 +83,7 @@ def read(value: Any, profile: str = "", passed: Sequence[Computed] = (), folder:
         for found in computed
     ]
     result.apps = [_app(_placed(app, folder), profile) for app in apps]
-    unique(result.apps)
-    separate(result.apps)
+    settle(result.apps)
     return result
 
 

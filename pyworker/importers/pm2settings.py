@@ -160,12 +160,7 @@ def _autostart(app: Imported, value: Any, source: str) -> None:
 
 def _log(app: Imported, value: Any, source: str) -> None:
     path = str(value or "")
-    if path in ("", "/dev/null", "NULL") or "/.pm2/logs/" in path:
-        app.drop(source, "logs are files of pyworker's own: pyworker logs")
-    elif "file" in app.table.get("logs", {}):
-        app.look(source, f"one log for both streams: {app.table['logs']['file']}, not also {path}")
-    else:
-        app.set("logs.file", path, source)
+    app.log("" if path in ("/dev/null", "NULL") or "/.pm2/logs/" in path else path, source)
 
 
 def _codes(app: Imported, value: Any, source: str) -> None:

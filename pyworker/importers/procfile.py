@@ -7,7 +7,7 @@ import re
 from pyworker.config.canonical import literal
 from pyworker.config.check import clean_name
 from pyworker.importers.commandline import hook, understand
-from pyworker.importers.result import ENVIRONMENT, CannotImport, Imported, Note, Result, separate, unique
+from pyworker.importers.result import ENVIRONMENT, CannotImport, Imported, Note, Result, settle
 
 _LINE = re.compile(r"([A-Za-z0-9_-]+):\s*(.+)\Z")
 
@@ -34,6 +34,5 @@ def read(text: str) -> Result:
     if not result.apps:
         raise CannotImport("there is no process in it", "a Procfile has lines such as: web: gunicorn shop.wsgi")
     result.dropped.append(ENVIRONMENT)
-    unique(result.apps)
-    separate(result.apps)
+    settle(result.apps)
     return result

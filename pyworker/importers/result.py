@@ -86,6 +86,16 @@ class Imported:
         elif inside != 1 and number > 1:
             self.look(source, f"{number} processes of {inside} workers each were {number * inside} workers")
 
+    def log(self, path: str, source: str) -> None:
+        """Write the file that a stream goes to, "" for none: both go to one here."""
+        known = self.table.get("logs", {}).get("file", path)
+        if not path:
+            self.drop(source, "logs are files of pyworker's own: pyworker logs")
+        elif known != path:
+            self.look(source, f"one log for both streams: {known}, not also {path}")
+        else:
+            self.set("logs.file", path, source)
+
     def look(self, key: str, reason: str) -> None:
         """Translated, but not to exactly the same."""
         if len(self.review) > _MOST_COMPARED or Note(key, reason) not in self.review:
@@ -126,24 +136,13 @@ def seconds(value: float) -> str:
     return f"{round(value * 1000)}ms" if value != int(value) else f"{int(value)}s"
 
 
-def separate(apps: list[Imported]) -> None:
-    """Web apps without an address would all want the same one: each after the first gets a port of its own, and so
-    does the first when another app has its.
-    """
-    free = [app for app in apps if "target" in app.table and "bind" not in app.table]
-    binds = [app.table.get("bind", []) for app in apps]
-    taken = {text.rpartition(":")[2] for bind in binds for text in ([bind] if isinstance(bind, str) else bind)}
-    if free and ("8000" not in taken or any(note.reason.startswith(PORT_IS_TAKEN) for note in free[0].review)):
-        del free[0]
-    ports = (port for port in itertools.count(8001) if str(port) not in taken)
-    for app, port in zip(free, ports, strict=False):
-        address = f"127.0.0.1:{port}"
-        app.table["bind"] = address
-        app.review = [note for note in app.review if not note.reason.startswith(PORT_IS_TAKEN)]
-        app.look("bind", f"{address} is made up: the file has no address for it")
+def settle(apps: list[Imported]) -> None:
+    """Give each app a name and an address that no other has."""
+    _name_apart(apps)
+    _bind_apart(apps)
 
 
-def unique(apps: list[Imported]) -> None:
+def _name_apart(apps: list[Imported]) -> None:
     """Give apps of the same name a number behind it, one that no other has."""
     for app in apps:
         if app.name == "all":
@@ -159,3 +158,20 @@ def unique(apps: list[Imported]) -> None:
         names = (f"{app.name[:57]}-{number}" for number in seen[app.name])  # 64 characters at most
         app.name = next(name for name in names if name not in taken)
         taken.add(app.name)
+
+
+def _bind_apart(apps: list[Imported]) -> None:
+    """Web apps without an address would all want the same one: each after the first gets a port of its own, and so
+    does the first when another app has its.
+    """
+    free = [app for app in apps if "target" in app.table and "bind" not in app.table]
+    binds = [app.table.get("bind", []) for app in apps]
+    taken = {text.rpartition(":")[2] for bind in binds for text in ([bind] if isinstance(bind, str) else bind)}
+    if free and ("8000" not in taken or any(note.reason.startswith(PORT_IS_TAKEN) for note in free[0].review)):
+        del free[0]
+    ports = (port for port in itertools.count(8001) if str(port) not in taken)
+    for app, port in zip(free, ports, strict=False):
+        address = f"127.0.0.1:{port}"
+        app.table["bind"] = address
+        app.review = [note for note in app.review if not note.reason.startswith(PORT_IS_TAKEN)]
+        app.look("bind", f"{address} is made up: the file has no address for it")

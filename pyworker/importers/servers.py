@@ -153,9 +153,11 @@ def _environment(app: Imported, value: Any, source: str) -> None:
             app.variable(name, text, source)
 
 
-def _reload(app: Imported, value: Any, source: str) -> None:
+def reload(app: Imported, value: Any, source: str) -> None:
+    """Write `watch` for a server that starts anew when a file changes."""
+    app.done(source)
     if value:
-        app.set("watch", app.table.get("watch", True), source)
+        app.table.setdefault("watch", True)
         app.look(source, "watch = true is for development: take it out of what runs in production")
 
 
@@ -268,7 +270,7 @@ GUNICORN: dict[str, Apply] = {
     "umask": _umask,
     "raw_env": _environment,
     **dict.fromkeys(_SAME_OF_GUNICORN, _same),
-    "reload": _reload,
+    "reload": reload,
     "accesslog": _access_log,
     "wsgi_app": lambda app, v, s: target(app, str(v), "application", s),
     "backlog": count("backlog"),
@@ -345,7 +347,7 @@ _SAME_OF_UVICORN = (
 )  # fmt: skip
 UVICORN: dict[str, Apply] = {
     "workers": workers,
-    "reload": _reload,
+    "reload": reload,
     "reload_dir": lambda app, v, s: _watch(app, "paths", v, s),
     "reload_include": lambda app, v, s: _watch(app, "include", ["*.py", *v], s),
     "reload_exclude": lambda app, v, s: _watch(app, "exclude", v, s),

@@ -20,8 +20,7 @@ from pyworker.importers.result import (
     Note,
     Result,
     at_home,
-    separate,
-    unique,
+    settle,
     whole,
 )
 from pyworker.importers.servers import time
@@ -83,8 +82,7 @@ def read(text: str, folder: str = ".", more: Sequence[tuple[str, str]] = ()) -> 
     if not result.apps:
         raise CannotImport("there is no [program:…] in it", "name the file that has the programs")
     result.dropped.append(ENVIRONMENT)
-    unique(result.apps)
-    separate(result.apps)
+    settle(result.apps)
     return result
 
 
@@ -323,14 +321,7 @@ def _is_no_file(value: str) -> bool:
 
 
 def _log(app: Imported, value: str, source: str) -> None:
-    if _is_no_file(value):
-        app.drop(source, "logs are files of pyworker's own: pyworker logs")
-    elif "file" in app.table.get("logs", {}):
-        if app.table["logs"]["file"] != value:
-            app.look(source, f"one log for both streams: {app.table['logs']['file']}, not also {value}")
-        app.done(source)
-    else:
-        app.set("logs.file", value, source)
+    app.log("" if _is_no_file(value) else value, source)
 
 
 def _size(app: Imported, value: str, source: str) -> None:

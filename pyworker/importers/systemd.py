@@ -22,7 +22,6 @@ _POLICIES = {
     "no": "never", "always": "always", "on-failure": "on-failure",
     **dict.fromkeys(("on-abnormal", "on-abort", "on-watchdog"), "on-failure"),
 }  # fmt: skip
-_LOGS = "pyworker logs; logs.file names another file"
 _DROPPED = {
     "ExecReload": "pyworker reload",
     "ExecStop": "pyworker stop; stop.signal is what it sends",
@@ -30,7 +29,7 @@ _DROPPED = {
     "KillMode": "a worker gets the signal, and what is left of its process group is killed",
     "PIDFile": "pyworker ps shows the pids",
     "RestartSec": "restarts are spaced by themselves, longer with each failure",
-    "SyslogIdentifier": _LOGS,
+    "SyslogIdentifier": "pyworker logs; logs.file names another file",
 }
 _READ = ("ExecStart", "Environment", "WorkingDirectory")
 
@@ -163,13 +162,7 @@ def _inherited(app: Imported, value: str, source: str) -> None:
 
 def _output(app: Imported, value: str, source: str) -> None:
     kind, _, path = value.partition(":")
-    known = app.table.get("logs", {}).get("file", path)
-    if kind not in ("append", "file", "truncate"):
-        app.drop(source, _LOGS)
-    elif known != path:
-        app.look(source, f"one log for both streams: {known}, not also {path}")
-    else:
-        app.set("logs.file", path, source)
+    app.log(path if kind in ("append", "file", "truncate") else "", source)
 
 
 def _both_times(app: Imported, value: str, source: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from pyworker.config.check import clean_name
 from pyworker.importers.result import ENVIRONMENT, MAX_TEXT, CannotImport, Imported, Result, whole
-from pyworker.importers.servers import addresses, count, target, time, to, workers
+from pyworker.importers.servers import addresses, count, reload, target, time, to, workers
 
 _LINE = re.compile(r"([\w.-]+)\s*(?:=\s*(.*))?\Z")
 _VARIABLE = re.compile(r"%(?:\(([\w.-]+)\)|([A-Za-z%]))")
@@ -202,11 +202,7 @@ def _python_path(app: Imported, value: str, source: str) -> None:
 
 
 def _watch(app: Imported, value: str, source: str) -> None:
-    if value.lower() in ("0", "false", "no"):
-        app.done(source)
-        return
-    app.set("watch", True, source)
-    app.look(source, "watch = true is for development: take it out of what runs in production")
+    reload(app, value.lower() not in ("0", "false", "no"), source)
 
 
 def _lazy(app: Imported, value: str, source: str) -> None:
@@ -218,10 +214,7 @@ def _lazy(app: Imported, value: str, source: str) -> None:
 
 
 def _log(app: Imported, value: str, source: str) -> None:
-    if value.startswith("/") and not value.startswith("/dev/"):
-        app.set("logs.file", value, source)
-    else:
-        app.drop(source, "logs are files of pyworker's own: pyworker logs")
+    app.log(value if value.startswith("/") and not value.startswith("/dev/") else "", source)
 
 
 _SETTINGS: dict[str, Callable[[Imported, str, str], None]] = {

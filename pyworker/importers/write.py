@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyworker.config.canonical import toml
-from pyworker.importers.result import Imported, Result
+from pyworker.importers.result import Imported, Note, Result
 
 _ORDER = (
     "target", "script", "args", "command", "factory", "interface", "cwd", "python", "workers", "threads", "bind", "balance", "loop",
@@ -43,6 +43,10 @@ def _safe(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def _notes(notes: list[Note]) -> list[dict[str, str]]:
+    return [{"key": note.key, "reason": note.reason} for note in notes]
+
+
 def report(result: Result) -> dict[str, Any]:
     return {
         "kind": result.kind,
@@ -50,10 +54,10 @@ def report(result: Result) -> dict[str, Any]:
             {
                 "name": app.name,
                 "translated": app.translated,
-                "review": [{"key": n.key, "reason": n.reason} for n in app.review],
-                "dropped": [{"key": n.key, "reason": n.reason} for n in app.dropped],
+                "review": _notes(app.review),
+                "dropped": _notes(app.dropped),
             }
             for app in result.apps
         ],
-        "dropped": [{"key": n.key, "reason": n.reason} for n in result.dropped],
+        "dropped": _notes(result.dropped),
     }

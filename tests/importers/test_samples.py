@@ -956,3 +956,9 @@ def test_a_server_of_the_machine_s_own_runs_by_the_machine_s_own_python() -> Non
 def test_the_address_of_a_server_that_has_its_socket_from_systemd_is_asked_for() -> None:
     (web,) = systemd.read("[Unit]\nRequires=web.socket\n[Service]\nExecStart=/usr/bin/gunicorn a:b\n", "web").apps
     assert [(note.key, note.reason) for note in web.review] == [("bind", "write what ListenStream= of web.socket says")]
+
+
+def test_one_file_for_both_streams_of_a_pm2_file_needs_no_look() -> None:
+    (app,) = pm2.read({"script": "a.py", "out_file": "all.log", "error_file": "all.log"}).apps
+    assert app.table["logs"] == {"file": "all.log"}
+    assert app.review == []
