@@ -43,13 +43,10 @@ _DUMPED = {
     "instance_var": "NODE_APP_INSTANCE", "namespace": "default", "autostart": True, "autorestart": True, "watch": False,
     "merge_logs": True, "node_args": [], "filter_env": [],
 }  # fmt: skip
-# what a dump has beside the settings
-_STATE = {
-    "pm_id", "pm_uptime", "unique_id", "status", "restart_time", "unstable_restarts", "created_at", "axm_actions", "axm_monitor",
-    "axm_options", "axm_dynamic", "exit_code", "prev_restart_delay", "versioning", "node_version", "version", "km_link",
-    "vizion_running", "started_inside", "NODE_APP_INSTANCE", "instance_id", "started_at", "PM2_HOME", "command", "filter_env",
-    "watch_options", "current_conf", "name_prefix", "_pm2_version", "exec_mode", "env", "error_file_path", "pm_pid_path",
-}  # fmt: skip
+# what a dump has of an app; all else in it is pm2's own state, or the shell's
+_KEPT_IN_DUMP = {
+    *SETTINGS, *DROPPED, *_ALIASES, "name", "script", "args", "interpreter", "interpreter_args", "exec_mode",
+} - {"filter_env", "watch_options", "command", "username", "pm_pid_path"}  # fmt: skip
 
 
 def read(value: Any, profile: str = "", passed: Sequence[Computed] = (), folder: str = ".") -> Result:
@@ -145,11 +142,10 @@ def _merged(entries: list[Any]) -> list[dict[str, Any]]:
             found[name]["instances"] = int(found[name].get("instances", 1)) + 1
         else:
             env = entry.get("env")
-            shell = {k for k in env if k not in SETTINGS} if isinstance(env, dict) else set()  # it stands beside, too
             plain = {
                 k: v
                 for k, v in entry.items()
-                if k in ("env", "exec_mode") or (k not in _STATE | shell | {"username"} and _DUMPED.get(k, ...) != v)
+                if (k in _KEPT_IN_DUMP or k.startswith("env_")) and (k == "env" or _DUMPED.get(k, ...) != v)
             }
             if isinstance(env, dict):  # the whole shell went into it: nobody can tell what was meant
                 inside = {k: v for k, v in env.items() if k in ("PORT", "NODE_ENV")}
