@@ -110,6 +110,8 @@ class Side:
             self.watch(self.mask & ~IN)
             other.end()
             return
+        if other.eof:
+            relay.client_came(self)
         try:
             sent = _splice(pipe[0], other.fd, count)
         except BlockingIOError:
@@ -148,6 +150,7 @@ class Side:
             return
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
+        self.relay.client_came(self)
 
     def pass_on_the_last(self) -> None:
         """Pass on what it had said before the break: who refuses an upload answers, and closes."""
@@ -239,6 +242,16 @@ class Relay:
         except OSError:  # also NO_ROOM
             self.loop.remove(self._client.fd)
             self._refused()
+
+    def client_came(self, side: Side) -> None:
+        """Only one side still sends: if that is the client, it is given its time (anew)."""
+        if side is self._client:
+            self.worker.half_ended(self)
+
+    @property
+    def holds_back_client(self) -> bool:
+        """Whether its client is not read, as the worker has not taken what came before."""
+        return self._server.held > 0
 
     def cut(self) -> None:
         """One side broke: the other is told in the same way, by a reset."""

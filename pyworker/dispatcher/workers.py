@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from pyworker.dispatcher.inbox import Inbox
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pyworker.dispatcher.main import Dispatcher
 
 _ACCEPTED, _OPEN = int(F.ACCEPTED), int(F.OPEN)
+LINGER = 10.0  # seconds for a client to end a connection, too, that its worker has ended
 
 
 class Worker(Protocol):
@@ -81,6 +83,8 @@ class PortWorker:
         self._cells = cells
         self._owner = owner
         self._relays: set[Relay] = set()
+        self._half_ended: dict[Relay, float] = {}  # when its client was last heard of; in that order
+        self._looking = False
         self._accepted = 0
         cells[_OPEN] = 0  # those of a dispatcher before us have ended with it
         self._told_to_shut = False
@@ -108,8 +112,33 @@ class PortWorker:
         relay.begin()
         return True
 
+    def half_ended(self, relay: Relay) -> None:
+        """The program has ended this one; its client, who has just been told or has sent on, has its time to do so, too.
+
+        Many look at a connection only when they use it again. Nobody else ends it: the program believes that it is closed.
+        """
+        self._half_ended.pop(relay, None)
+        self._half_ended[relay] = time.monotonic()
+        if not self._looking:
+            self._looking = True
+            self._owner.loop.later(LINGER, self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        now = time.monotonic()
+        while self._half_ended and not self._looking:
+            relay, since = next(iter(self._half_ended.items()))
+            if since + LINGER > now:
+                self._looking = True
+                self._owner.loop.later(since + LINGER - now, self._look)
+            elif relay.holds_back_client:
+                self.half_ended(relay)
+            else:
+                relay.close()
+
     def lost(self, relay: Relay) -> None:
         self._relays.discard(relay)
+        self._half_ended.pop(relay, None)
         self._owner.relays -= 1
         self._cells[_OPEN] = len(self._relays)
         if self._told_to_shut and not self._relays:

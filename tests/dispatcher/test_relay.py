@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
+from pyworker.dispatcher import workers
 from pyworker.dispatcher.loop import Loop
 from pyworker.dispatcher.main import CALM, Dispatcher
 from pyworker.dispatcher.relay import Pipes, Relay, header_of
@@ -556,7 +557,7 @@ class Alone:
         self.loop, self.again = Loop(), list[object]()
         self.client, theirs = socket.socketpair()
         theirs.setblocking(False)
-        stub: Any = SimpleNamespace(port=worker.port, proxy_protocol=False, lost=self.again.append)
+        stub: Any = SimpleNamespace(port=worker.port, proxy_protocol=False, lost=self.again.append, half_ended=id)
         self.relay = Relay(self.loop, Pipes(), theirs, stub, lambda *what: self.again.append(what))
         self.relay.begin()
 
@@ -625,6 +626,44 @@ def test_a_relay_of_which_a_side_cannot_be_waited_for_again_ends(worker: Worker,
     client.watch(select.EPOLLIN)
     assert alone.again == [alone.relay]
     alone.end()
+
+
+def test_a_client_that_does_not_end_what_its_worker_has_ended_is_let_go_unless_it_sends_on(
+    worker: Worker, one: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    ours, theirs = unix_fds.socketpair()
+    dispatcher = Dispatcher(theirs, one.board)
+    cells = one.board[row_slice(2)]
+    port = PortWorker(2, 2, worker.port, False, cells, dispatcher)
+
+    def until_half_ended(*relays: Relay) -> None:
+        wait_until(lambda: _turned(dispatcher.loop) and list(port._half_ended) == list(relays), LONG, "an end to be seen")
+
+    with ours, theirs, contextlib.ExitStack() as open_ones:
+        clients = []
+        relays: list[Relay] = []
+        for _ in range(3):
+            client, end = socket.socketpair()
+            clients.append(open_ones.enter_context(client))
+            end.setblocking(False)
+            assert port.take(end.detach())
+            (relay,) = port._relays - set(relays)
+            relays.append(relay)
+            there = open_ones.enter_context(worker.accept())
+            there.shutdown(socket.SHUT_WR)
+            until_half_ended(*relays)
+        now[0] = workers.LINGER
+        clients[0].send(b"more")
+        until_half_ended(relays[1], relays[2], relays[0])
+        clients[1].close()
+        until_half_ended(relays[2], relays[0])
+        port._look()
+        assert port._relays == {relays[0]}
+        relays[0].cut()
+    dispatcher.loop._epoll.close()
+    cells.release()
 
 
 def test_a_relay_in_which_nothing_moves_costs_no_time(worker: Worker) -> None:
