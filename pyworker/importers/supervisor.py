@@ -88,7 +88,6 @@ def read(text: str, folder: str = ".", more: Sequence[tuple[str, str]] = ()) -> 
 
 def _parsed(text: str, what: str) -> configparser.RawConfigParser:
     parser = configparser.RawConfigParser(strict=False, inline_comment_prefixes=(";", "#"))
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
     if wrong := _NO_SETTING.search(text):  # the parser collects all such lines, which takes the square of the time
         line = text.count("\n", 0, wrong.start()) + 1
         raise CannotImport(f"{what} is no supervisord.conf: line {line}, {shown(wrong[0])}, is no NAME = VALUE")

@@ -879,6 +879,13 @@ def test_an_address_of_a_gunicorn_file_may_be_put_together(value: str, bind: str
     assert ("bind" in {n.key for n in app.review}) == (bind in (None, ":9000"))
 
 
+def test_a_file_of_supervisor_s_is_parsed_as_supervisord_parses_it() -> None:
+    text = "[program:a]\ncommand=a # one\nUser = x ; two\n[program:a]\nuser=y\n"
+    (app,) = supervisor.read(text).apps
+    assert (app.table["command"], app.table["user"], app.dropped) == (["a"], "y", [])
+    assert supervisor.included("[include]\nFiles = %(here)s/*.ini\n", "/etc") == ["/etc/*.ini"]
+
+
 def test_a_unit_of_systemd() -> None:
     (shop,) = read("shop.service").apps
     assert shop.name == "shop"
