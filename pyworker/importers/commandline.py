@@ -43,26 +43,35 @@ _GUNICORN = {
     "--uwsgi-allow-from": "uwsgi_allow_ips", "--dirty-app": "dirty_apps", "--no-control-socket": "control_socket_disable",
 }  # fmt: skip
 _GUNICORN_FLAGS = {
-    "--preload", "--reload", "-D", "--daemon", "--capture-output", "--reuse-port", "--no-sendfile", "--check-config",
+    "--preload", "--reload", "-D", "--daemon", "--capture-output", "--reuse-port", "--check-config",
     "-R", "--enable-stdio-inheritance", "--disable-redirect-access-to-syslog", "--log-syslog", "--proxy-protocol",
     "--initgroups", "--print-config", "--spew", "--enable-backlog-metric", "--suppress-ragged-eofs",
     "--do-handshake-on-connect", "--permit-obsolete-folding", "--strip-header-spaces", "--casefold-http-method",
-    "--permit-unconventional-http-method", "--permit-unconventional-http-version", "--no-control-socket",
+    "--permit-unconventional-http-method", "--permit-unconventional-http-version",
 }  # fmt: skip
 _UVICORN_FLAGS = {
-    "--reload", "--factory", "--proxy-headers", "--no-proxy-headers", "--access-log", "--no-access-log", "--use-colors",
-    "--no-use-colors", "--server-header", "--no-server-header", "--date-header", "--no-date-header", "--http2",
+    "--reload", "--factory", "--proxy-headers", "--access-log", "--use-colors", "--server-header", "--date-header", "--http2",
     "--reset-contextvars",
 }  # fmt: skip
-_HYPERCORN = {
-    "-b": "bind", "-w": "workers", "-k": "worker_class", "--access-logfile": "accesslog", "-c": "config",
-    "--keep-alive": "keepalive",
+# its user and group are those of the socket
+_HYPERCORN = {**_GUNICORN, **dict.fromkeys(("-u", "--user", "-g", "--group"), "socket_owner")}
+_GRANIAN = {
+    "--respawn-failed-workers": "respawn", "--ssl-certificate": "ssl_certfile", "--ssl-ca": "ssl_ca_certs",
+    "--working-dir": "app_dir", "--url-path-prefix": "root_path",
 }  # fmt: skip
-_GRANIAN = {"--respawn-failed-workers": "respawn", "--process-name": "process_name"}
+_DAPHNE = {
+    "-b": "host", "--bind": "host", "-p": "port", "-u": "uds", "--unix-socket": "uds", "-t": "http_timeout",
+    "-e": "endpoint", "-v": "verbosity", "-s": "server_name",
+}  # fmt: skip
+_WAITRESS = {"--unix-socket": "uds", "--trusted-proxy": "forwarded_allow_ips"}
 _GRANIAN_FLAGS = {
-    "--reload", "--factory", "--access-log", "--no-access-log", "--respawn-failed-workers", "--no-ws", "--ws",
+    "--reload", "--factory", "--access-log", "--respawn-failed-workers", "--ws", "--log", "--metrics", "--ssl-client-verify",
+    "--http1-keep-alive", "--http1-pipeline-flush", "--http2-adaptive-window", "--reload-ignore-worker-failure",
 }  # fmt: skip
-_DAPHNE = {"-b": "host", "--bind": "host", "-p": "port", "-u": "uds", "--unix-socket": "uds", "-t": "http_timeout"}
+_WAITRESS_FLAGS = {
+    "--call", "--expose-tracebacks", "--ipv4", "--ipv6", "--log-socket-errors", "--asyncore-use-poll",
+    "--log-untrusted-proxy-headers", "--clear-untrusted-proxy-headers",
+}  # fmt: skip
 _VARIABLES = {"raw_env", "pythonpath"}  # become some
 _MANY = {"bind", "raw_env", "reload_dir", "reload_include", "reload_exclude", "listen"}
 
@@ -101,7 +110,7 @@ def understand(app: Imported, command: str | list[str], source: str, *, variable
         return
     whole = words
     words = _without_wrappers(app, words, source)
-    text = command if isinstance(command, str) and words == whole else " ".join(map(_for_shell, words))
+    text = command if isinstance(command, str) and words == whole else for_shell(words)
     if not words:
         app.look(source, "says nothing to run")
         return
@@ -267,6 +276,11 @@ def _inherit(app: Imported, text: str, source: str) -> None:
         app.look(source, FROM_THE_SHELL)
 
 
+def for_shell(words: list[str]) -> str:
+    """Return a line that a shell splits into these again; a $ in them is one."""
+    return " ".join(map(_for_shell, words))
+
+
 def _for_shell(word: str) -> str:
     if re.fullmatch(r"[\w$@%+=:,./{}-]+", word):
         return word
@@ -291,7 +305,8 @@ def _options(
             option, value, equals = word[:2], word[2:], "="
         name = short.get(option, option.lstrip("-").replace("-", "_"))
         is_bare = not equals and (not rest or rest[0].startswith("--"))  # an option is no value of another
-        if option in flags or (is_bare and rest and name not in _MANY and not servers.says_something(name)):
+        is_flag = option in flags or option.startswith("--no-")
+        if is_flag or (is_bare and rest and name not in _MANY and not servers.says_something(name)):
             settings[name] = True
             continue
         if is_bare:
@@ -343,7 +358,8 @@ def _gunicorn(app: Imported, settings: dict[str, Any], prefix: str) -> None:
 
 
 def _hypercorn(app: Imported, settings: dict[str, Any], prefix: str) -> None:
-    settings.pop("worker_class", None)
+    if "worker_class" in settings:
+        servers.loop(app, settings.pop("worker_class"), f"{prefix}worker_class")
     servers.gunicorn(app, settings, prefix)
 
 
@@ -364,7 +380,7 @@ def _waitress(app: Imported, settings: dict[str, Any], prefix: str) -> None:
     if listen is not None:
         found = [a.replace("*", "0.0.0.0") for text in listen for a in text.split()]
         servers.addresses(app, found, f"{prefix}listen")
-    elif not {"host", "port"} & set(settings):
+    elif not {"host", "port", "uds"} & set(settings):
         settings["port"] = "8080"
     if "port" in settings:
         settings.setdefault("host", "0.0.0.0")
@@ -392,9 +408,9 @@ _SERVERS = {
     # all of gunicorn's may be in its config file, the app too
     "gunicorn": _of("gunicorn", _GUNICORN, _GUNICORN_FLAGS, "application", _gunicorn),
     "uvicorn": _of("uvicorn", {}, _UVICORN_FLAGS, "app", servers.uvicorn),
-    "hypercorn": _of("hypercorn", _HYPERCORN, {"--reload", "--debug"}, "app", _hypercorn),
+    "hypercorn": _of("hypercorn", _HYPERCORN, {"--reload", "--debug", "-D", "--daemon"}, "app", _hypercorn),
     "granian": _of("granian", _GRANIAN, _GRANIAN_FLAGS, "app", servers.uvicorn),
     "daphne": _of("daphne", _DAPHNE, {"--proxy-headers"}, "application", _daphne),
-    "waitress-serve": _of("waitress", {}, {"--call", "--expose-tracebacks"}, "app", _waitress),
+    "waitress-serve": _of("waitress", _WAITRESS, _WAITRESS_FLAGS, "app", _waitress),
     "fastapi": _fastapi,
 }

@@ -309,7 +309,7 @@ GUNICORN: dict[str, Apply] = {
     "forwarder_headers": Dropped("X-Forwarded-* of a trusted proxy count: http.forwarded_allow_ips"),
     "paste": lambda app, v, s: app.look(s, "PasteDeploy files are not read: target names a module that loads it"),
     "root_path": to("http.root_path"),
-    "asgi_loop": lambda app, v, s: _loop(app, v, s),
+    "asgi_loop": lambda app, v, s: loop(app, v, s),
     "protocol": lambda app, v, s: app.done(s) if v == "http" else app.look(s, f"{v}: HTTP is all that is spoken here"),
     **dict.fromkeys(_DIRTY, Dropped("what is not for a request's worker is an app of its own here")),
     **dict.fromkeys(_UNMATCHED, Dropped("nothing here matches it")),
@@ -327,7 +327,8 @@ def gunicorn(app: Imported, settings: dict[str, Any], prefix: str = "") -> None:
     _apply(app, settings, GUNICORN, prefix, "gunicorn")
 
 
-def _loop(app: Imported, value: Any, source: str) -> None:
+def loop(app: Imported, value: Any, source: str) -> None:
+    """Write which event loop a server had, if there is one here."""
     if value in ("auto", "asyncio", "uvloop"):
         app.set("loop", value, source)
     else:
@@ -353,7 +354,7 @@ UVICORN: dict[str, Apply] = {
     "reload_exclude": lambda app, v, s: _watch(app, "exclude", v, s),
     "factory": lambda app, v, s: app.set("factory", True, s) if v else app.done(s),
     "interface": _interface,
-    "loop": _loop,
+    "loop": loop,
     "env_file": to("env_file"),
     "root_path": to("http.root_path"),
     **dict.fromkeys(_SAME_OF_UVICORN, _same),

@@ -495,6 +495,30 @@ def test_every_server_of_a_procfile() -> None:
     assert "gunicorn has processes of its own" in app(result, "web").review[0].reason
 
 
+@pytest.mark.parametrize(
+    ("line", "table"),
+    [
+        ("hypercorn -k uvloop -m 007 -w 2", {"loop": "uvloop", "umask": "007", "workers": 2}),
+        ("hypercorn -D -u 33 --group 33 --no-http2", {}),
+        ("waitress-serve --unix-socket=/run/x.sock --threads=1", {"threads": 1, "bind": "unix:/run/x.sock"}),
+        ("waitress-serve --trusted-proxy 10.0.0.1 --clear-untrusted-proxy-headers", {
+            "threads": 4, "bind": "0.0.0.0:8080", "http": {"forwarded_allow_ips": ["10.0.0.1"]},
+        }),
+        ("granian --ssl-certificate c.pem --ssl-keyfile k.pem", {"tls": {"cert": "c.pem", "key": "k.pem"}}),
+        ("granian --working-dir api --no-log", {"cwd": "api"}),
+        ("uvicorn --no-h11-upgrade", {}),
+    ],
+)  # fmt: skip
+def test_an_option_of_a_server_has_its_meaning_and_takes_no_word_of_another(line: str, table: dict[str, object]) -> None:
+    (app,) = procfile.read(f"web: {line} a:b\n").apps
+    assert app.table == {"target": "a:b", **table}
+
+
+def test_a_loop_of_hypercorn_s_that_is_not_here_is_said() -> None:
+    (app,) = procfile.read("web: hypercorn -k trio a:b\n").apps
+    assert [(n.key, n.reason) for n in app.review] == [("hypercorn worker_class", "loop trio is not known here")]
+
+
 def test_what_gunicorn_s_file_sets_to_none_is_not_set() -> None:
     found = app(read("gunicorn.conf.py", text="user = None\nchdir = None\ncertfile = None\nproc_name = None\nwsgi_app = 'a.b:make()'"), "shop")
     assert found.table == {"target": "a.b:make", "factory": True}
