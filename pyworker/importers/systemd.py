@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable
 
 from pyworker.config.check import clean_name
-from pyworker.importers.commandline import FROM_THE_SHELL, hook, understand
+from pyworker.importers.commandline import FROM_THE_SHELL, for_shell, hook, understand
 from pyworker.importers.result import CannotImport, Imported, Note, Result, seconds, whole
 
 _SETTING = re.compile(r"([A-Za-z0-9]+)\s*=\s*(.*)", re.DOTALL)
@@ -107,16 +107,22 @@ def _words(app: Imported, text: str, source: str) -> list[str]:
 
 def _start(app: Imported, command: str, variables: dict[str, str]) -> None:
     """systemd splits the line and executes it: no shell, but $NAME and ${NAME} are filled in."""
-    line = command.lstrip("@-:+!|")
-    prefixes = command[: len(command) - len(line)]
-    words = _words(app, line, "ExecStart")
-    if "@" in prefixes:  # the second word is what ps shows
-        del words[1:2]
+    prefixes, words = _split(app, command, "ExecStart")
     if ":" not in prefixes:
         words = [_VARIABLE.sub(lambda found: variables.get(found[1] or found[2], found[0]), word) for word in words]
     if "+" in prefixes or "!" in prefixes:
         app.look("ExecStart", "ran with root's rights in spite of User=: leave user out")
     understand(app, words, "ExecStart", variables=":" not in prefixes)
+
+
+def _split(app: Imported, command: str, source: str) -> tuple[str, list[str]]:
+    """Return the signs before a command, and its words."""
+    line = command.lstrip("@-:+!|")
+    prefixes = command[: len(command) - len(line)]
+    words = _words(app, line, source)
+    if "@" in prefixes:  # the second word is what ps shows
+        del words[1:2]
+    return prefixes, words
 
 
 def _time(key: str) -> Callable[[Imported, str, str], None]:
@@ -186,12 +192,23 @@ def _nofile(app: Imported, value: str, source: str) -> None:
 
 
 def _before(app: Imported, value: str, source: str) -> None:
-    line = value.lstrip("@-:+!|")
+    prefixes, words = _split(app, value, source)
+    if not words:
+        return
+    line = for_shell(words)
     if "hooks" in app.table:
         app.look(source, f"{line} runs then, too: write all of it into hooks.pre_start")
-    elif words := _words(app, line, source):
-        app.set("hooks.pre_start", line if hook(line) == line else words, source)
-        app.look(source, "runs before a start and a reload (hooks.pre_start), and has a minute (hooks.timeout)")
+        return
+    if "-" in prefixes:  # how it ends is nothing to a start
+        command: str | list[str] = ["sh", "-c", f"{line} || true"]
+    elif "$" in line and ":" not in prefixes:
+        command = ["sh", "-c", line]
+    else:
+        command = line if hook(line) == line else words
+    app.set("hooks.pre_start", command, source)
+    app.look(source, "runs before a start and a reload (hooks.pre_start), and has a minute (hooks.timeout)")
+    if "+" in prefixes or "!" in prefixes:
+        app.look(source, f"{line} ran with root's rights; a hook has those of user")
 
 
 _SERVICE: dict[str, Callable[[Imported, str, str], None]] = {

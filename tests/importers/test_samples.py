@@ -958,6 +958,26 @@ def test_a_command_of_a_unit_ends_as_it_did_and_a_server_s_workers_are_replaced_
     assert "restart" not in systemd.read(f"{start}gunicorn a:b\n", "x").apps[0].table
 
 
+@pytest.mark.parametrize(
+    ("line", "hook"),
+    [
+        ("/bin/mkdir -p /run/x", "/bin/mkdir -p /run/x"),
+        ("-/bin/rm -f '/run/x y'", ["sh", "-c", "/bin/rm -f '/run/x y' || true"]),
+        ("/bin/mkdir -p ${DIR} 'a;b'", ["sh", "-c", "/bin/mkdir -p ${DIR} 'a;b'"]),
+        (":/bin/echo $DIR", ["/bin/echo", "$DIR"]),
+        ("@/bin/mkdir mk /run/x", "/bin/mkdir /run/x"),
+    ],
+)
+def test_what_a_unit_runs_before_its_start_fails_and_finds_its_variables_as_it_did(line: str, hook: str | list[str]) -> None:
+    (app,) = systemd.read(f"[Service]\nExecStart=/bin/mail\nExecStartPre={line}\n", "mail").apps
+    assert app.table["hooks"] == {"pre_start": hook}
+
+
+def test_what_ran_with_root_s_rights_before_a_unit_s_start_is_said() -> None:
+    (app,) = systemd.read("[Service]\nUser=x\nExecStart=/bin/mail\nExecStartPre=+/bin/chown x /run/x\n", "mail").apps
+    assert app.review[-1].reason == "/bin/chown x /run/x ran with root's rights; a hook has those of user"
+
+
 def test_settings_of_a_unit_that_have_another_name_here_are_not_said_to_be_nothing() -> None:
     (app,) = systemd.read(
         "[Service]\nExecStart=/bin/mail --to ${TO}\nEnvironmentFile=/etc/mail\nPassEnvironment=A B\nPassEnvironment=C\n"
