@@ -145,6 +145,7 @@ def main(argv: list[str]) -> int:
 
 
 def _become_quiet() -> None:
+    process.set_name("pyworker daemon")
     set_title("pyworker daemon")
     process.prctl(process.PR_SET_DUMPABLE, 0)
     unix_fds.raise_nofile()

@@ -241,6 +241,14 @@ def test_the_home_is_private_and_the_daemon_is_detached(pw: Pyworker) -> None:
             assert os.readlink(f"/proc/{pid}/cwd") == "/", role
 
 
+def test_top_and_the_kernels_log_name_each_process_of_ours(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    for role in ("guardian", "daemon", "logger"):
+        with open(f"/proc/{pw.role(role)}/comm") as name:
+            assert name.read() == f"pyworker {role}"[:15] + "\n"
+
+
 def test_a_daemon_that_stopped_leaves_no_process_and_no_port(pw: Pyworker) -> None:
     pw.api(ASGI)
     pw.ok("start", "app.toml")
