@@ -39,7 +39,7 @@ def _bring_back(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
     unsaved = False  # what the daemon before this one had decided when it was killed
     for name in sorted(set(found.let_go) - set(wanted) - set(found.wanted)):
         # nobody knows what it is: its fds stay where they are, and its workers serve on
-        stderr.write(f"{name}: left as it runs, nothing says where it is from ({found.let_go[name]})\n")
+        stderr.say("daemon", f"{name}: left as it runs, nothing says where it is from ({found.let_go[name]})")
     for name, app in {**found.wanted, **wanted}.items():
         desk.brain.store.alive()
         there = desk.brain.apps.get(name)
@@ -50,7 +50,7 @@ def _bring_back(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
         why = found.let_go.get(name, unread)
         listeners, values = there.listeners if there else {}, {}
         if why:
-            stderr.write(f"{name}: cannot be taken over by version {__version__}, started again: {why}\n")
+            stderr.say("daemon", f"{name}: cannot be taken over by version {__version__}, started again: {why}")
             env = raw_resolved(desk.brain, name).get("env", {})
             values = {n: str(env[n]) for n in app.source.env_names if n in env}
             listeners = listeners or found_listeners(desk.brain, name)
@@ -76,8 +76,8 @@ def _bring_back(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
         desk.save()  # each is a generation further, or the file was lost, or is not of this state
     delete_closed(desk)  # the daemon before this one was about to
     if restored or failures:
-        words = f"restored {len(restored)} apps: {', '.join(restored)}" if restored else "restored no app"
-        stderr.write(words + ("; failed: " + "; ".join(failures) if failures else "") + "\n")
+        words = f"restored: {', '.join(restored)}" if restored else "restored no app"
+        stderr.say("daemon", words + ("; failed: " + "; ".join(failures) if failures else ""))
 
 
 def _bring(desk: Desk, app: desired.DesiredApp, listeners: dict[int, Listener], values: dict[str, str]) -> str:
@@ -103,7 +103,7 @@ def _try_later(desk: Desk, app: desired.DesiredApp, bring: Callable[[], str], er
         except OSError:
             desk.brain.loop.call_later(RESTORE_AGAIN, again)
             return
-        stderr.write(f"{failure or f'restored {name}'}\n")
+        stderr.say("daemon", failure or f"restored {name}")
         desk.save()
 
     desk.brain.loop.call_later(RESTORE_AGAIN, again)

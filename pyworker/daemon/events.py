@@ -145,7 +145,7 @@ class EventLog:
                 self._size += written
         except OSError as error:
             if not self.lost:
-                stderr.write(f"cannot write {EVENTS_FILE}: {error.strerror}; events are lost until it can\n")
+                stderr.say("daemon", f"cannot write {EVENTS_FILE}: {error.strerror}; events are lost until it can")
             self._lose()
 
     def _keep_on(self) -> None:

@@ -72,7 +72,7 @@ class FdStore:
             try:
                 message = decode(store.ToDaemon, packet.data)
             except WireError as error:  # of a guardian of another version
-                stderr.write(f"the guardian said what version {__version__} does not know, ignored: {error}\n")
+                stderr.say("daemon", f"the guardian said what version {__version__} does not know, ignored: {error}")
                 unix_fds.close_all(packet.fds)
                 continue
             match message:

@@ -57,7 +57,7 @@ def keep_socket(loop: Loop, store: FdStore, home_fd: int, server: ControlServer)
         store.put(CONTROL, os.dup(listener.fileno()))
         server.listen_on(listener)
         known = identity()
-        stderr.write("daemon: control.sock had been removed: made again\n")
+        stderr.say("daemon", "control.sock had been removed: made again")
 
     look()
 

@@ -75,7 +75,7 @@ def report_to_stderr(what: str) -> None:
     """Write the exception that is being handled to stderr, which is the daemon's own log; once while it lasts."""
     error = sys.exception()
     if error is None or _faults.is_new(f"{what}: {place_of(error)}", time.monotonic()):
-        stderr.write(f"{what}:\n")
+        stderr.say("daemon", f"{what}:")
         if error is not None:
             stderr.trace(error)
 
@@ -83,7 +83,7 @@ def report_to_stderr(what: str) -> None:
 def report_what_is_over() -> None:
     """Say which of the faults that were reported have not been met for a while."""
     for text in _faults.over(time.monotonic()):
-        stderr.write(f"{text}\n")
+        stderr.say("daemon", text)
 
 
 SLICE = 0.05  # seconds of soon-calls in one turn

@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
             stderr.write(f"{HOME_UNUSABLE}: {os.path.join(home, APPS_FILE)}: {error.strerror}\n")
             return 1
     if note:
-        stderr.write(note + "\n")
+        stderr.say("daemon", note)
 
     def save() -> None:
         for name in set(desk.waiting) & set(brain.apps):  # somebody has started it anew
@@ -105,7 +105,7 @@ def main(argv: list[str]) -> int:
     lost = running is None and is_missing(home_fd, APPS_FILE)
     found = adopt(brain, wanted, complete=not note and not lost)
     if lost and found.wanted:
-        stderr.write("apps.json is gone: what runs goes on, and is written down again\n")
+        stderr.say("daemon", "apps.json is gone: what runs goes on, and is written down again")
     failpoint.hit("daemon.adopted")
     depends, hooks = Depends(brain), Hooks(brain)
     desk.preparing = lambda: hooks.preparing

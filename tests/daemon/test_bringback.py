@@ -48,7 +48,7 @@ class World:
         monkeypatch.setattr(bringback, "raw_resolved", lambda brain, name: {"env": self.env})
         monkeypatch.setattr(bringback, "found_listeners", lambda brain, name: {0: "found"})
         monkeypatch.setattr(bringback, "start_again", lambda desk, app, every: self.did.append(("again", app.name, every)))
-        monkeypatch.setattr(bringback.stderr, "write", self.lines.append)
+        monkeypatch.setattr(bringback.stderr, "say", lambda who, text: self.lines.append(text))
 
     def restore(self, desk: Any, app: DesiredApp, values: dict[str, str], listeners: dict[int, Any]) -> str:
         self.did.append(("restore", app.name, values, listeners))
@@ -93,7 +93,7 @@ def test_what_lives_goes_on_and_what_is_wanted_and_has_ended_is_started_again(wo
     world.there(API, **there)
     again = [("let go", "api"), ("forget", "api"), ("restore", "api", {}, {0: "its own"}), "save"]
     assert world.bring_back(API, names=["api"]) == ([] if goes_on else again)
-    assert world.lines == ([] if goes_on else ["restored 1 apps: api\n"])
+    assert world.lines == ([] if goes_on else ["restored: api"])
 
 
 def test_what_is_stopped_and_known_already_is_left_alone(world: World) -> None:
@@ -133,8 +133,8 @@ def test_what_cannot_be_taken_over_is_started_again_on_its_listeners_with_the_va
     assert did[:2] == [("let go", "api"), ("restore", "api", {"KEY": "sesame"}, {0: "found"})]
     assert did[2][:2] == ("note", "api")
     assert did[3:] == ["save"]
-    assert world.lines[0] == "who: left as it runs, nothing says where it is from (it has no scoreboard)\n"
-    assert world.lines[1].endswith("started again: missing 'state'\n")
+    assert world.lines[0] == "who: left as it runs, nothing says where it is from (it has no scoreboard)"
+    assert world.lines[1].endswith("started again: missing 'state'")
 
 
 @pytest.mark.parametrize("unusable", [True, False])
@@ -149,7 +149,7 @@ def test_a_start_that_fails_is_said_and_tried_again_unless_it_would_fail_in_the_
     monkeypatch.setattr(bringback, "restore", restore)
     assert world.bring_back(API)[1:] == ([] if unusable else [("again", "api", RESTORE_AGAIN)])
     assert world.apps["api"].restored
-    assert world.lines == ["restored no app; failed: api: no module\n"]
+    assert world.lines == ["restored no app; failed: api: no module"]
 
 
 NO_DESCRIPTOR = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -165,7 +165,7 @@ def test_what_there_is_no_descriptor_for_waits_and_is_tried_until_there_is(world
     del world.restores["api"]
     world.lines.clear()
     assert world.later() == [("restore", "api", {}, {}), "save"]
-    assert (world.lines, world.apps["api"].restored) == (["restored api\n"], True)
+    assert (world.lines, world.apps["api"].restored) == (["restored api"], True)
     assert world.later() == []
 
 

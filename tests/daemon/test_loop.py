@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -370,7 +371,7 @@ def test_a_fault_is_written_to_the_log_once_while_it_lasts(
     module.report_what_is_over()
     said = capsys.readouterr().err
     assert said.count("RuntimeError: bug") == 1
-    assert "over, after 20 times: a timer failed: RuntimeError" in said
+    assert re.search(r"^\d{4}-.*Z daemon\[\d+\]: over, after 20 times: a timer failed: RuntimeError", said, re.MULTILINE)
     fail(99)
     assert "RuntimeError: bug 99" in capsys.readouterr().err
 
