@@ -143,8 +143,8 @@ def of_worker(
     """
     is_script = app.config is not None and bool(app.config.script)
     if handle.failure is not None:
-        taken = _OF_A_BIND_UNSEEN if is_script else _OF_A_BIND_IN_EACH
-        hint = taken if _IN_USE.search(handle.failure.message) else handle.failure.hint
+        port = _of_port_of_import(app, handle.failure.message, handle)
+        hint = _OF_A_BIND_UNSEEN if port and is_script else port or handle.failure.hint
         text = handle.failure.traceback
         hint = hint or _of_no_process(handle.failure.message) or _of_no_module(app, handle, handle.failure.message)
         hint = hint or _of_variable(app, handle.failure.message, text)
@@ -240,6 +240,14 @@ def of_port_in_use(said: str, *, siblings: bool, held: bool = False, app: App | 
     return "who has it? ss -ltnp"
 
 
+def _of_port_of_import(app: App, said: str, worker: WorkerHandle | None = None) -> str:
+    """Return the next step when an app found the port taken that its import binds, by a worker of its own if there is another; else ""."""
+    if not _IN_USE.search(said):
+        return ""
+    others = any(each is not worker for each in app.workers.values())
+    return _OF_A_BIND_IN_EACH if others else of_port_in_use(said, siblings=False)
+
+
 def last_words(lines: list[str]) -> tuple[list[str], str]:
     """Return the lines that are shown, and the one of them that says what was wrong."""
     is_node = bool(lines) and _NODE.match(lines[-1]) is not None
@@ -294,6 +302,7 @@ def of_template(
     if handle.failure is not None:
         hint = handle.failure.hint or _of_no_process(handle.failure.message)
         hint = hint or _of_variable(app, handle.failure.message, handle.failure.traceback)
+        hint = hint or _of_port_of_import(app, handle.failure.message)
         return handle.shortage.explains(handle.failure.message), handle.failure.traceback, hint
     if status.code is not None and handle.state == "loading":
         generation = app.generations.get(handle.generation)

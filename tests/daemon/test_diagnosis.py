@@ -175,13 +175,25 @@ def test_a_taken_port_is_the_cause_whatever_is_said_after_it(after: list[str]) -
     ],
 )
 def test_a_script_that_binds_without_pythons_sockets_is_told_what_shares_its_port(said: str) -> None:
-    app: Any = SimpleNamespace(config=AppConfig(name="api", script="server.py"))
     handle: Any = SimpleNamespace(failure=Failed("import", said, "", ""))
+    app: Any = SimpleNamespace(config=AppConfig(name="api", script="server.py"), workers={7: handle, 8: object()})
     hint = of_worker(app, handle, ExitStatus(1, None), "/nowhere", Shortage())[2]
     assert "gevent" in hint
     assert 'balance = "proxy"' in hint
     app.config = AppConfig(name="api", target="web:app")  # each of its workers starts a server of its own at import
     assert "only one can" in of_worker(app, handle, ExitStatus(1, None), "/nowhere", Shortage())[2]
+
+
+def test_a_port_that_an_import_binds_is_said_to_be_its_old_workers_at_a_reload_and_looked_for_at_a_start() -> None:
+    said = "RuntimeError: Can't listen for client connections: [Errno 98] Address already in use"  # debugpy
+    template: Any = SimpleNamespace(killed_because="", failure=LoadFailed("import", said, ""), shortage=Shortage())
+    app: Any = SimpleNamespace(name="api", config=AppConfig(name="api", target="web:app"), workers={7: object()})
+    assert "only one can" in of_template(app, template, ExitStatus(1, None), "/nowhere")[2]
+    app.workers = {}
+    assert of_template(app, template, ExitStatus(1, None), "/nowhere")[2] == "who has it? ss -ltnp"
+    alone: Any = SimpleNamespace(failure=Failed("import", said, "", ""), ready_at=None)  # preload = false
+    app.workers = {8: alone}
+    assert of_worker(app, alone, ExitStatus(1, None), "/nowhere", Shortage())[2] == "who has it? ss -ltnp"
 
 
 def test_a_variable_that_is_missing_has_a_next_step_in_an_app_a_script_and_a_command(tmp_path: Path) -> None:
