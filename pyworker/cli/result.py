@@ -6,12 +6,12 @@ import sys
 from typing import Any
 
 from pyworker.cli import render
-from pyworker.cli.activated import or_activated
 from pyworker.cli.client import Answer
 from pyworker.cli.fail import is_said, without_causes, words
 from pyworker.cli.options import Settings
 from pyworker.cli.progress import Board
 from pyworker.cli.render import Look, line, note, out, out_json, paint
+from pyworker.config.activated import or_activated
 from pyworker.errors import Exit
 from pyworker.protocol.events import failed_in_words, workers_in_words
 
@@ -165,7 +165,7 @@ def _failure(result: dict[str, Any], verb: str, how: Look, causes: list[str]) ->
     message = f"{app} runs, but {reason}" if result.get("action") == "unhealthy" else f"{app} {failed}: {reason}"
     said = str(result.get("traceback") or "")
     said = "" if is_said(said, reason) else said  # one line, which the message has already
-    hint = or_activated(str(result.get("hint") or ""))
+    hint = or_activated(str(result.get("hint") or ""), str(result.get("cwd") or ""))
     notes = [str(n) for n in result.get("notes") or ()]  # but for what is said already
     notes = [n for n in notes if not (hint and hint in n) and not n.endswith(reason)]
     return "\n" * how.tty + words(

@@ -12,9 +12,9 @@ import shlex
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyworker.cli.activated import activated
 from pyworker.cli.files import no_file
 from pyworker.cli.here import absolute, here
+from pyworker.config.activated import activated
 from pyworker.errors import PyworkerError
 from pyworker.protocol.events import workers_in_words
 

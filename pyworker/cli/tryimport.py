@@ -21,8 +21,8 @@ import threading
 from collections.abc import Iterator
 from typing import IO
 
-from pyworker.cli.activated import or_activated
 from pyworker.cli.render import clean, look, write
+from pyworker.config.activated import or_activated
 from pyworker.config.load import locate
 from pyworker.config.problem import Problem
 from pyworker.config.resolve import resolve
@@ -146,7 +146,7 @@ def _try(app: AppConfig, file: str, profile: str, resolved: ResolvedApp, state: 
         return []
     said, hint = found.get("traceback", "").rstrip(), found.get("hint", "")
     traceback = f"\n{said}" if said else ""
-    hint = or_activated(hint) or of_variable(found["message"], said, app.inherit_env)
+    hint = or_activated(hint, resolved.config.cwd) or of_variable(found["message"], said, app.inherit_env)
     return [_problem(app, file, profile, f"{app.name}: {found['message']}{traceback}", hint)]
 
 

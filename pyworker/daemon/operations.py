@@ -151,6 +151,7 @@ def result(app: App, outcome: Outcome, took: float) -> dict[str, Any]:
         "reason": failure.message,
         "traceback": failure.traceback,
         "hint": failure.hint,
+        "cwd": current.config.cwd if current is not None else "",
         **({"changes": list(outcome.changes)} if outcome.changes else {}),
         **(app.answered_since_reload() if outcome.action == "reloaded" else {}),
         # what is said of an app that is gone helps nobody

@@ -12,6 +12,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+from pyworker.config.activated import or_activated
 from pyworker.config.problem import ConfigError
 from pyworker.daemon import desired
 from pyworker.daemon.app import App
@@ -205,6 +206,8 @@ class Run:
         _say(f"{event.who} {sentence(event)}" if event.who else sentence(event))
         for key in ("traceback", "hint"):
             text = str(event.data.get(key) or "")
+            if key == "hint" and (app := self._desk.brain.apps.get(event.app or "")) and app.config is not None:
+                text = or_activated(text, app.config.cwd)
             if text and text not in self._shown:
                 self._shown = {*list(self._shown)[-50:], text}
                 _say(text.rstrip() if key == "traceback" else "  = help: " + text.replace("\n", "\n  = help: "))

@@ -213,9 +213,9 @@ def test_an_app_that_lacks_a_module_is_told_of_the_environment_that_its_project_
     home: str, folder: str, file: str, says: str
 ) -> None:
     Path(folder, file).touch()
-    for python, told in ((sys.prefix, True), ("/opt/own", False)):
+    for python, cwd, told in ((sys.prefix, folder, True), ("/opt/own", folder, False), (sys.prefix, "/", False)):
         hint = f"install it: {python}/bin/python -m pip install redis"
-        failed = results.reply("failed", ok=False, state="failed", reason="no redis", hint=hint)
+        failed = results.reply("failed", ok=False, state="failed", reason="no redis", hint=hint, cwd=cwd)
         with FakeControl(home, {"start": lambda _, failed=failed: [failed]}):
             found = run("start", home=home, cwd=folder, VIRTUAL_ENV="", CONDA_PREFIX="")
         assert found.err.endswith(f"  = help: {hint}\n")

@@ -1,4 +1,4 @@
-"""CLI: the virtual environment (venv, Poetry, conda …) that is activated in the shell that typed the command, or is kept elsewhere."""
+"""The virtual environment (venv, Poetry, conda …) that is activated in the shell that typed the command, or is kept elsewhere."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def activated() -> str:
     return ""
 
 
-def or_activated(hint: str) -> str:
-    """Return the next step when a module is not installed, with what is more likely meant than that step."""
+def or_activated(hint: str, cwd: str) -> str:
+    """Return the next step when a module is not installed, with what is more likely meant than that step by an app in `cwd`."""
     if not hint.startswith("install it: "):
         return hint
     if (prefix := activated()) and not _names(hint, prefix):
         return f'this shell has {prefix} activated, and the app has another Python: set python = "{prefix}"\n{hint}'
     for file, tool, says in _KEPT_ELSEWHERE if _names(hint, sys.prefix) and not prefix else ():
-        if os.path.exists(file):
+        if os.path.exists(os.path.join(cwd, file)):
             other = f"{tool} keeps this project's environment elsewhere, and the app has pyworker's own Python"
             return f"{other}: set python to what this says: {says}\n{hint}"
     return hint
