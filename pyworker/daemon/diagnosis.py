@@ -22,7 +22,7 @@ from pyworker.daemon.shortage import INSTALLATION, Shortage, step_for
 from pyworker.policy.variables import of_variable
 from pyworker.protocol.events import exit_words
 from pyworker.protocol.logs import IN_HAND, in_hand, parse_record
-from pyworker.protocol.names import LOGS_DIR
+from pyworker.protocol.names import LOGS_DIR, STOPPED, WHO_STOPPED
 from pyworker.protocol.stacks import parse, whereabouts
 from pyworker.unix.files import open_regular
 from pyworker.unix.process import ExitStatus
@@ -298,6 +298,8 @@ def of_template(
         dump = last_lines(log_file(app, home), handle.pid, _DUMP_LINES, since) if handle.loaded is None else []
         where = whereabouts(parse("\n".join(dump)))
         hint = "does the import wait for something? raise reload.ready_timeout if it needs longer"
+        if STOPPED in handle.killed_because:
+            hint = WHO_STOPPED
         return handle.killed_because + (f": it is in {where}" if where else ""), "", hint
     if handle.failure is not None:
         hint = handle.failure.hint or _of_no_process(handle.failure.message)

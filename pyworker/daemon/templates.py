@@ -27,7 +27,7 @@ from pyworker.policy.lifecycle import State
 from pyworker.protocol import template as t
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import fd_name
-from pyworker.protocol.names import DOES_NOT_END
+from pyworker.protocol.names import DOES_NOT_END, STOPPED
 from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process
@@ -82,6 +82,8 @@ class Templates:
 
     def stop(self, app: App, handle: TemplateHandle, reason: str, now: float) -> None:
         has_been_told = handle.state == "retiring"
+        if reason and handle.loaded is None and process.is_stopped(handle.pid):
+            reason = f"{reason}: {STOPPED}"
         handle.killed_because = reason or handle.killed_because
         handle.state, handle.since = "retiring", now
         if reason and handle.loaded is None and self._signal(app, handle, w.STACKS_SIGNAL):

@@ -28,7 +28,7 @@ from pyworker.policy.converge import DRAIN_TIMEOUT
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, Happening, State
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import worker_fd
-from pyworker.protocol.names import DOES_NOT_END
+from pyworker.protocol.names import DOES_NOT_END, STOPPED, WHO_STOPPED
 from pyworker.protocol.stacks import parse, parse_tasks, whereabouts
 from pyworker.protocol.wire import WireError, decode, encode
 from pyworker.record import replace
@@ -146,7 +146,7 @@ class Workers:
         patience = app.stop_config(handle.id.generation).drain_timeout
         text = f"worker {handle.id.slot} has not ended within stop.drain_timeout ({patience:g} s)"
         if process.is_stopped(handle.pid):
-            text += f": it was stopped by a signal, and kill -CONT {handle.pid} lets it go on"
+            text += f": {STOPPED}, and kill -CONT {handle.pid} lets it go on"
         elif where:
             text += f": it is in {where}"
         self._brain.remark(app, text[:500])
@@ -162,10 +162,7 @@ class Workers:
         if handle.state is State.STARTING or handle.state is State.OPENING:
             hint = "is it stuck, or does it need a longer reload.ready_timeout?"
             if process.is_stopped(handle.pid):
-                reason, hint = (
-                    f"{reason}: it was stopped by a signal",
-                    "who has sent it SIGSTOP? the program itself may have",
-                )
+                reason, hint = f"{reason}: {STOPPED}", WHO_STOPPED
             elif handle.health is not None and (failing := handle.health.health.reason):
                 reason = f"{reason}: it fails its health check: {failing}"
                 hint = "try the check by hand; if it only needs longer: reload.ready_timeout"

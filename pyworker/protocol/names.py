@@ -32,5 +32,7 @@ GUARDIAN_TITLE = "pyworker guardian"  # how `ps` shows it, and others recognize 
 GUARDIAN_DIED = "guardian died"  # why a daemon and a logger were started: the daemon before became the guardian
 NOT_STARTED = "cannot be started"  # said there by the guardian of the daemon, which the CLI looks for
 HOME_UNUSABLE = "daemon: cannot use its home"  # ... and by the daemon, before it ends
+STOPPED = "it was stopped by a signal"
+WHO_STOPPED = "who has sent it SIGSTOP? the program itself may have"
 # said of what SIGKILL was sent to
 DOES_NOT_END = "was killed and does not end: the kernel has it wait, most likely for a disk that does not answer"

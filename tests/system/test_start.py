@@ -154,6 +154,14 @@ def test_an_import_that_hangs_is_said_with_its_place(pw: Pyworker) -> None:
     assert "does the import wait for something?" in done.stderr
 
 
+def test_an_import_that_is_stopped_by_a_signal_is_not_said_to_be_slow(pw: Pyworker) -> None:
+    stops = "import os, signal\n\nos.kill(os.getpid(), signal.SIGSTOP)\n"
+    pw.api(stops + ASGI, tables='[app.reload]\nready_timeout = "4s"')
+    done = pw.run("start", "app.toml")
+    assert done.returncode == 1
+    assert "the import took more than 4 s: it was stopped by a signal\n  = help: who has sent it SIGSTOP?" in done.stderr
+
+
 def test_a_port_in_use_by_an_app_of_ours_is_no_reason_to_kill_its_daemon(pw: Pyworker) -> None:
     pw.api(ASGI)
     pw.ok("start", "app.toml")
