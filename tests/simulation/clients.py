@@ -111,7 +111,8 @@ class Clients:
         self._ends(client)
         lines = [json.loads(line) for line in client.heard.split(b"\n") if line]
         finals = [line for line in lines if line["type"] != "progress"]
-        self._world.say(f"{client.request} was answered {str(finals)[:300]}")
+        said = str(finals).replace(self._world.home, "~")
+        self._world.say(f"{client.request} was answered {said[:300]}")
         if len(finals) > 1 or (finals and lines[-1] is not finals[0]):
             self._world.fail(f"{client.request}: more than one answer: {finals}")
         if not finals and client.daemon is self._world.daemon:
