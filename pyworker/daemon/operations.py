@@ -166,14 +166,16 @@ def _overtaken(why: str) -> Outcome:
 
 
 def _by_another(app: App) -> Outcome:
-    return _overtaken(f"it was {'replaced by a later' if app.wanted else 'stopped by another'} command")
+    if app.wanted:
+        return _overtaken("it was replaced by a later command")
+    return _overtaken(f"it was {'deleted' if app.delete_when_closed else 'stopped'} by another command")
 
 
 def _reached(app: App, now: float, action: str, *, done: bool) -> Outcome | None:
     """What ends every wait for something that runs: it is done and serves, nobody wants it any more, its limiter has given
     up or has seen as many deaths in longer time, or it waits in vain for another app."""
     if not app.wanted:
-        return _overtaken("it was stopped by another command")
+        return _by_another(app)
     if done and (app.is_job or not app.slots() or app.is_open(now)):
         return Outcome(True, action)
     if app.record.failed or app.record.permanent:
@@ -197,7 +199,7 @@ def started(action: str, generation: int) -> Goal:
             return None if app.restart_to == generation else _overtaken("another command came first")
         if not app.running and not app.keep_listening:
             if not app.wanted:
-                return _overtaken("it was stopped by another command")
+                return _by_another(app)
             return Outcome(False, "failed", app.failure) if app.closed or app.failure else None
         if app.record.permanent or app.record.failed:
             return Outcome(False, "failed", app.failure)

@@ -28,7 +28,7 @@ def an_app(**changes: Any) -> Any:
         "name": "api", "wanted": True, "running": True, "starting": False, "closed": False, "keep_listening": False,
         "is_job": False, "generation": 1, "target": None, "previous": None, "restart_to": None, "reload_from": None,
         "refused": {}, "record": CLEAR, "failure": None, "blocked": None, "restart_config": RestartConfig(), "want": 1,
-        "workers": {}, "stopped_slots": frozenset(), "slots": lambda: [1], "is_open": lambda now: True,
+        "workers": {}, "stopped_slots": frozenset(), "delete_when_closed": False, "slots": lambda: [1], "is_open": lambda now: True,
         "sick": lambda slots=None: None, "has_been_checked": lambda slots=None: True,
     }  # fmt: skip
     return SimpleNamespace(**base | changes)
@@ -68,6 +68,7 @@ def shut(now: float) -> bool:
         ({"is_open": shut, "slots": list}, "started"),  # scaled to 0, or it has done its work
         ({"wanted": False}, "failed: it was stopped by another command"),
         ({"wanted": False, "running": False}, "failed: it was stopped by another command"),
+        ({"wanted": False, "delete_when_closed": True}, "failed: it was deleted by another command"),
         ({"generation": 2}, "failed: another command came first"),
         ({"generation": 0, "restart_to": 1}, ""),  # what comes before it is at work, or all stops first
         ({"restart_to": 2}, "failed: another command came first"),
