@@ -176,6 +176,13 @@ def _both_times(app: Imported, value: str, source: str) -> None:
         _time(key)(app, value, source)
 
 
+def _max_age(app: Imported, value: str, source: str) -> None:
+    if value == "infinity":
+        app.done(source)
+    else:
+        _time("limits.max_age")(app, value, source)
+
+
 def _memory(app: Imported, value: str, source: str) -> None:
     if value == "infinity":
         app.done(source)
@@ -222,7 +229,7 @@ _SERVICE: dict[str, Callable[[Imported, str, str], None]] = {
     "TimeoutStartSec": _time("reload.ready_timeout"),
     "TimeoutStopSec": _time("stop.kill_timeout"),
     "TimeoutSec": _both_times,
-    "RuntimeMaxSec": _time("limits.max_age"),
+    "RuntimeMaxSec": _max_age,
     "PassEnvironment": _inherited,
     **dict.fromkeys(("StandardOutput", "StandardError"), _output),
     **dict.fromkeys(("MemoryMax", "MemoryHigh", "MemoryLimit"), _memory),

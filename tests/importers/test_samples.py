@@ -999,6 +999,13 @@ def test_settings_of_a_unit_that_have_another_name_here_are_not_said_to_be_nothi
     assert [note.key for note in app.review] == ["ExecStart", "MemoryMax"]
 
 
+def test_a_limit_of_a_unit_that_is_none_needs_none_here() -> None:
+    unit = "[Service]\nExecStart=/bin/mail\nRuntimeMaxSec=infinity\nMemoryMax=infinity\nTimeoutStopSec=infinity\n"
+    (app,) = systemd.read(unit, "mail").apps
+    assert [note.key for note in app.review] == ["TimeoutStopSec"]  # there an end is waited for for ever, here never
+    assert "limits" not in app.table
+
+
 def test_a_server_of_the_machine_s_own_runs_by_the_machine_s_own_python() -> None:
     (web,) = procfile.read("web: /usr/bin/gunicorn a:b\n").apps
     assert web.table["python"] == "/usr/bin/python3"
