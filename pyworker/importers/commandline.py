@@ -93,7 +93,7 @@ def understand(app: Imported, command: str | list[str], source: str, *, variable
             return
     else:
         words = list(command)
-    is_shell = len(words) == 3 and os.path.basename(words[0]) in _SHELLS and words[1] in ("-c", "-lc")
+    is_shell = is_for_shell(words)
     if is_shell and _steps(app, words[2], source, is_wrapped=True):
         if words[1] == "-lc":
             app.look(
@@ -121,6 +121,11 @@ def understand(app: Imported, command: str | list[str], source: str, *, variable
         _interpreter(app, words[0], source)
     else:
         _command(app, words, source, text, variables=variables)
+
+
+def is_for_shell(words: list[str]) -> bool:
+    """Whether a command is a shell with a line of its own."""
+    return len(words) == 3 and os.path.basename(words[0]) in _SHELLS and words[1] in ("-c", "-lc")
 
 
 def _steps(app: Imported, line: str, source: str, *, is_wrapped: bool = False) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+import signal
 from collections.abc import Callable
 from typing import Any
 
 from pyworker.config.check import clean_name
-from pyworker.importers.result import PORT_IS_TAKEN, Imported, at_home, seconds
+from pyworker.importers.result import PORT_IS_TAKEN, Imported, at_home, seconds, whole
 
 _OWN_WAY = "pyworker does this itself"
 _DEFAULTED = re.compile(r"\$\{(\w+):-([^}]+)\}")
@@ -59,6 +60,17 @@ def count(key: str) -> Apply:
             app.done(source)
 
     return apply
+
+
+def stop_signal(app: Imported, value: str, source: str) -> None:
+    """A name, with or without SIG, or a number."""
+    number = whole(value)
+    known = next((s.name for s in signal.Signals if s == number), value)
+    name = known.upper().removeprefix("SIG")
+    if name == "KILL":
+        app.look(source, 'no program can act on KILL; for a hard stop: stop.kill_timeout = "0s"')
+    else:
+        app.set("stop.signal", name, source)
 
 
 class Dropped:

@@ -6,7 +6,6 @@ import configparser
 import os
 import re
 import shlex
-import signal
 from collections.abc import Callable, Sequence
 
 from pyworker.config.check import clean_name
@@ -23,7 +22,7 @@ from pyworker.importers.result import (
     settle,
     whole,
 )
-from pyworker.importers.servers import time
+from pyworker.importers.servers import stop_signal, time
 from pyworker.record import record
 
 _MOST = 4 * MAX_TEXT
@@ -340,17 +339,6 @@ def _user(app: Imported, value: str, source: str) -> None:
         app.set("group", group, source)
 
 
-def _signal(app: Imported, value: str, source: str) -> None:
-    """A name, with or without SIG, or a number."""
-    number = whole(value)
-    known = next((s.name for s in signal.Signals if s == number), value)
-    name = known.upper().removeprefix("SIG")
-    if name == "KILL":
-        app.look(source, 'no program can act on KILL; for a hard stop: stop.kill_timeout = "0s"')
-    else:
-        app.set("stop.signal", name, source)
-
-
 def _socket(app: Imported, value: str, source: str) -> None:
     address = value.removeprefix("tcp://").replace("unix://", "unix:")
     app.set("bind", address, source)
@@ -369,7 +357,7 @@ _PROGRAM: dict[str, Callable[[Imported, str, str], None]] = {
         "restart.max_restarts", zero='no try after a start that failed: the nearest here is restart.policy = "never"'
     ),
     "exitcodes": lambda app, value, source: app.done(source),  # they count where autorestart = unexpected
-    "stopsignal": _signal,
+    "stopsignal": stop_signal,
     "stopwaitsecs": time("stop.kill_timeout"),
     "umask": lambda app, value, source: app.set("umask", value, source),
     "stdout_logfile": _log,

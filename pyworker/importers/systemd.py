@@ -7,8 +7,9 @@ import shlex
 from collections.abc import Callable
 
 from pyworker.config.check import clean_name
-from pyworker.importers.commandline import FROM_THE_SHELL, for_shell, hook, understand
+from pyworker.importers.commandline import FROM_THE_SHELL, for_shell, hook, is_for_shell, understand
 from pyworker.importers.result import CannotImport, Imported, Note, Result, seconds, whole
+from pyworker.importers.servers import stop_signal
 
 _SETTING = re.compile(r"([A-Za-z0-9]+)\s*=\s*(.*)", re.DOTALL)
 _CONTINUED = re.compile(r"\\\n([#;].*\n)*")
@@ -16,7 +17,7 @@ _SPAN = re.compile(
     r"(\d{1,9})\s*(ms(?:ec)?|s(?:ec|econds?)?|m(?:in|inutes?)?|h(?:r|ours?)?|d(?:ays?)?|w(?:eeks?)?)?(?:\s+|(?=\d)|\Z)"
 )
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+)\b)")
+_VARIABLE = re.compile(r"\$(?:\$|\{(\w+)\}|(\w+)\b)")
 _SOCKET = re.compile(r"[\w@.-]+\.socket\b")
 _POLICIES = {
     "no": "never", "always": "always", "on-failure": "on-failure",
@@ -73,7 +74,7 @@ def read(text: str, name: str) -> Result:
         app.look("bind", f"write what ListenStream= of {socket[0]} says")
     if "env" in app.table and "env_file" in app.table:
         app.look("EnvironmentFile", "what Environment= says of the same variable wins here, in systemd the file")
-    if "%" in "".join(value.replace("%%", "") for _, value in settings):
+    if any(re.search(r"%[A-Za-z]", value.replace("%%", "")) for _, value in settings):
         app.look("%", "systemd puts something in the place of %i, %h and their like: write what that is")
     result.dropped.append(
         Note("[Unit], [Install]", "pyworker startup starts all at boot; depends_on waits for other apps")
@@ -89,7 +90,7 @@ def _settings(text: str) -> list[tuple[str, str]]:
         line = line.strip()
         if line.startswith("["):
             section = line
-        elif section == "[Service]" and line[:1] not in "#;" and (setting := _SETTING.match(line)) is not None:
+        elif section == "[Service]" and (setting := _SETTING.match(line)) is not None:
             if not setting[2]:
                 found = [pair for pair in found if pair[0] != setting[1]]
             else:
@@ -107,22 +108,24 @@ def _words(app: Imported, text: str, source: str) -> list[str]:
 
 def _start(app: Imported, command: str, variables: dict[str, str]) -> None:
     """systemd splits the line and executes it: no shell, but $NAME and ${NAME} are filled in."""
-    prefixes, words = _split(app, command, "ExecStart")
-    if ":" not in prefixes:
-        words = [_VARIABLE.sub(lambda found: variables.get(found[1] or found[2], found[0]), word) for word in words]
+    prefixes, words = _split(app, command, "ExecStart", variables)
     if "+" in prefixes or "!" in prefixes:
         app.look("ExecStart", "ran with root's rights in spite of User=: leave user out")
     understand(app, words, "ExecStart", variables=":" not in prefixes)
 
 
-def _split(app: Imported, command: str, source: str) -> tuple[str, list[str]]:
-    """Return the signs before a command, and its words."""
+def _split(app: Imported, command: str, source: str, variables: dict[str, str]) -> tuple[str, list[str]]:
+    """Return the signs before a command, and its words with the variables that are known."""
     line = command.lstrip("@-:+!|")
     prefixes = command[: len(command) - len(line)]
     words = _words(app, line, source)
     if "@" in prefixes:  # the second word is what ps shows
         del words[1:2]
-    return prefixes, words
+
+    def meaning(found: re.Match[str]) -> str:
+        return "$" if found[0] == "$$" else variables.get(found[1] or found[2], found[0])
+
+    return prefixes, words if ":" in prefixes else [_VARIABLE.sub(meaning, word) for word in words]
 
 
 def _time(key: str) -> Callable[[Imported, str, str], None]:
@@ -153,6 +156,9 @@ def _type(app: Imported, value: str, source: str) -> None:
         app.look(source, "oneshot: a job that ends; cron says when it runs, hooks.pre_start runs it before another app")
     elif value.startswith("notify") and "command" in app.table:
         app.set("ready", "notify", source)
+    elif value.startswith("notify") and "script" in app.table:
+        how = 'that of command = ["python3", …] with ready = "notify" is'
+        app.look(source, f"{value}: READY=1 of a script is not waited for, {how}")
     else:
         app.done(source)
 
@@ -199,16 +205,17 @@ def _nofile(app: Imported, value: str, source: str) -> None:
 
 
 def _before(app: Imported, value: str, source: str) -> None:
-    prefixes, words = _split(app, value, source)
+    prefixes, words = _split(app, value, source, {})  # of a hook they are in its environment
     if not words:
         return
-    line = for_shell(words)
+    is_plain = ":" in prefixes or is_for_shell(words)  # a $ in it is not for a shell around it
+    line = shlex.join(words) if is_plain else for_shell(words)
     if "hooks" in app.table:
         app.look(source, f"{line} runs then, too: write all of it into hooks.pre_start")
         return
     if "-" in prefixes:  # how it ends is nothing to a start
         command: str | list[str] = ["sh", "-c", f"{line} || true"]
-    elif "$" in line and ":" not in prefixes:
+    elif "$" in line and not is_plain:
         command = ["sh", "-c", line]
     else:
         command = line if hook(line) == line else words
@@ -233,7 +240,7 @@ _SERVICE: dict[str, Callable[[Imported, str, str], None]] = {
     "PassEnvironment": _inherited,
     **dict.fromkeys(("StandardOutput", "StandardError"), _output),
     **dict.fromkeys(("MemoryMax", "MemoryHigh", "MemoryLimit"), _memory),
-    "KillSignal": lambda app, value, source: app.set("stop.signal", value.removeprefix("SIG"), source),
+    "KillSignal": stop_signal,
     "LimitNOFILE": _nofile,
     "RuntimeDirectory": lambda app, value, source: app.look(
         source, f"/run/{value} must be there: systemd-tmpfiles makes it"

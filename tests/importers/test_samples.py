@@ -966,11 +966,61 @@ def test_a_command_of_a_unit_ends_as_it_did_and_a_server_s_workers_are_replaced_
         ("/bin/mkdir -p ${DIR} 'a;b'", ["sh", "-c", "/bin/mkdir -p ${DIR} 'a;b'"]),
         (":/bin/echo $DIR", ["/bin/echo", "$DIR"]),
         ("@/bin/mkdir mk /run/x", "/bin/mkdir /run/x"),
+        ("-/bin/sh -c 'for f in a b; do echo $$f; done'", ["sh", "-c", "/bin/sh -c 'for f in a b; do echo $f; done' || true"]),
+        ("/bin/sh -c 'echo $$(id -u)'", ["/bin/sh", "-c", "echo $(id -u)"]),
     ],
 )
 def test_what_a_unit_runs_before_its_start_fails_and_finds_its_variables_as_it_did(line: str, hook: str | list[str]) -> None:
     (app,) = systemd.read(f"[Service]\nExecStart=/bin/mail\nExecStartPre={line}\n", "mail").apps
     assert app.table["hooks"] == {"pre_start": hook}
+
+
+@pytest.mark.parametrize(
+    ("lines", "table"),
+    [
+        (" Environment = A=1 B \n  User = x  ", {"env": {"A": "1"}, "user": "x"}),
+        ("Environment=A=1\nEnvironment=\nEnvironment=B=2\nUser=x\nUser=", {"env": {"B": "2"}}),
+        ("ExecStart=\nExecStart=:/bin/post $A\nEnvironment=A=1", {"env": {"A": "1"}, "command": ["/bin/post", "$A"]}),
+        ("ExecStart=\nExecStart=/bin/sh -c 'X=$$(id -u) exec post $X $A'\nEnvironment=A=1", {
+            "env": {"A": "1"}, "command": ["/bin/sh", "-c", "X=$(id -u) exec post $X 1"],
+        }),
+        ("WorkingDirectory=-/srv", {"cwd": "/srv"}),
+        ("Type=notify-reload", {"ready": "notify"}),
+        ("KillSignal=2\nLimitNOFILE=4096:infinity", {"stop": {"signal": "INT"}}),
+        ("EnvironmentFile=/a\nEnvironmentFile=-/b", {"env_file": ["/a", "/b?"]}),
+        ("StandardOutput=null\nStandardError=truncate:/x", {"logs": {"file": "/x"}}),
+        ("TimeoutStopSec=500ms\nTimeoutStartSec=2h", {"stop": {"kill_timeout": "500ms"}, "reload": {"ready_timeout": "7200s"}}),
+        ("CPUQuota=20%", {}),
+    ],
+)  # fmt: skip
+def test_a_setting_of_a_unit_is_read_as_systemd_reads_it(lines: str, table: dict[str, object]) -> None:
+    (app,) = systemd.read(f"[Service]\nRestart=no\nExecStart=/bin/mail\n{lines}\n", "mail").apps
+    plain = {"command": ["/bin/mail"], "cwd": "/", "restart": {"policy": "never"}}
+    assert app.table == plain | table
+    assert {note.key for note in app.review} <= {"LimitNOFILE", "ExecStart"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "key", "said"),
+    [
+        ("ExecStart=/bin/b\nType=simple", "ExecStart", "python3 /bin/a.py runs before it"),
+        ("ExecStart=\nExecStart=+/bin/b", "ExecStart", "ran with root's rights"),
+        ("ExecStart=\nExecStart=/bin/b 'c", "ExecStart", "could not be split"),
+        ("Type=oneshot", "Type", "a job that ends"),
+        ("Type=notify", "Type", "READY=1 of a script is not waited for"),
+        ("Restart=on-success", "Restart", "on-success: set restart.policy"),
+        ("KillSignal=SIGKILL", "KillSignal", "no program can act on KILL"),
+        ("LimitNOFILE=infinity", "LimitNOFILE", "infinity: set limits.nofile"),
+        ("TimeoutStopSec=1h or so", "TimeoutStopSec", "is no time that ends"),
+        ("StandardOutput=file:/x\nStandardError=file:/y", "StandardError", "one log for both streams: /x, not also /y"),
+        ("ExecStartPre=/bin/b\nExecStartPre=/bin/c", "ExecStartPre", "/bin/c runs then, too"),
+        ("Environment=A=%i", "%", "systemd puts something in the place"),
+        ("EnvironmentFile=/etc/x\nExecStart=+/bin/b $X", "ExecStart", "ran with root's rights"),
+    ],
+)
+def test_what_a_unit_says_that_is_not_the_same_here_is_said(lines: str, key: str, said: str) -> None:
+    (app,) = systemd.read(f"[Service]\nExecStart=python3 /bin/a.py\n{lines}\n", "mail").apps
+    assert any(note.key == key and said in note.reason for note in app.review)
 
 
 def test_what_ran_with_root_s_rights_before_a_unit_s_start_is_said() -> None:
