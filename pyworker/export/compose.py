@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from pyworker.config.schema import AppConfig, RunConfig
-from pyworker.export.plan import READYZ, USER_ID, Options, Plan, beside, comment, header, plans, tls_loss
+from pyworker.export.plan import READYZ, USER_ID, Options, Plan, beside, comment, header, literal, plans, tls_loss
 from pyworker.export.yamltext import dump
 
 _CONDITIONS = {"always": "any", "on-failure": "on-failure", "never": "none"}
@@ -54,14 +54,14 @@ def _service(plan: Plan, options: Options) -> dict[str, Any]:
     return {
         "image": options.image or f"{plan.name}:latest",
         "build": {"context": "."},
-        "command": list(plan.command),
+        "command": [literal(word) for word in plan.command],
         "restart": {"any": "unless-stopped", "on-failure": "on-failure", "none": "no"}[condition],
         "stop_signal": "SIGTERM",
         "stop_grace_period": f"{plan.grace}s",
         "ports": [f"{p}:{p}" for p in plan.ports] if plan.replicas == 1 else None,
         "expose": [str(p) for p in plan.ports] if plan.replicas > 1 else None,
         "environment": environment or None,
-        "volumes": [f"{beside(path)}:{inside}:ro" for inside, path in plan.files.items()] or None,
+        "volumes": [literal(f"{beside(path)}:{inside}:ro") for inside, path in plan.files.items()] or None,
         "user": f"{USER_ID}:{USER_ID}",
         "read_only": True,
         "cap_drop": ["ALL"],

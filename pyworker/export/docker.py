@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 
 from pyworker.config.schema import AppConfig, RunConfig
@@ -25,7 +26,8 @@ _IGNORED = (
     "node_modules",
 )  # fmt: skip
 _WHEEL = "pyworker-*.whl"
-_ANY = str.maketrans("\n\r", "??")
+# what a line of .dockerignore cannot say of a name, or would say something else by
+_NO_PATTERN = re.compile(r"[\n\r\[\]\\]|\A[!#\s]|\s\Z")
 # pip has no option for it: what the project needs, without the project
 _FROM_PYPROJECT = (
     "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project'].get('dependencies', []), sep='\\n')"
@@ -76,8 +78,10 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
     secret = [path for p in all_plans for path in secret_files(p).values()]
     secret += [at_hand(p.app, path) for p in all_plans for path in p.app.env_file]
     inside = [path for path in secret if not path.startswith(("/", "../"))]
-    # a line break has no other way into a pattern
-    ignore = "".join(f"{name.translate(_ANY)}\n" for name in dict.fromkeys((*_IGNORED, *inside)))
+    # a secret that no pattern met would be copied into the image: "?" is any character
+    ignore = "".join(
+        f"{name}\n" for name in dict.fromkeys((*_IGNORED, *(_NO_PATTERN.sub("?", path) for path in inside)))
+    )
     return {
         "Dockerfile": comment([*header("docker", all_plans, tuple(more)), *before]) + "\n".join(lines) + "\n",
         ".dockerignore": comment([MADE_BY.format("docker")]) + ignore,

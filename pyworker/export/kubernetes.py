@@ -18,6 +18,7 @@ from pyworker.export.plan import (
     comment,
     file_key,
     header,
+    literal,
     plans,
     secret_files,
 )
@@ -183,7 +184,7 @@ def _pod(plan: Plan, run: RunConfig, options: Options) -> dict[str, Any]:
     spec = _bare_pod(plan, options)
     spec["terminationGracePeriodSeconds"] = plan.grace + duck
     (container,) = spec["containers"]
-    container["args"] = [*plan.command, *(("--lame-duck", f"{duck}s") if duck else ())]
+    container["args"] = [*map(literal, plan.command), *(("--lame-duck", f"{duck}s") if duck else ())]
     container["ports"] = [
         *({"name": f"p{p}", "containerPort": p} for p in plan.ports),
         {"name": "probe", "containerPort": plan.probe},
@@ -273,7 +274,7 @@ def _job(plan: Plan, options: Options) -> dict[str, Any]:
     """A run of an app that ends by itself: at its times, or once. pyworker passes its exit code on."""
     pod = _bare_pod(plan, options)
     pod["restartPolicy"] = "Never"
-    pod["containers"][0]["args"] = list(plan.once)
+    pod["containers"][0]["args"] = [*map(literal, plan.once)]
     template = {"metadata": {"labels": _labels(plan)}, "spec": pod}
     if not plan.app.cron:
         return {**_head("batch/v1", "Job", plan), "spec": {"backoffLimit": 0, "template": template}}

@@ -248,6 +248,11 @@ def tls_loss(plan: Plan) -> list[str]:
     return [f"{plan.app.name}: tls: mount the certificate and key where the file names them, or end TLS before the app"]
 
 
+def literal(text: str) -> str:
+    """Return a text in which Compose and Kubernetes find no variable."""
+    return text.replace("$", "$$")
+
+
 def beside(path: str) -> str:
     """Return the path of a file as `docker run -v` and Compose take it: without a ./ a word is the name of a volume."""
     return path if posixpath.isabs(path) else f"./{path}"
@@ -261,8 +266,9 @@ def secret_files(plan: Plan) -> dict[str, str]:
 
 
 def file_key(path: str) -> str:
-    """Return the name that a file has in a secret."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", path).lstrip("_")
+    """Return the name that a file has in a secret: one with two dots before it is none for Kubernetes."""
+    key = re.sub(r"[^A-Za-z0-9._-]+", "_", path).lstrip("_")
+    return f"_{key}" if key.startswith("..") else key
 
 
 def header(engine: str, plan_list: list[Plan], more: tuple[str, ...] = ()) -> list[str]:

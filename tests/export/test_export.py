@@ -531,6 +531,37 @@ def test_files_beside_the_app_s_folder_are_found_there_and_go_into_no_image(tmp_
     assert document["services"]["a"]["volumes"][0] == "./sub/prod env:/app/sub/prod env:ro"
 
 
+def test_a_file_outside_of_the_folder_has_a_name_that_a_secret_may_have(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text('[app]\nname = "a"\ntarget = "a:b"\nenv_file = ["../prod.env", ".env"]\ntls = { cert = "../c.pem", key = "k.pem" }\n')
+    text = export(file, "kubernetes")["a.yaml"]
+    keys = dict(word.removeprefix("--from-file=").split("=") for word in text.split() if word.startswith("--from-file="))
+    assert set(keys.values()) == {"../prod.env", ".env", "../c.pem", "k.pem"}
+    # a key of a Secret begins with no two dots
+    assert all(re.fullmatch(r"(?!\.\.)[-._A-Za-z0-9]+", key) for key in keys), keys
+    (pod,) = [d["spec"]["template"]["spec"] for d in parsed(text) if d["kind"] == "Deployment"]
+    assert {mount["subPath"] for mount in pod["containers"][0]["volumeMounts"]} == set(keys)
+
+
+def test_no_variable_is_found_in_a_name(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "a$PORT.toml"
+    file.write_text('[app]\nname = "a"\ntarget = "a:b"\nenv_file = "$HOME.env"\n')
+    (document,) = parsed(export(file, "compose", file=file.name)["compose.yaml"])
+    service = document["services"]["a"]
+    assert (service["command"][0], service["volumes"]) == ("a$$PORT.toml", ["./$$HOME.env:/app/$$HOME.env:ro"])
+    assert '"a$$PORT.toml"' in export(file, "kubernetes", file=file.name)["a.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [("[prod].env", "?prod?.env"), ("!a.env", "?a.env"), ("#a.env", "?a.env"), (" a.env ", "?a.env?"), ("b\\\\c!", "b?c!")],
+)  # fmt: skip
+def test_a_secret_whose_name_is_no_pattern_goes_into_no_image(tmp_path: pathlib.Path, name: str, pattern: str) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text(f'[app]\nname = "a"\ntarget = "a:b"\nenv_file = "{name}"\n')
+    assert pattern in export(file, "docker")[".dockerignore"].splitlines()
+
+
 @pytest.mark.parametrize(
     ("cron", "schedule"),
     [
