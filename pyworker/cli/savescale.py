@@ -11,7 +11,7 @@ from typing import Any
 from pyworker.cli.client import ANSWER_TIME, apps_now, ask
 from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings
-from pyworker.cli.render import home, line, note
+from pyworker.cli.render import argument, home, line, note
 from pyworker.config.canonical import literal
 from pyworker.config.edit import CannotEdit, set_value
 from pyworker.config.load import read, root_of, table_of
@@ -27,10 +27,20 @@ Scaled = dict[str, tuple[int, int]]  # app -> from, to
 
 
 def save_workers(settings: Settings, changes: dict[str, str], scaled: Scaled) -> None:
-    """Save the apps that these selectors name; `auto` is saved as that, "+2" as the number it came to."""
+    """Save the apps that these selectors name; `auto` is saved as that, "+2" as the number it came to.
+
+    One that cannot be saved keeps no other from it; raises PyworkerError about all of them.
+    """
+    failed: dict[str, PyworkerError] = {}
     for name, source, value in _numbers(settings, changes, scaled):
-        with _alone(settings, name):
-            _save(settings, name, source, value)
+        try:
+            with _alone(settings, name):
+                _save(settings, name, source, value)
+        except PyworkerError as error:
+            failed[name] = error
+    if failed:
+        message = "\n".join(f"{name} was scaled, but not saved: {error.message}" for name, error in failed.items())
+        raise PyworkerError(message, hint="\n".join(dict.fromkeys(error.hint for error in failed.values())))
 
 
 def say_what_is_written(settings: Settings, changes: dict[str, str], scaled: Scaled) -> None:
@@ -81,7 +91,7 @@ def _alone(settings: Settings, name: str) -> Iterator[None]:
             held.callback(os.close, fd)
             while not lock_directory(fd):
                 if time.monotonic() >= deadline:
-                    message = f"{name} was scaled, but not saved: another scale --save has not ended for {patience:g} s"
+                    message = f"another scale --save has not ended for {patience:g} s"
                     hint = f"pyworker scale {name}=N --save   once that one has ended; it may be stopped, or wait for a disk"
                     raise PyworkerError(message, hint=hint)
                 time.sleep(_AGAIN)
@@ -91,28 +101,27 @@ def _alone(settings: Settings, name: str) -> Iterator[None]:
 def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> None:
     file = source.get("file")
     if not file:
-        hint = "it was started without one; pyworker init writes one"
-        raise PyworkerError(f"{name} has no config file to save to", hint=hint)
+        raise PyworkerError("it has no config file", hint="it was started without one; pyworker init writes one")
     if value == 0:  # a file that said so would be refused, and with it all of its apps at the next boot
-        message = "a config file has at least 1 worker"
         hint = f"pyworker scale {name}=N --save; 0 is kept without that, by a reload and over a boot"
-        raise PyworkerError(f"{name} was scaled, but not saved: {message}", hint=hint)
+        raise PyworkerError("a config file has at least 1 worker", hint=hint)
     real = os.path.realpath(file)  # a link stays a link
-    _, document = read(real)
-    table = _table(source, name, document)
+    by_hand = f"write it yourself: workers = {literal(value)}"
     try:
+        _, document = read(real)
+        table = _table(source, name, document)
         changed = _change(real, lambda before: set_value(before, table, "workers", value))
         if changed is not None:
             told = {"type": "saved", "path": file, "before": changed[0], "after": changed[1]}
             with contextlib.suppress(PyworkerError):  # a daemon of before: `ps` says then that the file was changed
                 ask(settings.home, told, settings.timeout)
+    except ConfigError as error:
+        where = f"pyworker check {argument(file)}   shows where"
+        raise PyworkerError(f"{home(line(file))}: {error.message}", hint=f"{where}\n{by_hand}") from None
     except CannotEdit as error:
-        hint = f"write it yourself: workers = {literal(value)}"
-        raise PyworkerError(f"{name} was scaled, but not saved: {error}", hint=hint) from None
+        raise PyworkerError(str(error), hint=by_hand) from None
     except OSError as error:
-        failed = cannot("write", file, error, f"write it yourself: workers = {literal(value)}")
-        failed.message = f"{name} was scaled, but not saved: {failed.message}"
-        raise failed from None
+        raise cannot("write", file, error, by_hand) from None
     if not settings.is_silent:
         note(f"{line(name)}: {home(line(file))} now says workers = {value}")
 

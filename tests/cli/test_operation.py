@@ -261,6 +261,31 @@ def test_no_workers_are_not_saved_for_a_file_cannot_say_that(home: str, tmp_path
     assert "--save" not in without.err
 
 
+def test_of_several_apps_that_one_is_not_saved_keeps_no_other_from_it(home: str, tmp_path: Path) -> None:
+    file, broken = tmp_path / "app.toml", tmp_path / "broken.toml"
+    file.write_text('[app]\nname = "web"\ncommand = "x"\nworkers = 4\n')
+    broken.write_text("[app\n")
+    apps = [{"name": name, "workers": {"want": 6}} for name in ("api", "job", "web")]
+    files = [
+        {"name": "api", "file": "", "config": {}},
+        {"name": "job", "file": str(broken), "config": {}},
+        {"name": "web", "file": str(file), "config": {"workers": 4}},
+    ]
+    handlers = {
+        "scale": lambda _: [results.reply("scaled", workers={"want": 6, "ready": 6}, took_s=0.7)],
+        "ps": replies({"apps": apps}),
+        "config": replies({"apps": files}),
+        "saved": replies({}),
+    }
+    with FakeControl(home, handlers):
+        found = run("scale", "*=6", "--save", home=home)
+    assert "workers = 6\n" in file.read_text()
+    assert found.code == 1
+    assert "error: api was scaled, but not saved: it has no config file\n" in found.err
+    assert "\njob was scaled, but not saved: " in found.err
+    assert "Nothing was changed" not in found.err, "they were scaled"
+
+
 @pytest.mark.parametrize("change", ["job=3", "job=+2"])
 def test_of_a_job_that_waits_for_its_time_the_number_that_it_came_to_is_saved(
     change: str, home: str, tmp_path: Path

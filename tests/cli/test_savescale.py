@@ -16,7 +16,7 @@ from pyworker.errors import PyworkerError
 def test_who_cannot_be_alone_in_time_says_so(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     settings = Settings(False, False, False, None, False, 0.0, str(tmp_path))
-    with savescale._alone(settings, "api"), pytest.raises(PyworkerError, match="api was scaled, but not saved: another"):
+    with savescale._alone(settings, "api"), pytest.raises(PyworkerError, match="another scale --save has not ended"):
         savescale._alone(settings, "api").__enter__()
     with savescale._alone(settings, "api"):
         pass
