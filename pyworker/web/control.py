@@ -12,7 +12,7 @@ from typing import Any
 from pyworker import __version__
 from pyworker.protocol.control import PROTOCOL, Answer, Call, Progress, Refused, Reply, Request
 from pyworker.protocol.names import CONTROL_SOCKET
-from pyworker.protocol.wire import WireError, decode, encode
+from pyworker.protocol.wire import decode, encode
 from pyworker.unix.files import socket_path
 from pyworker.unix.peer import peer
 
@@ -88,7 +88,7 @@ async def answers(home: str, request: Request) -> AsyncIterator[dict[str, Any] |
                     return
                 case Refused():
                     raise Declined(answer)
-    except (WireError, ValueError) as error:
+    except ValueError as error:
         raise Away(f"the daemon speaks another language than this dashboard ({__version__}): {error}") from None
     except OSError:
         raise Away("the pyworker daemon went away before it had answered") from None
