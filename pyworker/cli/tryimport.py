@@ -28,6 +28,7 @@ from pyworker.config.problem import Problem
 from pyworker.config.resolve import resolve
 from pyworker.config.schema import AppConfig, ResolvedApp
 from pyworker.policy.variables import of_variable
+from pyworker.protocol.events import exit_words
 from pyworker.protocol.names import ENV_STATE
 from pyworker.unix.user import drop_rights
 
@@ -136,7 +137,7 @@ def _try(app: AppConfig, file: str, profile: str, resolved: ResolvedApp, state: 
         text = os.pread(answer, _LONGEST, 0)
     found = _answer(text)
     if found is None:
-        how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        how = f"exit code {code}" if code >= 0 else exit_words(None, -code)
         return [_problem(app, file, profile, f"importing {app.target} ended the process ({how})", "")]
     if "without" in found:
         message = f'{app.name}: state = "redis://…" needs the Redis client, which is not in the app\'s environment'

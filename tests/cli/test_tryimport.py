@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyworker.cli import tryimport
+from tests.support.cli import run
 
 
 def test_a_link_that_cannot_be_removed_from_its_state_leaves_what_it_leads_to_alone(
@@ -34,3 +35,11 @@ def test_what_an_import_has_used_as_its_state_is_removed() -> None:
         folder = state.removeprefix("sqlite:")
         Path(folder, "some").mkdir()
     assert not os.path.exists(folder)
+
+
+def test_an_import_that_is_ended_by_a_signal_without_a_name_is_said_as_any_other(home: str, tmp_path: Path) -> None:
+    (tmp_path / "web.py").write_text("import os\nos.kill(os.getpid(), 35)\n")
+    (tmp_path / "app.toml").write_text('[app]\nname = "api"\ntarget = "web:app"\n')
+    found = run("check", "--import", home=home, cwd=str(tmp_path))
+    assert found.code == 1
+    assert "importing web:app ended the process (killed by signal 35)" in found.err
