@@ -96,11 +96,22 @@ stop_post() {{
 
 def starts(path: str, home: str) -> bool:
     """Whether there is such a service file and it starts the daemon of this home."""
+    text = _text(path)
+    return text is not None and is_for(text, home)
+
+
+def other_home(path: str, home: str) -> str:
+    """Return the home whose daemon such a service file starts, as the file has it; "" for this one, and without a file."""
+    text = _text(path)
+    return "" if text is None or is_for(text, home) else text.partition(f"{ENV_HOME}=")[2].partition("\n")[0]
+
+
+def _text(path: str) -> str | None:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return is_for(file.read(), home)
+            return file.read()
     except OSError:
-        return False
+        return None
 
 
 def written_by(text: str) -> str:

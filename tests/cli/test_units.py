@@ -189,6 +189,17 @@ def test_a_file_that_is_written_anew_has_nobody_stop_what_systemd_keeps_already(
     assert said in done.err
 
 
+def test_it_is_said_of_a_file_that_is_replaced_or_removed_that_it_is_for_another_home(tmp_path: Path) -> None:
+    """Its apps would be missing after the next boot, and nobody had been told."""
+    unit = tmp_path / ".config" / "systemd" / "user" / "pyworker.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text(units.systemd(COMMAND, "/srv/shop", user=True, stop_seconds=90, version=257))
+    typed = ("startup", "--user", "--init", "systemd")
+    for words, said in (((), "starts the daemon of /srv/shop now"), (("--remove",), "It is for the daemon of /srv/shop, not of")):
+        assert said in run(*typed, *words, home=str(tmp_path / "home"), HOME=str(tmp_path)).err
+        assert "daemon of" not in run(*typed, *words, home="/srv/shop", HOME=str(tmp_path)).err
+
+
 def programs(folder: Path, **scripts: str) -> str:
     """Return a PATH of these alone."""
     folder.mkdir()

@@ -77,6 +77,8 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
         return _remove(settings, kind, plan, is_user)
     plan = plan._replace(commands=_commands(kind, is_user, start=running is None))
     lines = [f"  write   {short(plan.path)}", *(f"  run     {' '.join(c)}" for c in plan.commands)]
+    if replaced := units.other_home(plan.path, settings.home):
+        lines.append(f"That file starts the daemon of {replaced} now; its apps are not started at boot then")
     ours = map(_not_of_root, (_command()[0], sys.executable, __file__))
     if kind == "systemd" and not is_user and (whose := next(filter(None, ours), None)):
         lines.append(
@@ -170,8 +172,12 @@ def _remove(settings: Settings, kind: str, plan: _Plan, is_user: bool) -> int:
         raise PyworkerError(message, hint=hint, code="kept")
     disable = [*_systemctl(is_user), "disable", _NAME]
     first = ["rc-update", "del", "pyworker", "default"] if kind == "openrc" else disable
+    other = units.other_home(plan.path, settings.home)
+    whose = f"\nIt is for the daemon of {other}, not of {settings.home}." if other else ""
     if not settings.json:
-        note(f"This will\n  run     {' '.join(first)}\n  remove  {short(plan.path)}\nA daemon that runs now goes on.")
+        note(
+            f"This will\n  run     {' '.join(first)}\n  remove  {short(plan.path)}\nA daemon that runs now goes on.{whose}"
+        )
     confirm(settings, "It will not start at boot any more.", "pyworker startup --remove")
     _run(first)
     try:
