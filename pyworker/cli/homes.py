@@ -35,9 +35,7 @@ def default_home() -> str:
     """Return the state folder when none was named on the command line."""
     if home := os.environ.get(ENV_HOME):
         return home
-    state = os.environ.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(state):  # the XDG rules say: a relative path is to be ignored
-        state = os.path.expanduser("~/.local/state")
+    state = _xdg("XDG_STATE_HOME", "~/.local/state")
     if not os.path.isabs(state):
         why = f"HOME is not set, and the user {os.getuid()} has no entry in /etc/passwd"
         hint = f"say where: --home FOLDER, or set {ENV_HOME}"
@@ -47,8 +45,18 @@ def default_home() -> str:
 
 def config_home() -> str:
     """Return where programs have their settings of this user."""
-    found = os.environ.get("XDG_CONFIG_HOME", "")
-    return found if os.path.isabs(found) else os.path.expanduser("~/.config")
+    return _xdg("XDG_CONFIG_HOME", "~/.config")
+
+
+def data_home() -> str:
+    """Return where programs have what they keep of this user."""
+    return _xdg("XDG_DATA_HOME", "~/.local/share")
+
+
+def _xdg(name: str, default: str) -> str:
+    found = os.environ.get(name, "")
+    # the XDG rules say: a relative path is to be ignored
+    return found if os.path.isabs(found) else os.path.expanduser(default)
 
 
 def unreadable(home: str) -> str:

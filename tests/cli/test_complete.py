@@ -166,3 +166,10 @@ complete -C "pyworker completion "
     done = subprocess.run(["fish", "--no-config", "-c", script], env={**os.environ, **made}, capture_output=True, text=True, check=True)
     assert [line.split("\t")[0] for line in done.stdout.splitlines()][:1] == ["reload"]
     assert sorted(line.split("\t")[0] for line in done.stdout.splitlines()[1:]) == ["bash", "fish", "zsh"]
+
+
+def test_a_script_is_not_installed_in_the_folder_that_one_happens_to_be_in(home: str, tmp_path: Path) -> None:
+    """A relative path in such a variable is none, say the rules of XDG."""
+    done = run("completion", "bash", "--install", home=home, cwd=str(tmp_path), XDG_DATA_HOME="data")
+    assert done.code == 0
+    assert os.listdir(tmp_path) == [".local"]

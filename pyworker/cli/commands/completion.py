@@ -12,7 +12,7 @@ import os
 import click
 
 from pyworker.cli.files import cannot
-from pyworker.cli.homes import config_home
+from pyworker.cli.homes import config_home, data_home
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import note, out
 from pyworker.errors import PyworkerError
@@ -96,9 +96,8 @@ def cmd(settings: Settings, shell: str | None, install: bool) -> int:
 
 
 def _place(shell: str) -> str:
-    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
     return {
-        "bash": os.path.join(data, "bash-completion", "completions", "pyworker"),
-        "zsh": os.path.join(data, "zsh", "site-functions", "_pyworker"),
+        "bash": os.path.join(data_home(), "bash-completion", "completions", "pyworker"),
+        "zsh": os.path.join(data_home(), "zsh", "site-functions", "_pyworker"),
         "fish": os.path.join(config_home(), "fish", "completions", "pyworker.fish"),
     }[shell]
