@@ -30,7 +30,8 @@ from pyworker.protocol.events import names_in_words
 from pyworker.protocol.names import LOCK_FILE
 from pyworker.unix.fds import keep_from_exec, read_whole
 from pyworker.unix.files import open_regular
-from pyworker.unix.process import lacking, spawn
+from pyworker.unix.process import is_gone, lacking, spawn
+from pyworker.unix.ready import ready
 
 START_TIME = 10.0  # seconds for a guardian, ours or a rival's, to answer
 _KEPT = re.compile(
@@ -176,9 +177,7 @@ def _start(home: str, deadline: float) -> int:
 def _read(fd: int, deadline: float) -> bytes:
     answer = b""
     while not answer.endswith(b"\n"):
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        if not ready(fd, select.POLLIN, max(0.0, deadline - time.monotonic())):
             break
         data = os.read(fd, 65536)
         if not data:
@@ -224,9 +223,7 @@ def _ended(pid: int) -> bool:
     """True when a child has ended. Its pipe is closed a moment before that, so there is patience here."""
     pidfd = os.pidfd_open(pid)
     try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        return bool(poll.poll(2000))
+        return is_gone(pidfd, 2.0)
     finally:
         os.close(pidfd)
 

@@ -28,6 +28,7 @@ from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import stderr
 from pyworker.unix.process import exec_with
+from pyworker.unix.ready import ready
 
 RETRY = 0.05  # seconds until a send that the kernel has no room for is tried again
 ALIVE_EVERY = 1.0  # seconds between two signs of life while all that is wanted is restored
@@ -180,12 +181,10 @@ class FdStore:
     def flush_blocking(self, deadline: float) -> None:
         """Send what is queued, waiting at most `deadline` seconds; only for the daemon's own end."""
         end = time.monotonic() + deadline
-        poll = select.poll()
-        poll.register(self.channel, select.POLLOUT)
         while self._outbox and (left := end - time.monotonic()) > 0:
             self._flush()
             if self._outbox:
-                poll.poll(min(left, RETRY) * 1000)
+                ready(self.channel.fileno(), select.POLLOUT, min(left, RETRY))
 
     # ---- the channel ---------------------------------------------------------------------------------
     def send(self, message: store.FromDaemon) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import sys
 from collections.abc import Callable
@@ -73,12 +72,12 @@ class Preflight:
         pidfd, out, err = self._running.pop(name)
         self._loop.remove(pidfd)
         status = process.collect(pidfd)
-        said, complained = (unix_fds.read_whole(fd)[:_MAX_WORDS].decode("utf-8", "replace") for fd in (out, err))
+        said, complained = _text(out), _text(err)
         unix_fds.close_all([pidfd, out, err])
         if self._over:
             return
         if status != process.ExitStatus(0, None):
-            last = (complained.strip().splitlines() or ["it said nothing"])[-1]
+            last = _last(complained)
             self._end("", f"its {name} does not start: {last}", step_for_words(last, os.getpid()))
             return
         try:
@@ -176,17 +175,22 @@ def why_no_guardian() -> str:
         table = {0: null.fileno(), 1: err.fileno(), 2: err.fileno()}
         _, pidfd = process.spawn_watched(argv, dict(os.environ), table)
         try:
-            poll = select.poll()
-            poll.register(pidfd, select.POLLIN)
-            if not poll.poll(PATIENCE * 1000):
+            if not process.is_gone(pidfd, PATIENCE):
                 process.send_signal(pidfd, signal.SIGKILL)
-                poll.poll()
+                process.is_gone(pidfd, None)
             if process.collect(pidfd) == process.ExitStatus(0, None):
                 return ""
         finally:
             os.close(pidfd)
-        words = unix_fds.read_whole(err.fileno())[:_MAX_WORDS].decode("utf-8", "replace").strip().splitlines()
-        return (words or ["it said nothing"])[-1]
+        return _last(_text(err.fileno()))
+
+
+def _text(fd: int) -> str:
+    return unix_fds.read_whole(fd)[:_MAX_WORDS].decode("utf-8", "replace")
+
+
+def _last(complained: str) -> str:
+    return (complained.strip().splitlines() or ["it said nothing"])[-1]
 
 
 def check() -> int:

@@ -112,7 +112,7 @@ def fail(spec: LaunchSpec, kind: str, message: str, hint: str) -> int:
     try:
         send_packet(open_channel(spec), wire.encode(failure))
     except OSError:
-        say(f"{message}")
+        say(message)
     return Exit.BAD_CONFIG
 
 

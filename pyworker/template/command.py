@@ -148,5 +148,5 @@ def _fail(channel: Channel, name: str, error: OSError, *, is_there: bool = False
             hint = "Check `command`."
     message = f"cannot run {name}: {error.strerror}"
     channel.send(w.Failed("other", message, "", hint))
-    say(f"{message}")
+    say(message)
     return Exit.BAD_CONFIG

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from pyworker.unix.fds import Socket
 from pyworker.unix.fork import bare_fork
 from pyworker.unix.procfs import read_all
+from pyworker.unix.ready import ready
 
 _SQLITE = b"SQLite format 3\0"  # how such a file begins
 # threads that hold no lock over a fork, and that the child does without: jemalloc's (pyarrow); "": one that has just ended
@@ -33,8 +34,6 @@ _PREPARED = {"jemalloc_bg_thd", ""}
 TIMERS = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)  # a sampling profiler's, an alarm
 
 _QUEUES = {"inotify", "[fanotify]", "[timerfd]", "[io_uring]"}  # what one process takes out of them, no other one sees
-
-_new_poll = select.poll  # the import of an app may take it away
 
 
 def open_fds() -> set[int]:
@@ -144,11 +143,9 @@ def _pipes(new: set[int]) -> set[tuple[int, int]]:
     for fd in new:
         with contextlib.suppress(OSError):  # closed meanwhile
             what = os.fstat(fd)
-            if stat.S_ISFIFO(what.st_mode) and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY:
-                poll = _new_poll()
-                poll.register(fd, select.POLLIN)
-                if poll.poll(0) != [(fd, select.POLLHUP)]:  # who wrote there has ended
-                    found.add((fd, what.st_ino))
+            is_read = stat.S_ISFIFO(what.st_mode) and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
+            if is_read and ready(fd, select.POLLIN) != select.POLLHUP:  # else who wrote there has ended
+                found.add((fd, what.st_ino))
     return found
 
 

@@ -22,6 +22,7 @@ from pyworker.protocol.template import MAX_LAUNCH_FDS, Launch, Launched, LaunchS
 from pyworker.template import direct
 from pyworker.unix.fds import Packet, close_all, keep_from_exec, recv_packet, recv_surely, send_surely
 from pyworker.unix.process import PR_SET_PDEATHSIG, prctl, set_name
+from pyworker.unix.ready import ready
 
 LINGER = 0.01  # seconds that a batch waits for more of its kind; until it ends its children are not the guardian's
 MOST = 64  # of a batch
@@ -102,8 +103,6 @@ def _batch(channel: socket.socket, launch: Callable[[int], int], asked: Launch, 
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # also stopped it must not outlive the launcher, which alone is watched
     if launcher != os.getppid():
         os._exit(1)
-    poll = select.poll()
-    poll.register(channel, select.POLLIN)
     left = MOST
     while True:
         table = dict(zip(asked.places, packet.fds, strict=True))
@@ -126,7 +125,7 @@ def _batch(channel: socket.socket, launch: Callable[[int], int], asked: Launch, 
         told = _answer(channel, answer)
         close_all(packet.fds)  # as above
         left -= 1
-        if not told or not left or not poll.poll(LINGER * 1000):
+        if not told or not left or not ready(channel.fileno(), select.POLLIN, LINGER):
             break
         found = _next_direct(channel)
         if found is None:

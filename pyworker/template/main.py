@@ -60,7 +60,6 @@ from pyworker.worker.target import TargetError, load
 
 _AGAIN = "--loaded="  # the argument of a template that was replaced by a clean one
 
-_new_poll = select.poll  # the import of an app may take it away: eventlet.monkey_patch()
 
 _is_told = False  # whether Python is told of the first of the two forks that make a worker, too
 

@@ -22,7 +22,7 @@ from pyworker import failpoint
 from pyworker.protocol import wire
 from pyworker.unix.fds import Packet, recv_packet, send_packet, socketpair
 from pyworker.unix.pages import copy_like
-from pyworker.unix.process import is_stopped, send_signal, set_name
+from pyworker.unix.process import is_gone, is_stopped, send_signal, set_name
 from pyworker.unix.ready import ready
 from pyworker.unix.title import set_title
 
@@ -114,11 +114,9 @@ class Spares:
         if self._channel is None:
             return
         self._channel.close()
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        if not poll.poll(_LEAVES_WITHIN * 1000):
+        if not is_gone(self._pidfd, _LEAVES_WITHIN):
             send_signal(self._pidfd, signal.SIGKILL)
-            poll.poll(_LEAVES_WITHIN * 1000)
+            is_gone(self._pidfd, _LEAVES_WITHIN)
         self._forget()
 
     def _count_lost(self) -> None:
@@ -144,8 +142,6 @@ def park(channel: socket.socket, model: int) -> Packet | None:
     `model`: the worker whose pages are looked at, 0 for none.
     """
     failpoint.hit("spare.park")
-    poll = select.poll()
-    poll.register(channel, select.POLLIN)
     room = _MOST_COPIED if model else 0
     looks = _LOOKS
     with contextlib.closing(channel):
@@ -156,7 +152,7 @@ def park(channel: socket.socket, model: int) -> Packet | None:
                 return None
             if packet is not None:
                 return packet if packet.data else None
-            if not poll.poll(looks * 1000 if room else None):
+            if not ready(channel.fileno(), select.POLLIN, looks if room else None):
                 looks *= _LATER
                 try:
                     room -= copy_like(model, room)

@@ -80,13 +80,11 @@ def send_packet(sock: socket.socket, data: bytes, fds: tuple[int, ...] | list[in
 
 def send_surely(sock: socket.socket, data: bytes) -> bool:
     """Send one packet, waiting for a peer that does not read and for memory that is not there just now; False: it is gone."""
-    poll = _new_poll()
-    poll.register(sock, select.POLLOUT)
     while True:
         try:
             if send_packet(sock, data):
                 return True
-            poll.poll()
+            ready(sock.fileno(), select.POLLOUT, None)
         except OSError as error:
             if error.errno not in WANTING:
                 return False
@@ -168,10 +166,8 @@ def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
 
 def recv_surely(sock: socket.socket, size: int, max_fds: int) -> Packet:
     """Receive one packet as `recv_packet` does, waiting for it."""
-    poll = _new_poll()
-    poll.register(sock, select.POLLIN)
     while (packet := recv_packet(sock, size, max_fds)) is None:
-        poll.poll()
+        ready(sock.fileno(), select.POLLIN, None)
     return packet
 
 

@@ -425,6 +425,6 @@ def status_of(found: os.waitid_result) -> ExitStatus:
     return ExitStatus(None, found.si_status, found.si_code == os.CLD_DUMPED)
 
 
-def is_gone(pidfd: int) -> bool:
-    """True when the process of a pidfd has ended (a zombie counts as ended)."""
-    return ready(pidfd, select.POLLIN) != 0
+def is_gone(pidfd: int, within: float | None = 0.0) -> bool:
+    """True when the process of a pidfd has ended (a zombie counts as ended); `within` as many seconds, None: wait for it."""
+    return ready(pidfd, select.POLLIN, within) != 0

@@ -17,9 +17,8 @@ from pyworker.errors import WANTING
 from pyworker.protocol import wire
 from pyworker.protocol.worker import MAX_WORKER_MESSAGE, FromWorker, ToWorker
 from pyworker.unix.fds import close_all, recv_packet, send_packet
+from pyworker.unix.ready import ready
 from pyworker.worker.say import say
-
-_new_poll = select.poll  # a script may take it away later: eventlet.monkey_patch()
 
 _MOST_TEXT = 20 * 1024  # bytes, as JSON
 _MAX_PENDING = 64  # messages kept for a daemon that does not read; a worker says a handful in its life
@@ -105,14 +104,12 @@ class Channel:
 
     def wait(self) -> Received | Closed:
         """Block until there is a message. Only for a worker that has nothing else to do."""
-        poll = _new_poll()
-        poll.register(self.sock, select.POLLIN)
         while True:
             found = self.receive()
             if found is not None:
                 return found
             self.flush()
-            poll.poll(1000 if self._pending else None)
+            ready(self.sock.fileno(), select.POLLIN, 1.0 if self._pending else None)
 
     def close(self) -> None:
         self.sock.close()

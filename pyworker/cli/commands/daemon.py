@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import sys
 import time
 from typing import Any, NoReturn
@@ -151,7 +150,7 @@ def stop(settings: Settings, now: bool) -> int:
             raise _guardian_hangs(settings, guardian) if _is_stopped(guardian) else _still_there(settings, timeout)
         time.sleep(0.02)
     if pidfd is not None:  # in a container its pid may be another's here
-        select.select([pidfd], [], [], _END_TIME)  # its socket is closed a moment before its files
+        process.is_gone(pidfd, _END_TIME)  # its socket is closed a moment before its files
         os.close(pidfd)
     return say(settings, {"running": False}, "The daemon has stopped.")
 
