@@ -140,7 +140,8 @@ def add_file(
     import dotenv.parser  # with what it imports the dearest of all, and few apps have such files
 
     size = 0
-    for binding in dotenv.parser.parse_stream(io.StringIO(text)):
+    # the mark that some editors put there is part of the first name to older versions of it
+    for binding in dotenv.parser.parse_stream(io.StringIO(text.removeprefix("\ufeff"))):
         if binding.error or (binding.key is not None and "\0" in binding.key + (binding.value or "")):
             line = binding.original.line + binding.original.string[: -len(binding.original.string.lstrip())].count("\n")
             raise EnvironmentProblem(key, f"names {name}, whose line {line} is not NAME=value", path)

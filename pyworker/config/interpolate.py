@@ -16,7 +16,7 @@ from pyworker.errors import Hinted
 MAX_STRING = 32 * os.sysconf("SC_PAGE_SIZE")  # NAME=value with the byte that ends it: MAX_ARG_STRLEN, execve(2)
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_DOTENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_DOTENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?:\}|:-)")
 _MAX_DEPTH = 20
 
 Lookup = Callable[[str], str | None]
@@ -53,10 +53,11 @@ def expand_dotenv(text: str, lookup: Lookup) -> str:
 
     def parts() -> Iterator[str]:
         at = 0
-        for match in _DOTENV.finditer(text):
+        # by no expression for all of it, which would look for the end of each that has none
+        while (match := _DOTENV.search(text, at)) and (end := text.find("}", match.end() - 1)) >= 0:
             yield text[at : match.start()]
-            yield lookup(match[1]) or match[2] or ""
-            at = match.end()
+            yield lookup(match[1]) or text[match.end() : end]
+            at = end + 1
         yield text[at:]
 
     return _join(parts())

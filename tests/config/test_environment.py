@@ -91,6 +91,13 @@ def test_dotenv_file_is_read_with_its_variables(tmp_path: Path) -> None:
     assert env == {"A": "1", "B": "two words", "C": "1-s-d", "D": "pa$$w#rd"}
 
 
+def test_the_mark_that_some_editors_begin_a_dotenv_file_with_is_no_part_of_its_first_name(tmp_path: Path) -> None:
+    (tmp_path / "e").write_bytes(b"\xef\xbb\xbfA=1\n")
+    env: dict[str, str] = {}
+    crc = environment.add_file(env, str(tmp_path / "e"), ("env_file", 0), {})
+    assert (env, crc) == ({"A": "1"}, zlib.crc32(b"\xef\xbb\xbfA=1\n"))
+
+
 def test_dotenv_file_that_is_missing_is_an_error_unless_optional(tmp_path: Path) -> None:
     env: dict[str, str] = {}
     with pytest.raises(EnvironmentProblem) as caught:

@@ -81,6 +81,13 @@ def test_what_is_filled_in_is_never_longer_than_a_variable_may_be(fill: Callable
 
 def test_dotenv_values_keep_dollars_and_take_unset_as_empty() -> None:
     assert expand_dotenv("pa$$word ${A} ${NO} ${NO:-d} $A", ENV.get) == "pa$$word 1  d $A"
+    assert expand_dotenv("${A:-d}${NO:-}} ${A", ENV.get) == "1} ${A"
+
+
+def test_a_dotenv_value_of_many_defaults_without_an_end_is_looked_through_once() -> None:
+    """Else a file of 1 MB has root's daemon stand still for hours."""
+    with pytest.raises(InterpolationError, match="is more than"):
+        expand_dotenv("${A:-" * 200_000, ENV.get)
 
 
 @given(st.text(alphabet="${}:-?A$ ", max_size=30))
