@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import shlex
 import socket
@@ -179,12 +180,20 @@ class _Folder:
         """Return a path that is short enough for the kernel however deep the folder is."""
         return f"/proc/self/fd/{self.fd}/{name}"
 
+    def connect(self, probe: socket.socket) -> int:
+        """Connect to the socket of our name, which may itself be as long as a path; return the error, 0 for none."""
+        fd = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            return probe.connect_ex(f"/proc/self/fd/{fd}")
+        finally:
+            os.close(fd)
+
     def is_stale(self) -> bool:
         """True for a socket file that nobody listens on."""
         if not stat.S_ISSOCK(os.stat(self.name, dir_fd=self.fd, follow_symlinks=False).st_mode):
             return False
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-            return probe.connect_ex(self.path(self.name)) == errno.ECONNREFUSED
+            return self.connect(probe) == errno.ECONNREFUSED
 
 
 def _open_unix(
@@ -240,7 +249,7 @@ def _check_free(folder: _Folder, address: Address, own: Callable[[owner.Owner], 
         raise ListenFailed(message, hint="remove it, or choose another path", code="port_in_use")
     by, step = "", "stop that program"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        failure = probe.connect_ex(folder.path(folder.name))
+        failure = folder.connect(probe)
         if failure == 0:
             by, step = _by_whom(owner.of_unix(probe, file), own)
     if failure == errno.EACCES:
@@ -301,6 +310,10 @@ def _explain(address: Address, host: str, error: OSError, own: Callable[[owner.O
     code = "failed"
     name, _, interface = host.partition("%")
     match error.errno:
+        case socket.EAI_NONAME if interface and not ipaddress.ip_address(name).is_link_local:
+            code = "bad_address"
+            message = f"{name} is no address of one network interface: those begin with fe80:"
+            hint = f'leave that out: bind = "{replace(address, host=name)}"'
         case socket.EAI_NONAME if interface:
             code = "bad_address"
             message, hint = (

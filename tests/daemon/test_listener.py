@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pyworker.config.address import Address, parse_bind
+from pyworker.config.address import MAX_UNIX_PATH, Address, parse_bind
 from pyworker.daemon import listener as listener_module
 from pyworker.daemon import owner
 from pyworker.daemon.listener import (
@@ -234,6 +234,9 @@ def test_a_link_local_address_without_its_interface_or_of_none_is_explained() ->
         open_listener(parse_bind("[fe80::1%nosuch]:8000"))
     assert caught.value.code == "bad_address"
     assert caught.value.message.endswith("this machine has no network interface nosuch")
+    with pytest.raises(ListenFailed) as caught:
+        open_listener(parse_bind("[::1%lo]:8000"))
+    assert caught.value.hint == 'leave that out: bind = "[::1]:8000"'
 
 
 def test_unknown_host_name_is_explained() -> None:
@@ -262,6 +265,17 @@ def test_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
     with open_listener(address), socket.socket(socket.AF_UNIX) as client:
         client.connect(address.path)
     assert os.listdir(tmp_path) == ["api.sock"]
+
+
+def test_a_unix_socket_whose_name_takes_nearly_all_of_its_path_is_replaced_and_removed() -> None:
+    with tempfile.TemporaryDirectory(prefix="", dir="/tmp") as folder:
+        address = Address("unix", path=f"{folder}/a.sock".ljust(MAX_UNIX_PATH, "k"))
+        open_listener(address).close()
+        with open_listener(address) as sock:
+            with pytest.raises(ListenFailed, match="already in use"):
+                open_listener(address)
+            shut_down(sock, address)
+        assert os.listdir(folder) == []
 
 
 def test_live_unix_socket_is_never_stolen(tmp_path: Path) -> None:
