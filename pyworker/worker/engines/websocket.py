@@ -17,7 +17,7 @@ from websockets.protocol import State
 
 from pyworker.worker.ending import end_forked
 from pyworker.worker.engines import heads
-from pyworker.worker.engines.stall import Stall, look, unsent
+from pyworker.worker.engines.stall import Stall, look, unread, unsent
 
 if TYPE_CHECKING:
     from pyworker.worker.engines.connection import Connection
@@ -172,9 +172,10 @@ class WebSocket(WebSocketsSansIOProtocol):
         self.disconnected = True
 
     def keepalive_timeout(self) -> None:
-        if self.read_paused:
-            # it is we who do not read on: the answer may wait behind what the app has not taken. Another one keeps proxies
-            # from taking this for an idle connection, and one whose client has left is cut by it
+        if self.read_paused or unread(self.transport):
+            # it is we who have not read on: the answer may be there, behind what the app has not taken, or as an app keeps the
+            # loop busy. Another one keeps proxies from taking this for an idle connection, and one whose client has left is
+            # cut by it
             self.send_keepalive_ping()
             return
         closed = self.close_sent

@@ -336,6 +336,21 @@ def test_a_client_whose_answer_to_a_ping_waits_behind_what_the_app_has_not_taken
     assert not protocol.disconnected
 
 
+def test_a_client_whose_answer_to_a_ping_came_while_an_app_kept_the_loop_busy_is_kept(serve: Serve, loop: str) -> None:
+    site = serve(said, loop=loop)
+    client = opened(site.client())
+    (protocol,) = site.running.server._websockets._all()
+
+    def be_late() -> None:
+        client.send(b"\x8a\x80\0\0\0\0")
+        wait_until(lambda: stall.unread(protocol.transport) > 0, what="the answer to be there")
+        protocol.keepalive_timeout()  # uvloop calls who is late before it reads
+
+    site.running.call(be_late)
+    assert client._until(b"\x89\x04") is not None
+    assert not protocol.disconnected
+
+
 @pytest.mark.parametrize("most", [0, 64 * 1024])
 def test_a_client_that_has_left_is_let_go_though_the_app_never_reads(
     serve: Serve, loop: str, most: int, monkeypatch: pytest.MonkeyPatch
