@@ -161,6 +161,7 @@ def _merged(entries: list[Any]) -> list[dict[str, Any]]:
 
 def _app(raw: dict[str, Any], profile: str) -> Imported:
     settings, review = _settings_of(raw)
+    has_variables = any(map(_is_made_of_a_variable, map(settings.get, _WITH_VARIABLES)))
     script = str(settings.pop("script", "") or "")
     default = os.path.splitext(os.path.basename(script.split()[0]))[0] if script.strip() else "app"
     name = settings.pop("name", "") or default
@@ -168,7 +169,7 @@ def _app(raw: dict[str, Any], profile: str) -> Imported:
     if isinstance(name, Computed):
         app.look("name", f"{name}: is {app.name} now")
     app.review += review
-    _runs(app, script, settings)
+    _runs(app, script, settings, has_variables=has_variables)
     for key, value in sorted(settings.items(), key=lambda setting: setting[0] == "error_file"):  # out_file counts
         _translate(app, key, value, profile)
     _see_together(app, settings)
@@ -263,7 +264,11 @@ def _port(value: Any) -> int | None:
     return port if port is not None and 0 < port < 65536 else None
 
 
-def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
+def _is_made_of_a_variable(value: Any) -> bool:
+    return isinstance(value, EnvironmentText) or (isinstance(value, list) and any(map(_is_made_of_a_variable, value)))
+
+
+def _runs(app: Imported, script: str, settings: dict[str, Any], *, has_variables: bool) -> None:
     raw_args = _known(app, settings.pop("args", []), "args")
     args = [str(a) for a in raw_args] if isinstance(raw_args, list) else _split(str(raw_args or ""))
     interpreter = str(_known(app, settings.pop("interpreter", "") or "", "interpreter"))
@@ -272,6 +277,7 @@ def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
     is_cluster = str(settings.pop("exec_mode", "")).startswith("cluster")  # which only Node has
     ending = "" if " " in script else os.path.splitext(script)[1]  # with a space it is a command line: bash runs it
     own = _INTERPRETERS.get(ending, "node" if is_cluster and "node_modules/" in script and " " not in script else "")
+    by = own if not interpreter else interpreter if interpreter != "none" else ""
     if not script:
         app.look("script", "says nothing to run")
         return
@@ -288,19 +294,17 @@ def _runs(app: Imported, script: str, settings: dict[str, Any]) -> None:
         understand(app, ["python3", script, *args], "script")
     elif is_python:
         understand(app, [interpreter, *before, script, *args], "script")
-    elif interpreter and interpreter != "none" and before[:1] == ["-c"]:
+    elif interpreter and by and before[:1] == ["-c"]:
         understand(app, [interpreter, *before[:2]], "script")  # what follows are its $0 and $1
-    elif interpreter and interpreter != "none":
-        app.set("command", [interpreter, *before, script, *args], "script")
-    elif own and not interpreter:
-        app.set("command", [own, *before, script, *args], "script")
+    elif by:  # pm2 has no shell: a $ is one, but for what came from process.env
+        understand(app, [by, *before, script, *args], "script", variables=has_variables)
     elif " " in script and not args:
         understand(app, script, "script")
     elif needs_shell(script):
         understand(app, " ".join([script, *args]), "script")
     else:
         understand(app, [*_split(script), *args], "script")
-    if before and "command" in app.table and app.table["command"][1 : 1 + len(before)] != before:
+    if before and not by and "command" in app.table and app.table["command"][1 : 1 + len(before)] != before:
         app.look("interpreter_args", f"{' '.join(before)}: left out, there is no interpreter before {script} here")
     for key, given in (("args", raw_args), ("interpreter", interpreter)):
         if given:

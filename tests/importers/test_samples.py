@@ -1070,3 +1070,16 @@ def test_one_file_for_both_streams_of_a_pm2_file_needs_no_look() -> None:
     (app,) = pm2.read({"script": "a.py", "out_file": "all.log", "error_file": "all.log"}).apps
     assert app.table["logs"] == {"file": "all.log"}
     assert app.review == []
+
+
+def test_a_variable_among_the_arguments_of_a_node_program_of_pm2_is_looked_up() -> None:
+    def command(text: str) -> Any:
+        (app,) = pm2.read(jsliteral.parse(f"module.exports = {text}")).apps
+        assert not any("left out" in note.reason for note in app.review)
+        return app.table["command"], app.table.get("inherit_env")
+
+    port = "process.env.API_PORT || 3000"
+    filled_in = ["sh", "-c", "exec node --trace server.js --port ${API_PORT:-3000}"]
+    assert command(f"{{script: 'server.js', node_args: '--trace', args: `--port ${{{port}}}`}}") == (filled_in, ["API_PORT"])
+    assert command(f"{{script: 'server.js', interpreter: 'node', node_args: ['--trace'], args: ['--port', {port}]}}")[0] == filled_in
+    assert command("{script: 'server.js', args: '--price $5'}") == (["node", "server.js", "--price", "$5"], None)
