@@ -23,6 +23,8 @@ from pyworker.cli.render import look, mute, out
 from pyworker.errors import BROKEN_DISK, FULL_DISK, NO_DESCRIPTOR, WANTING, Exit, PyworkerError
 
 _HELP = {"help_option_names": ["-h", "--help"]}
+# commands with which settings of an app may be typed
+_OF_APPS = {"start", "run", "stop", "restart", "reload", "scale"}
 
 
 class Commands(click.Group):
@@ -264,7 +266,12 @@ def _usage(error: click.ClickException, command: str) -> PyworkerError:
     ours = {name for option in ctx.command.params for name in option.opts} if ctx is not None else set()
     known = OPTIONS_ELSEWHERE.get(typed, ())
     elsewhere = ELSEWHERE.get(f"{path} {word}".removeprefix("pyworker "), "") if word else ""
-    if meant := elsewhere or next((m for m in known if m[0] != "-" or m.split()[0] in ours), ""):
+    meant = elsewhere or next((m for m in known if m[0] != "-" or m.split()[0] in ours), "")
+    if not meant and hasattr(error, "possibilities") and path.rpartition(" ")[2] in _OF_APPS:
+        from pyworker.config.canonical import line_of
+
+        meant = f"app.toml has it, in [app]: {line}" if (line := line_of(typed)) else ""
+    if meant:
         hint = f"{meant}\n{hint}"
     elif near:
         hint = "did you mean " + " or ".join(f"`{p}`" for p in sorted(near)) + f"?\n{hint}"

@@ -121,7 +121,7 @@ ELSEWHERE = {
     "daemon kill": "pyworker daemon stop   the apps, too",
     "daemon logs": "pyworker doctor says what is amiss; its log is logs/pyworker.log in the home that pyworker daemon status shows",
 }
-# options of other programs; of a command that does not have ours, the next is said
+# options of other programs; of a command that does not have ours, the next is said. What app.toml has: canonical.line_of
 OPTIONS_ELSEWHERE = {
     name: hints
     for names, hints in (
@@ -171,32 +171,6 @@ OPTIONS_ELSEWHERE = {
             ("--exp-backoff-restart-delay", "--restart-delay"),
             ("what keeps failing is waited for longer each time, always",),
         ),
-    )
-    for name in names
-} | {
-    name: (f"app.toml has it: [app{table}] {line}",)
-    for names, table, line in (
-        (("--access-logfile", "--access-log"), ".http", 'access_log = "text"'),
-        (("--max-requests", "--limit-max-requests"), ".limits", "max_requests = 1000"),
-        (("--max-memory-restart", "--reload-on-rss"), ".limits", 'memory = "512MB"'),
-        (("--harakiri",), ".limits", 'request_timeout = "60s"'),
-        (("--graceful-timeout", "--timeout-graceful-shutdown"), ".stop", 'drain_timeout = "30s"'),
-        (("--kill-timeout",), ".stop", 'kill_timeout = "10s"'),
-        (("--stop-signal", "--kill-signal"), ".stop", 'signal = "INT"'),
-        (("--keep-alive", "--timeout-keep-alive"), ".http", 'keepalive_timeout = "5s"'),
-        (("--forwarded-allow-ips", "--proxy-headers"), ".http", 'forwarded_allow_ips = ["127.0.0.1"]'),
-        (("--root-path",), ".http", 'root_path = "/api"'),
-        (("--certfile", "--ssl-certfile", "--keyfile", "--ssl-keyfile"), ".tls", 'cert = "…" and key = "…"'),
-        (("--user", "--uid"), "", 'user = "www-data"'),
-        (("--group", "--gid"), "", 'group = "www-data"'),
-        (("--backlog",), "", "backlog = 2048"),
-        (("--loop",), "", 'loop = "uvloop"'),
-        (("--cron-restart",), ".reload", 'cron = "0 4 * * *"'),
-        (("--cron",), "", 'cron = "0 4 * * *"'),
-        (("--no-autorestart",), ".restart", 'policy = "never"'),
-        (("--max-restarts",), ".restart", "max_restarts = 10"),
-        (("--wait-ready",), "", 'ready = "notify"'),
-        (("--surge",), ".reload", "max_surge = 2"),
     )
     for name in names
 }

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import re
+import typing
 from collections.abc import Mapping
 from typing import Any
 
 from pyworker.config.check import FOR_KINDS, kind_of
+from pyworker.config.convert import SHORT_FORMS, hints_of, table_class
 from pyworker.config.option import option_of
 from pyworker.config.schema import AppConfig, HealthConfig
+from pyworker.config.suggest import elsewhere
 from pyworker.config.units import duration_text, size_text
-from pyworker.record import MISSING, fields, is_record, replace
+from pyworker.record import MISSING, Field, fields, is_record, replace
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
 _STEERS = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # a terminal, and JSON leaves it as it is
@@ -95,6 +98,40 @@ def toml(values: Mapping[str, Any], path: tuple[str, ...], comments: Mapping[str
             below = {k.removeprefix(name + "."): v for k, v in comments.items() if k.startswith(name + ".")}
             text += "\n" + toml(inner, (*path, name), below)
     return text
+
+
+def line_of(option: str) -> str:
+    """Return the line of [app] that says what an option of a command line would, ours or another program's; "" for any other."""
+    word = option.strip("-").replace("-", "_")
+    word = elsewhere(word) or word
+    word = f"{word}.{SHORT_FORMS[word]}" if word in SHORT_FORMS else word
+    known: dict[str, tuple[Any, Field[Any]]] = {}
+    inner: dict[str, tuple[Any, Field[Any]]] = {}
+    for field in fields(AppConfig):
+        hint = hints_of(AppConfig)[field.name]
+        if (cls := table_class(hint)) is None:
+            known[field.name] = hint, field
+        else:
+            inner |= {f"{field.name}.{each.name}": (hints_of(cls)[each.name], each) for each in fields(cls)}
+    known |= inner
+    key = next((key for key in known if key == word or key.endswith(f".{word}")), "")
+    return f"{key} = {_example(*known[key])}" if key else ""
+
+
+def _example(hint: Any, field: Field[Any]) -> str:
+    option, default = option_of(field), field.default
+    if option.example:
+        return literal(option.example)
+    if typing.get_origin(hint) is typing.Literal or hint is bool:
+        others = typing.get_args(hint) or (False, True)
+        return literal(next(value for value in reversed(others) if value != default))
+    if default and default is not MISSING:
+        return literal(_plain(default, option.unit))
+    if typing.get_origin(hint) is dict:
+        return '{ NAME = "…" }'
+    if option.unit:
+        return '"60s"' if option.unit == "duration" else '"512MB"'
+    return "1000" if int in (hint, *typing.get_args(hint)) else '"…"'
 
 
 def literal(value: Any) -> str:

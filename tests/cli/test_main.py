@@ -21,7 +21,6 @@ from pyworker.cli import main as cli_main
 from pyworker.cli.commands import daemon as daemon_command
 from pyworker.cli.homes import default_home
 from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, command_of
-from pyworker.cli.names import OPTIONS_ELSEWHERE
 from pyworker.cli.topics import TOPICS
 from pyworker.errors import PyworkerError
 from pyworker.protocol import names as files_of
@@ -585,18 +584,17 @@ def test_schema_says_the_path_that_an_editor_finds(home: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "hint", sorted({h for hints in OPTIONS_ELSEWHERE.values() for h in hints if h.startswith("app.toml has it")})
+    ("typed", "said"),
+    [
+        (("start", "a:b", "--drain-timeout", "9s"), 'app.toml has it, in [app]: stop.drain_timeout = "30s"'),
+        (("run", "a:b", "--harakiri", "9"), 'app.toml has it, in [app]: limits.request_timeout = "60s"'),
+        (("reload", "api", "--surge=2"), "app.toml has it, in [app]: reload.max_surge = 1"),
+        (("start", "a:b", "--app-dir", "src"), "--cwd DIR"),
+        (("ps", "--state", "running"), "pyworker ps -h shows its options"),
+    ],
 )
-def test_what_app_toml_is_said_to_have_it_has(hint: str, tmp_path: Path) -> None:
-    table, lines = hint.removeprefix("app.toml has it: ").split(" ", 1)
-    rest = f"{table * ('.' in table)}\n{lines.replace(' and ', chr(10))}\n"
-
-    def is_taken(app: str) -> bool:
-        (tmp_path / "app.toml").write_text(f"[app]\n{app}\n{rest}")
-        said = run("check", home=str(tmp_path / "home"), cwd=str(tmp_path)).err
-        return not any(words in said for words in ("unknown key", "must be", " is for "))  # there is no such certificate
-
-    assert is_taken('target = "a:b"') or is_taken('command = "x"')
+def test_an_option_that_app_toml_has_is_answered_with_its_key(typed: tuple[str, ...], said: str, home: str) -> None:
+    assert run(*typed, home=home).err.splitlines()[1] == f"  = help: {said}"
 
 
 def test_a_command_that_is_said_names_the_home_that_was_named(home: str, tmp_path: Path) -> None:

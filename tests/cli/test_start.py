@@ -267,7 +267,7 @@ def test_names_start_what_the_daemon_knows(home: str, folder: str) -> None:
         (("npm", "--", "start"), "= help: a program stands behind it, too: pyworker start -- npm start"),
         (("python app.py",), "= help: a command: pyworker start -- python app.py"),
         (("a:b", "-k", "gthread"), "= help: ASGI and WSGI are told apart"),
-        (("a:b", "--max-requests", "100"), "= help: app.toml has it: [app.limits] max_requests = 1000"),
+        (("a:b", "--max-requests", "100"), "= help: app.toml has it, in [app]: limits.max_requests = 1000"),
         (("../shop/main.py:app",), "= help: pyworker start --cwd ../shop/ main:app"),
         (("shop.wsgi",), "stands behind a colon, like shop.wsgi:application"),
         (("shop.wsgi", "-w", "4"), "stands behind a colon, like shop.wsgi:application"),

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyworker.config import canonical
+from pyworker.config.convert import hints_of, partial, table_class
 from pyworker.config.load import load
+from pyworker.config.report import Report
 from pyworker.config.schema import AppConfig
 from pyworker.record import fields
 
@@ -110,3 +112,15 @@ def test_no_text_steers_a_terminal() -> None:
 def test_a_table_of_one_key_stands_in_line_with_the_others() -> None:
     text = canonical.toml({"command": "x", "hooks": {"timeout": "10s"}}, ("app",))
     assert text == '[app]\ncommand       = "x"\nhooks.timeout = "10s"\n'
+
+
+def test_every_option_has_a_line_that_an_app_may_have() -> None:
+    for name, cls in {f.name: table_class(hints_of(AppConfig)[f.name]) for f in fields(AppConfig)}.items():
+        for key in [name] if cls is None else [f"{name}.{each.name}" for each in fields(cls)]:
+            line = canonical.line_of(f"--{key.replace('_', '-')}")
+            assert line.startswith(f"{key} = ")
+            report = Report()
+            partial(AppConfig, tomllib.loads(line), (), report)
+            assert not report.problems
+    assert canonical.line_of("--graceful-timeout") == 'stop.drain_timeout = "30s"'
+    assert canonical.line_of("--no-such-thing") == ""
