@@ -256,7 +256,7 @@ def _cluster(app: Imported) -> None:
 
 
 def _port_of(table: dict[str, Any]) -> int | None:
-    return _port(table.get("env", {}).get("PORT"))
+    return _port(_DEFAULTED.sub(r"\1", str(table.get("env", {}).get("PORT"))))
 
 
 def _port(value: Any) -> int | None:
@@ -278,6 +278,8 @@ def _runs(app: Imported, script: str, settings: dict[str, Any], *, has_variables
     ending = "" if " " in script else os.path.splitext(script)[1]  # with a space it is a command line: bash runs it
     own = _INTERPRETERS.get(ending, "node" if is_cluster and "node_modules/" in script and " " not in script else "")
     by = own if not interpreter else interpreter if interpreter != "none" else ""
+    # behind a shell it is not known for Node, and so for what can share its port
+    is_plain_node = by == "node" and settings.get("instances", 1) not in (1, "1")
     if not script:
         app.look("script", "says nothing to run")
         return
@@ -297,7 +299,11 @@ def _runs(app: Imported, script: str, settings: dict[str, Any], *, has_variables
     elif interpreter and by and before[:1] == ["-c"]:
         understand(app, [interpreter, *before[:2]], "script")  # what follows are its $0 and $1
     elif by:  # pm2 has no shell: a $ is one, but for what came from process.env
-        understand(app, [by, *before, script, *args], "script", variables=has_variables)
+        words = [by, *before, script, *args]
+        if has_variables and is_plain_node and words != (plain := [_DEFAULTED.sub(r"\1", word) for word in words]):
+            app.look("script", f"was {shlex.join(words)}: its variables are at their defaults")
+            words = plain
+        understand(app, words, "script", variables=has_variables)
     elif " " in script and not args:
         understand(app, script, "script")
     elif needs_shell(script):
