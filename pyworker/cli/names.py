@@ -51,7 +51,6 @@ HIDDEN = {
     "resurrect": _HERE + "words:resurrect",
     "flush": _HERE + "words:flush",
     "kill": _HERE + "words:kill",
-    "unstartup": _HERE + "words:unstartup",
 }
 _BACK = "put the older code back, then: pyworker reload NAME; --abort goes back within its soak"
 # words of other programs: what to say here
@@ -66,27 +65,15 @@ ELSEWHERE = {
     "pid": "pyworker ps -w --json has the pid of every worker",
     "env": "pyworker config env NAME",
     "jlist": "pyworker ps --json",
-    **dict.fromkeys(("prettylist", "desc"), "pyworker describe NAME"),
-    "imonit": "pyworker top",
     **dict.fromkeys(("dashboard", "dash"), "pyworker top, or pyworker web in a browser"),
-    **dict.fromkeys(("plus", "monitor"), "pyworker web is the dashboard, on this machine"),
-    **dict.fromkeys(("startOrReload", "startOrGracefulReload"), "pyworker start FILE, then pyworker reload NAME"),
+    "startOrReload": "pyworker start FILE, then pyworker reload NAME",
     "startOrRestart": "pyworker start FILE, then pyworker restart NAME",
     "update": "pm2's: pyworker daemon upgrade; supervisor's: pyworker diff, then pyworker reload NAME",
-    **dict.fromkeys(("updatePM2", "deepUpdate"), "pyworker daemon upgrade   no request is lost"),
-    **dict.fromkeys(("l", "numprocesses", "avail"), "pyworker ps"),
-    "cleardump": "pyworker delete all forgets what is restored",
-    **dict.fromkeys(("sysinfos", "slist"), "pyworker doctor"),
     "link": "there is no service to link to; pyworker web, pyworker metrics",
-    **dict.fromkeys(("set", "get", "conf"), "settings are in app.toml: pyworker config"),
+    **dict.fromkeys(("set", "get"), "settings are in app.toml: pyworker config"),
     "pull": "pyworker does not deploy: git pull, then pyworker reload NAME",
-    **dict.fromkeys(
-        ("forward", "backward"), "pyworker does not deploy: check the commit out, then pyworker reload NAME"
-    ),
     "inspect": "pyworker stack NAME, or pyworker describe NAME",
-    **dict.fromkeys(
-        ("expose", "serve"), "files are best served by nginx; or: pyworker start -- python3 -m http.server 8080"
-    ),
+    "serve": "files are best served by nginx; or: pyworker start -- python3 -m http.server 8080",
     "ecosystem": "pyworker init writes app.toml",
     "reset": "counters are kept until the app is deleted: pyworker delete NAME, and start it again",
     **dict.fromkeys(("sendSignal", "signal"), "kill -s SIGNAL PID; the pids: pyworker ps -w"),
@@ -106,7 +93,7 @@ ELSEWHERE = {
     "decr": "pyworker scale NAME -1",
     "stats": "pyworker top --once",
     "enable": "pyworker startup",
-    "disable": "pyworker startup --remove",
+    **dict.fromkeys(("disable", "unstartup"), "pyworker startup --remove"),
     **dict.fromkeys(
         ("python", "python3", "node", "npm", "uvicorn", "gunicorn", "celery"),
         "a command stands behind --: pyworker start -- COMMAND; an app needs no server: pyworker start MODULE:APP",
@@ -114,7 +101,6 @@ ELSEWHERE = {
     "exec": "pyworker config env NAME shows an app's environment",
     "version": "pyworker --version",
     "reread": "pyworker diff, then pyworker reload NAME",
-    "maintail": "pyworker events -f",
     **dict.fromkeys(
         ("daemon restart", "daemon reload"), "pyworker daemon upgrade --force   starts it anew; workers stay"
     ),

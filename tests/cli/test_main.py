@@ -353,7 +353,7 @@ def test_the_home_is_found_as_documented(tmp_path: Path) -> None:
     assert run("--home", "/first", "ps", "--home", "/last", home="/p").err.rstrip().endswith("/last)")
 
 
-@pytest.mark.parametrize("word", ["save", "resurrect", "flush", "kill", "unstartup"])
+@pytest.mark.parametrize("word", ["save", "resurrect", "flush", "kill"])
 def test_words_of_pm2_that_mean_the_same_work(word: str, home: str) -> None:
     found = run(word, "-h", home=home)
     assert found.code == 0

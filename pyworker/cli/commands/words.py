@@ -1,4 +1,4 @@
-"""CLI: pm2's words: `save`, `resurrect`, `flush`, `kill`, `unstartup` do here what their users expect of them."""
+"""CLI: pm2's words: `save`, `resurrect`, `flush`, `kill` do here what their users expect of them."""
 
 from __future__ import annotations
 
@@ -69,14 +69,4 @@ def kill(settings: Settings, names: tuple[str, ...]) -> int:
         raise PyworkerError(message, hint=f"pyworker stop {' '.join(map(argument, names))}", code="usage")
     note("kill is: pyworker daemon stop")
     code: int = click.get_current_context().invoke(stop)
-    return code
-
-
-@click.command(hidden=True)
-@common
-def unstartup(settings: Settings) -> int:
-    """Do not start at boot any more: pyworker startup --remove."""
-    from pyworker.cli.commands.startup import cmd
-
-    code: int = click.get_current_context().invoke(cmd, remove=True)
     return code
