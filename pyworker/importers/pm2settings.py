@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pyworker.config.check import clean_name
+from pyworker.config.schema import MB
+from pyworker.config.units import size_text
 from pyworker.importers.jsvalues import Computed, EnvironmentText, computed_in
 from pyworker.importers.result import Imported, seconds
 
@@ -65,7 +67,7 @@ def _memory(app: Imported, value: Any, source: str) -> None:
         app.look(source, f"{value!r} is no size: set limits.memory")
         return
     size = float(found[1]) * {"": 1 / 2**20, "K": 1 / 1024, "M": 1, "G": 1024}[found[2].upper()]
-    app.set("limits.memory", f"{max(1, round(size))}MB", source)
+    app.set("limits.memory", size_text(max(1, round(size)) * MB), source)
 
 
 def _instances(app: Imported, value: Any, source: str) -> None:

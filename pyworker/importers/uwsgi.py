@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 
 from pyworker.config.check import clean_name
+from pyworker.config.schema import MB
+from pyworker.config.units import size_text
 from pyworker.importers.result import ENVIRONMENT, MAX_TEXT, CannotImport, Imported, Result, whole
 from pyworker.importers.servers import addresses, count, reload, target, time, to, workers
 
@@ -169,10 +171,10 @@ def _target(app: Imported, settings: dict[str, str]) -> None:
         app.done("callable")
 
 
-def _size(key: str, unit: str) -> Callable[[Imported, str, str], None]:
+def _size(key: str, unit: int) -> Callable[[Imported, str, str], None]:
     def apply(app: Imported, value: str, source: str) -> None:
         if number := whole(value):
-            app.set(key, f"{number}{unit}", source)
+            app.set(key, size_text(number * unit), source)
         else:
             app.look(source, f"{value!r}: set {key}")
 
@@ -241,10 +243,10 @@ _SETTINGS: dict[str, Callable[[Imported, str, str], None]] = {
     "pp": _python_path,
     "max-requests": count("limits.max_requests"),
     "max-requests-delta": count("limits.max_requests_jitter"),
-    "reload-on-rss": _size("limits.memory", "MB"),
-    "evil-reload-on-rss": _size("limits.memory", "MB"),
-    "limit-post": _size("http.max_body_size", "B"),
-    "buffer-size": _size("http.max_header_size", "B"),
+    "reload-on-rss": _size("limits.memory", MB),
+    "evil-reload-on-rss": _size("limits.memory", MB),
+    "limit-post": _size("http.max_body_size", 1),
+    "buffer-size": _size("http.max_header_size", 1),
     "max-worker-lifetime": time("limits.max_age"),
     "worker-reload-mercy": time("stop.drain_timeout"),
     "reload-mercy": time("stop.drain_timeout"),
@@ -256,5 +258,5 @@ _SETTINGS: dict[str, Callable[[Imported, str, str], None]] = {
     "daemonize2": _log,
     "logto": _log,
     "logto2": _log,
-    "log-maxsize": _size("logs.max_size", "B"),
+    "log-maxsize": _size("logs.max_size", 1),
 }

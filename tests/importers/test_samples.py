@@ -1092,3 +1092,10 @@ def test_a_variable_that_says_the_port_of_node_programs_is_its_default_where_the
     assert "at their defaults" in app.review[0].reason
     (app,) = pm2.read(jsliteral.parse(f"module.exports = {text.replace('-p', '-q')}")).apps
     assert (app.table["bind"], "made up" in str(app.review)) == (":3002", False)
+
+
+def test_a_size_has_the_largest_unit_of_which_it_is_a_whole_number() -> None:
+    (of_uwsgi,) = uwsgi.read("[uwsgi]\nmodule = a\nbuffer-size = 32768\nreload-on-rss = 2048\n").apps
+    assert (of_uwsgi.table["http"], of_uwsgi.table["limits"]) == ({"max_header_size": "32KB"}, {"memory": "2GB"})
+    (of_pm2,) = pm2.read({"script": "a.py", "max_memory_restart": "1G"}).apps
+    assert of_pm2.table["limits"] == {"memory": "1GB"}
