@@ -148,7 +148,7 @@ async def _state(hub: Hub, _request: Request) -> Response:
 
 
 async def _history(hub: Hub, request: Request) -> Response:
-    points = hub.history.of(request.path_params["app"], 0)
+    points = hub.history.of(request.path_params["app"])
     return JSONResponse({"v": 1, "step_s": STEP, "fields": ["t", *FIELDS], "points": points})
 
 

@@ -53,9 +53,9 @@ class History:
         _put(self.points, point)
         return point
 
-    def of(self, app: str, since: float) -> list[list[Any]]:
-        """Return an app's points since a time: [t, *FIELDS]."""
-        return [[p["t"], *p["apps"][app]] for p in self.points if p["t"] >= since and app in p["apps"]]
+    def of(self, app: str) -> list[list[Any]]:
+        """Return an app's points: [t, *FIELDS]."""
+        return [[p["t"], *p["apps"][app]] for p in self.points if app in p["apps"]]
 
 
 class Ring:

@@ -14,14 +14,13 @@ def test_a_point_says_what_was_between_two_looks() -> None:
     history = History()
     history.feed(document(0), 1000.0, 0.0)
     history.feed(document(5), 1005.0, 5.0)
-    (_, last) = history.of("api", 0)
+    (_, last) = history.of("api")
     values = dict(zip(("t", *FIELDS), last, strict=True))
     served = document(5)["apps"][0]["requests"] - document(0)["apps"][0]["requests"]
     assert values["rate"] == pytest.approx(served / 5, rel=1e-3)
     assert values["restarts"] == 0
     assert values["ready"] == 4
-    assert history.of("api", 1001.0) == [last]
-    assert history.of("nosuch", 0) == []
+    assert history.of("nosuch") == []
 
 
 def test_memory_is_the_fair_share_where_it_is_known() -> None:
