@@ -12,6 +12,9 @@ import pytest
 
 from pyworker.cli import complete, names
 from pyworker.cli.commands.completion import _SCRIPTS
+from pyworker.cli.commands.daemon import cmd as daemon
+from pyworker.cli.commands.export import ENGINES
+from pyworker.cli.topics import TOPICS
 from pyworker.protocol.control import Reply
 from tests.cli import documents
 from tests.support.cli import run
@@ -173,3 +176,8 @@ def test_a_script_is_not_installed_in_the_folder_that_one_happens_to_be_in(home:
     done = run("completion", "bash", "--install", home=home, cwd=str(tmp_path), XDG_DATA_HOME="data")
     assert done.code == 0
     assert os.listdir(tmp_path) == [".local"]
+
+
+def test_the_words_that_are_offered_are_those_that_the_commands_take() -> None:
+    taken = {"completion": _SCRIPTS, "daemon": daemon.commands, "export": ENGINES, "help": TOPICS}
+    assert {command: sorted(words) for command, words in complete._WORDS.items()} == {c: sorted(w) for c, w in taken.items()}
