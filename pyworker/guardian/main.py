@@ -224,8 +224,11 @@ class Guardian:
                     program.kill("upgrade" if program.leaving else "closed its channel and stayed")
 
     def _undying_at(self, program: Program) -> float | None:
-        """Return when one that was killed has had its time to end. Of two that do not end, a third would be the next."""
-        if program.killed_at is None or (program.undying and not self._stopping):
+        """Return when one that was killed has had its time to end. Where one before does not end either, and it has hung
+        from its start on, so would the next.
+        """
+        hopeless = program.undying and not program.has_lived
+        if program.killed_at is None or (hopeless and not self._stopping):
             return None
         return program.killed_at + self._times.undying
 
@@ -235,7 +238,7 @@ class Guardian:
             program.killed_at = now
             return
         say(f"the {program.name} (pid {program.pid}) {DOES_NOT_END}")
-        program.undying = program.pid
+        program.undying.add(program.pid)
         self._ended(program, now, process.UNKNOWN)
 
     def _stop_logger(self, now: float) -> None:
@@ -406,9 +409,9 @@ class Guardian:
         if not self._look_at_children:
             return
         for pid, status in self._children.find().items():
-            program = next((program for program in self._programs if pid in (program.pid, program.undying)), None)
-            if program is not None and program.undying == pid:
-                program.undying = 0
+            program = next((p for p in self._programs if pid == p.pid or pid in p.undying), None)
+            if program is not None and pid in program.undying:
+                program.undying.remove(pid)
             elif program is not None:
                 self._ended(program, now, status)
             elif self._daemon.pid:

@@ -45,7 +45,7 @@ class Program:
         self.outbox = Outbox(store)
         self.channel: socket.socket | None = None
         self.pid = 0  # 0 = does not run
-        self.undying = 0  # the pid of one before, which SIGKILL has not ended yet
+        self.undying: set[int] = set()  # the pids of those before, which SIGKILL has not ended yet
         self.starts = 0
         self.next_start = 0.0
         self.kill_at: float | None = None
@@ -56,6 +56,7 @@ class Program:
         self._backoff = backoff
         self._pidfd = -1
         self._started_at = 0.0
+        self._answered_at = 0.0
         self._early_deaths = 0
         self._why_killed = ""
         self._ping = 0
@@ -89,6 +90,11 @@ class Program:
     def dies_young(self) -> bool:
         """Whether it has ended early again and again."""
         return self._early_deaths > 2
+
+    @property
+    def has_lived(self) -> bool:
+        """Whether it has answered later than one would that hangs from its start on."""
+        return self._answered_at - self._started_at >= self._backoff.good_life
 
     def _spawn(self, extra_fds: dict[int, int]) -> socket.socket:
         """Make the process and return its channel, or make nothing at all. Raises OSError."""
@@ -190,6 +196,7 @@ class Program:
         """Note an answer; an old one is as good a sign of life as the latest."""
         if 0 < number <= self._ping:
             self._unanswered = 0
+            self._answered_at = time.monotonic()
 
 
 def _words(status: ExitStatus) -> str:

@@ -145,6 +145,23 @@ def test_who_has_not_ended_in_its_time_is_killed_once_and_its_successor_is_told_
 
 
 @pytest.mark.parametrize(
+    ("undying", "has_lived", "stopping", "done_without"),
+    [
+        (set(), False, False, True),
+        ({4710}, False, False, False),  # as the one before it: so would the next
+        ({4710}, True, False, True),  # a logger that somebody kills, say, while a thread of it waits for the same disk
+        ({4710}, False, True, True),
+    ],
+)
+def test_a_second_one_that_sigkill_does_not_end_has_a_successor_unless_it_has_hung_from_its_start_on(
+    undying: set[int], has_lived: bool, stopping: bool, done_without: bool
+) -> None:
+    child: Any = SimpleNamespace(undying=undying, has_lived=has_lived, killed_at=100.0)
+    guardian: Any = SimpleNamespace(_stopping=stopping, _times=Times(undying=5.0))
+    assert Guardian._undying_at(guardian, child) == (105.0 if done_without else None)
+
+
+@pytest.mark.parametrize(
     ("stopping", "all_ended", "logger_told", "daemon_starts", "logger_starts"),
     [
         (False, False, False, True, True),

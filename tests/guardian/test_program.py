@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,16 @@ def test_one_that_was_killed_for_a_hang_is_not_asked_and_not_killed_again_before
     assert program.may_be_asked(NOW)
     program.kill(HUNG)
     assert not program.may_be_asked(NOW + 100.0)
+
+
+@pytest.mark.parametrize(("answers", "lived"), [([], False), ([4.9], False), ([4.9, 5.1], True)])
+def test_one_that_answers_in_its_first_moments_only_hangs_from_its_start_on(
+    program: Program, monkeypatch: pytest.MonkeyPatch, answers: list[float], lived: bool
+) -> None:
+    program.start(NOW, {})
+    for number, after in enumerate(answers, 1):
+        program.ping()
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "monotonic", lambda after=after: NOW + after)
+            program.ponged(number)
+    assert program.has_lived is lived
