@@ -27,7 +27,7 @@ from pyworker.protocol.inherited import STANDBY, FdName, parse_fd_name
 from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import stderr
-from pyworker.unix.process import exec_with
+from pyworker.unix.process import exec_with, spawn_watched
 from pyworker.unix.ready import ready
 
 RETRY = 0.05  # seconds until a send that the kernel has no room for is tried again
@@ -286,8 +286,7 @@ def become_guardian(home: str, fds: dict[str, int], *, standby: bool = False) ->
 
     `standby`: by one that waits on our channel until it is needed, or not.
     """
-    memo = unix_fds.memfd("pyworker-adopt", json.dumps({"names": fds}).encode())
-    argv = [sys.executable, "-I", "-m", "pyworker.guardian", "--home", home, "--adopt", str(memo)]
+    memo, argv = _adopting(home, fds)
     passed = [memo, *fds.values()]
     if standby:
         argv += ["--standby", str(store.CHANNEL_FD)]
@@ -298,3 +297,20 @@ def become_guardian(home: str, fds: dict[str, int], *, standby: bool = False) ->
         exec_with(argv, passed)
     finally:
         os.close(memo)
+
+
+def start_guardian(home: str, fds: dict[str, int]) -> int:
+    """Start one that has all of these fds, and return its pid: an exec waits for a thread that waits for a disk."""
+    memo, argv = _adopting(home, fds)
+    try:
+        pid, pidfd = spawn_watched(argv, dict(os.environ), {fd: fd for fd in (0, 1, 2, memo, *fds.values())})
+    finally:
+        os.close(memo)
+    os.close(pidfd)
+    return pid
+
+
+def _adopting(home: str, fds: dict[str, int]) -> tuple[int, list[str]]:
+    """Return a memfd with the names of these, and the command of a guardian that takes them over."""
+    memo = unix_fds.memfd("pyworker-adopt", json.dumps({"names": fds}).encode())
+    return memo, [sys.executable, "-I", "-m", "pyworker.guardian", "--home", home, "--adopt", str(memo)]

@@ -20,7 +20,7 @@ from pyworker.daemon.bringback import bring_back
 from pyworker.daemon.control import ControlServer
 from pyworker.daemon.depends import Depends
 from pyworker.daemon.events import EventLog
-from pyworker.daemon.fdstore import FdStore, become_guardian
+from pyworker.daemon.fdstore import FdStore, become_guardian, start_guardian
 from pyworker.daemon.handlers import Handlers
 from pyworker.daemon.home import keep_socket, leave_with_the_home, open_again
 from pyworker.daemon.hooks import Hooks
@@ -223,6 +223,12 @@ def _watch_guardian(loop: Loop, store: FdStore, home: str, manager: ServiceManag
             if preflight.code_on_disk() != code and (why := preflight.why_no_guardian()):
                 raise RuntimeError(f"the code of pyworker has changed on disk, and its guardian does not start: {why}")
             with signals.held():
+                if disks.some_are_late():
+                    pid = start_guardian(home, dict(store.fds))
+                    if manager is not None:
+                        manager.tell(f"MAINPID={pid}")
+                    os.closerange(0, os.sysconf("SC_OPEN_MAX"))  # our end closes none, as long as a thread waits
+                    os._exit(0)
                 # not only once the next daemon says it: until then it would stop or reload nobody
                 if manager is not None:
                     manager.tell(f"MAINPID={os.getpid()}")
@@ -242,7 +248,8 @@ def _make_room(loop: Loop, brain: Brain, desk: Desk, home: str) -> None:
     desk.before_leaving()
     brain.store.flush_blocking(2.0)
     try:
-        become_guardian(home, dict(brain.store.fds), standby=True)
+        if not disks.some_are_late():  # an exec would wait for them
+            become_guardian(home, dict(brain.store.fds), standby=True)
     except Exception:  # noqa: BLE001  the upgrade goes on without
         report_to_stderr("cannot stand by")
     loop.stop()

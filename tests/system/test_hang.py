@@ -422,6 +422,11 @@ def test_a_log_whose_disk_does_not_answer_holds_up_no_other_app_s_log(pw: Pywork
         assert "far" in pw.ok("describe", "far").stdout
         refused = pw.run("reload", "far")
         assert (refused.returncode != 0, "its disk does not answer" in refused.stderr) == (True, True)
+        daemon, guardian = pw.role("daemon"), pw.role("guardian")
+        kill(guardian)  # the daemon, of which a thread waits for the disk, cannot become one by exec
+        wait_until(lambda: pw.status().get("guardian_pid", guardian) not in (0, guardian, daemon), LONG, lambda: pw.daemon_log())
+        wait_until(lambda: pw.status().get("logger_version"), LONG, lambda: pw.daemon_log())
+        second = pw.role("logger")
     wait_until(lambda: not pw.app("far")["notes"], LONG, lambda: "the log to go on: " + str(pw.app("far")["notes"]))
     assert pw.role("logger") == second
     assert pw.app("far")["state"] == pw.app("near")["state"] == "running"
