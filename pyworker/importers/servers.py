@@ -417,8 +417,11 @@ def _apply(app: Imported, settings: dict[str, Any], table: dict[str, Apply], pre
             app.drop(prefix + name, f"a setting of {prefix.strip() or program}'s that has nothing to match here")
         else:
             apply(app, value, prefix + name)
-    if isinstance(app.table.get("tls"), dict) and not {"cert", "key"} <= set(app.table["tls"]):
-        app.look(prefix + "certfile", "tls needs both cert and key")
+    tls = app.table.get("tls", {})
+    if "cert" in tls:
+        tls.setdefault("key", tls["cert"])  # without a file of its own it is in that of the certificate
+    elif tls:
+        app.look(prefix + "certfile", "tls needs a cert")
         del app.table["tls"]
     threads = app.table.get("threads", 1)
     if app.table.get("interface") == "asgi" and threads != 1:

@@ -507,6 +507,8 @@ def test_every_server_of_a_procfile() -> None:
         ("granian --ssl-certificate c.pem --ssl-keyfile k.pem", {"tls": {"cert": "c.pem", "key": "k.pem"}}),
         ("granian --working-dir api --no-log", {"cwd": "api"}),
         ("uvicorn --no-h11-upgrade", {}),
+        ("gunicorn --certfile both.pem", {"tls": {"cert": "both.pem", "key": "both.pem"}}),
+        ("gunicorn --keyfile k.pem --ca-certs c.pem", {}),
     ],
 )  # fmt: skip
 def test_an_option_of_a_server_has_its_meaning_and_takes_no_word_of_another(line: str, table: dict[str, object]) -> None:
