@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pyworker.importers import gunicornconf, pm2, procfile, supervisor, uwsgi
+from pyworker.importers import gunicornconf, pm2, pm2settings, procfile, servers, supervisor, systemd, uwsgi
 from pyworker.importers.detect import detect
 from pyworker.importers.jsliteral import parse
 from pyworker.importers.jsvalues import Computed
-from pyworker.importers.result import CannotImport
+from pyworker.importers.result import CannotImport, Imported
 from pyworker.importers.write import document
 from tests.support.cli import run
 
@@ -218,3 +218,24 @@ def test_no_two_apps_have_one_name(names: tuple[str, ...], tmp_path: Path) -> No
     found = run("import", "Procfile", home=str(tmp_path / "home"), cwd=str(tmp_path))
     assert "pyworker check: ok" in found.err
     assert found.err.count("✓") == len(names)
+
+
+@pytest.mark.parametrize("value", ["0", "1", "x", "/x/y", "$A/b", "true", "infinity"])
+def test_whatever_a_setting_is_set_to_it_is_translated_looked_at_or_dropped(value: str) -> None:
+    read = {
+        "[program:a]\ncommand=b\n": (supervisor.read, (*supervisor._PROGRAM, *supervisor._DROPPED)),
+        "[uwsgi]\nmodule=a:b\n": (uwsgi.read, (*uwsgi._SETTINGS, *uwsgi._SAME, *uwsgi._DROPPED, *uwsgi._LOOK)),
+        "[Service]\nExecStart=b\n": (lambda text: systemd.read(text, "a"), (*systemd._SERVICE, *systemd._DROPPED)),
+        "[Service]\nExecStart=gunicorn a:b\n": (lambda text: systemd.read(text, "a"), (*systemd._SERVICE, *systemd._DROPPED)),
+    }
+    for start, (reads, keys) in read.items():
+        for key in keys:
+            assert key in _named(reads(f"{start}{key}={value}\n").apps[0]), (start, key)
+    for key in (*pm2settings.SETTINGS, *pm2settings.DROPPED):
+        assert key in _named(pm2.read({"script": "a.py", key: value}).apps[0]), ("pm2", key)
+    for key in servers.GUNICORN:
+        assert key in _named(gunicornconf.read(f"{key} = {value!r}\n").apps[0]), ("gunicorn", key)
+
+
+def _named(app: Imported) -> set[str]:
+    return {*app.translated, *(note.key for note in (*app.review, *app.dropped))}
