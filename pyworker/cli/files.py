@@ -22,6 +22,16 @@ def no_file(path: str, step: str = "") -> PyworkerError:
     return PyworkerError(f"there is no file {path}", hint=_near(path) or step or _look(path), code="no_such_file")
 
 
+def as_bytes(text: str) -> bytes:
+    """Return what goes into a file; raise PyworkerError when a name in it is not UTF-8. Before the file is opened: it may be one of before."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        row = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
+        hint = "rename the file or folder that has it in its name"
+        raise PyworkerError(f"{row!r} cannot be written: it is not UTF-8", hint=hint, code="usage") from None
+
+
 def _why(path: str, error: OSError | UnicodeDecodeError) -> tuple[str, str]:
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8", "save it as UTF-8"

@@ -72,3 +72,15 @@ def test_of_an_engine_that_is_none_it_is_said_which_there_are_and_what_to_do_ins
     assert (done.code, done.out) == (2, "")
     assert "there is no export for supervisord; for these: systemd, compose," in done.err
     assert "pyworker run app.toml" in done.err
+
+
+def test_a_folder_that_no_unit_can_name_costs_the_file_that_is_there_nothing(tmp_path: Path, home: str) -> None:
+    folder = tmp_path / "a\udcff"
+    folder.mkdir()
+    (folder / "app.toml").write_text(FILE)
+    assert run("export", "docker", "-o", ".", home=home, cwd=str(folder)).code == 0, "which does not name it"
+    (folder / "api.service").write_text("# mine\n")
+    done = run("export", "systemd", "-o", ".", "--force", home=home, cwd=str(folder))
+    assert done.code == 2
+    assert "cannot be written: it is not UTF-8\n  = help: rename the file or folder" in done.err
+    assert (folder / "api.service").read_text() == "# mine\n"

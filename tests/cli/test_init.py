@@ -120,3 +120,18 @@ def test_a_package_that_says_nothing_is_no_program(package: str, tmp_path: Path,
     write(tmp_path, "package.json")
     (tmp_path / "package.json").write_text(package)
     assert "No app was recognised" in run("init", home=home, cwd=str(tmp_path)).err
+
+
+def test_a_line_break_in_the_name_of_a_source_ends_no_comment(tmp_path: Path, home: str) -> None:
+    write(tmp_path, "a\nb/main.py", "a\nb/models.py")
+    assert run("init", home=home, cwd=str(tmp_path)).code == 0
+    assert tomllib.loads((tmp_path / "app.toml").read_text())["app"]["cwd"] == "a\nb"
+
+
+def test_a_name_that_no_config_file_can_have_costs_the_file_that_is_there_nothing(tmp_path: Path, home: str) -> None:
+    write(tmp_path, "b\udcff/main.py", "b\udcff/models.py")
+    (tmp_path / "app.toml").write_text("# mine\n")
+    done = run("init", "--force", home=home, cwd=str(tmp_path))
+    assert done.code == 2
+    assert "cannot be written: it is not UTF-8\n  = help: rename the file or folder" in done.err
+    assert (tmp_path / "app.toml").read_text() == "# mine\n"

@@ -198,6 +198,7 @@ def test_it_is_said_of_a_file_that_is_replaced_or_removed_that_it_is_for_another
     for words, said in (((), "starts the daemon of /srv/shop now"), (("--remove",), "It is for the daemon of /srv/shop, not of")):
         assert said in run(*typed, *words, home=str(tmp_path / "home"), HOME=str(tmp_path)).err
         assert "daemon of" not in run(*typed, *words, home="/srv/shop", HOME=str(tmp_path)).err
+    assert "/srv/shop" in unit.read_text(), "nobody has said yes"
 
 
 def programs(folder: Path, **scripts: str) -> str:

@@ -10,7 +10,7 @@ import sys
 import click
 
 from pyworker.cli import render
-from pyworker.cli.files import cannot
+from pyworker.cli.files import as_bytes, cannot
 from pyworker.cli.here import absolute, here
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import line
@@ -104,6 +104,7 @@ def cmd(
     )
     module = importlib.import_module(f"pyworker.export.{engine}")
     files: dict[str, str] = module.export(loaded.apps, run_config(path, {}), options)
+    texts = {name: as_bytes(text) for name, text in files.items()}
     if settings.json:
         import json
 
@@ -114,14 +115,14 @@ def cmd(
                 render.out(f"# ==== {name} ====")
             render.out(text.rstrip("\n"))
     else:
-        _write(output, files, force)
+        _write(output, texts, force)
         if not settings.quiet:
             for name in files:
                 render.note(f"wrote {os.path.join(output, name)}")
     return 0
 
 
-def _write(folder: str, files: dict[str, str], force: bool) -> None:
+def _write(folder: str, files: dict[str, bytes], force: bool) -> None:
     paths = {os.path.join(folder, name): text for name, text in files.items()}
     try:
         os.makedirs(folder, exist_ok=True)
@@ -130,7 +131,7 @@ def _write(folder: str, files: dict[str, str], force: bool) -> None:
             message = f"{', '.join(theirs)}: is there, and not made by `pyworker export`; nothing was written"
             raise PyworkerError(message, hint="another folder: -o DIR; or overwrite it: --force", code="exists")
         for path, text in paths.items():
-            with open(path, "w", encoding="utf-8") as out:
+            with open(path, "wb") as out:
                 out.write(text)
     except OSError as error:
         raise cannot("write to", folder, error, "choose another folder with -o") from None

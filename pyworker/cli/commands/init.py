@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pyworker.cli.files import cannot
+from pyworker.cli.files import as_bytes, cannot
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import argument, home, line, look, note, paint
 from pyworker.errors import PyworkerError
@@ -63,9 +63,9 @@ def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
     found = detect(_sources(folder)) or _node(folder)
     path = os.path.normpath(os.path.join(folder, "app.toml"))
     chosen = found[0] if found else None
-    text = _text(folder, chosen, schema)
+    text = as_bytes(_text(folder, chosen, schema))
     try:
-        with open(path, "w" if force else "x", encoding="utf-8") as file:
+        with open(path, "wb" if force else "xb") as file:
             file.write(text)
         if schema:
             _write_schema(os.path.join(folder, _SCHEMA))
@@ -128,7 +128,7 @@ def _text(folder: str, chosen: Found | None, schema: bool) -> str:
     rows: list[tuple[str, str]] = []
 
     def row(key: str, value: object, comment: str = "") -> None:
-        rows.append((f"{key:<{key_width}} = {literal(value)}", comment))
+        rows.append((f"{key:<{key_width}} = {literal(value)}", line(comment)))
 
     where = chosen.cwd if chosen is not None else ""
     env_file = next((e for e in (os.path.join(where, ".env"), ".env") if os.path.exists(os.path.join(folder, e))), "")

@@ -16,7 +16,7 @@ from pyworker import __version__
 from pyworker.cli import units
 from pyworker.cli.asking import confirm
 from pyworker.cli.client import DaemonAway, ask, other_daemon
-from pyworker.cli.files import cannot
+from pyworker.cli.files import as_bytes, cannot
 from pyworker.cli.homes import config_home, default_home, home_of, lingers, user_name
 from pyworker.cli.options import Settings, common, option, say
 from pyworker.cli.render import home as short
@@ -190,11 +190,12 @@ def _remove(settings: Settings, kind: str, plan: _Plan, is_user: bool) -> int:
 
 
 def _carry_out(plan: _Plan) -> None:
+    text = as_bytes(plan.text)
     try:
         os.makedirs(os.path.dirname(plan.path), exist_ok=True)
         temporary = plan.path + ".new"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(plan.text)
+        with open(temporary, "wb") as file:
+            file.write(text)
             os.fchmod(file.fileno(), plan.mode)
         os.replace(temporary, plan.path)
     except OSError as error:
