@@ -148,12 +148,16 @@ def test_without_a_terminal_nothing_is_written_unasked(tmp_path: Path) -> None:
 def test_where_no_service_manager_runs_it_is_said_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setattr(startup, "_SYSTEMD_RUNS", str(tmp_path / "none"))
     monkeypatch.setattr(startup, "_runs_openrc", lambda: False)
     with pytest.raises(PyworkerError, match="neither systemd nor OpenRC runs here") as refused:
         startup.cmd.main(["--user", "--home", str(tmp_path)], standalone_mode=False)
     assert "pyworker run app.toml" in refused.value.hint
     assert capsys.readouterr().err == ""
+    for words in (["--print"], ["--remove"]):
+        assert startup.cmd.main(["--user", *words, "--home", str(tmp_path)], standalone_mode=False) == 0
+    assert "[Service]" in capsys.readouterr().out
     monkeypatch.setattr(startup, "_SYSTEMD_RUNS", str(tmp_path))
     with pytest.raises(PyworkerError, match="no terminal to ask on"):
         startup.cmd.main(["--user", "--home", str(tmp_path)], standalone_mode=False)
@@ -178,7 +182,9 @@ def test_by_sudo_the_machines_service_says_whose_apps_it_leaves_out(
     monkeypatch.setenv("SUDO_USER", "deploy")
     with pytest.raises(PyworkerError, match="no terminal to ask on"):
         startup.cmd.main(["--system", "--init", "systemd", "--home", str(tmp_path / "roots")], standalone_mode=False)
-    assert "It is for the apps that root starts. deploy has a daemon of its own: the same without sudo" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "It is for the apps that root starts. deploy has a daemon of its own: the same without sudo" in said
+    assert "linger" not in said, "which is for services of users"
 
 
 @pytest.mark.parametrize(("active", "said"), [(0, "The daemon that systemd has started goes on"), (3, "pyworker daemon stop -y &&")])

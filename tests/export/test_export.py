@@ -543,6 +543,14 @@ def test_a_file_outside_of_the_folder_has_a_name_that_a_secret_may_have(tmp_path
     assert {mount["subPath"] for mount in pod["containers"][0]["volumeMounts"]} == set(keys)
 
 
+def test_a_share_of_the_memory_is_no_number_of_bytes(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text('[app]\nname = "a"\ntarget = "a:b"\nworkers = 2\nlimits.memory = "auto"\n')
+    text = export(file, "kubernetes")["a.yaml"]
+    assert 'a: limits.memory = "auto" is a share of what the engine allows' in text
+    assert "memory:" not in text
+
+
 def test_no_variable_is_found_in_a_name(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "a$PORT.toml"
     file.write_text('[app]\nname = "a"\ntarget = "a:b"\nenv_file = "$HOME.env"\n')
