@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -146,10 +146,10 @@ class View:
         prefix: bool = True,
         stamps: bool = False,
         encoding: str = "utf-8",
-        highlight: re.Pattern[str] | None = None,
+        highlight: Sequence[re.Pattern[str]] = (),
     ) -> None:
         self._how = how
-        self._highlight = highlight if how.color else None
+        self._highlight = highlight if how.color else ()
         self._kind = kind
         self._prefix = prefix
         self._stamps = stamps
@@ -178,7 +178,7 @@ class View:
         if self._how.tty and found.msg.startswith(b"{") and (laid := self._laid_out(found)) is not None:
             return laid
         msg = self._safe(found.msg) if found.msg.translate(None, _SAFE) else found.msg
-        if self._highlight is not None:
+        if self._highlight:
             msg = self._mark(msg)
         return self._with_head(found, msg)
 
@@ -206,7 +206,7 @@ class View:
             return None
         level, texts = laid
         lines = [self._safe(text.encode("utf-8", "backslashreplace")) for text in texts]
-        if self._highlight is not None:
+        if self._highlight:
             lines = [self._mark(line) for line in lines]
         if level:
             color = b"\x1b[" + _LEVEL_COLORS.get(level, b"32") + b"m" if self._how.color else b""
@@ -214,9 +214,13 @@ class View:
         return b"".join(self._with_head(found, line) for line in lines)
 
     def _mark(self, msg: bytes) -> bytes:
-        assert self._highlight is not None
         text = msg.decode("utf-8", "backslashreplace")
-        return self._encode(self._highlight.sub(lambda m: f"\x1b[1;7m{m[0]}\x1b[0m" if m[0] else "", text))
+        parts, at = [], 0
+        for start, end in sorted(m.span() for pattern in self._highlight for m in pattern.finditer(text) if m[0]):
+            if end > at:
+                parts += [text[at : max(start, at)], f"\x1b[1;7m{text[max(start, at) : end]}\x1b[0m"]
+                at = end
+        return self._encode("".join([*parts, text[at:]]))
 
     def event(self, stamp: str, who: str, words: str) -> bytes:
         """Return an event as a dim line between the app's."""

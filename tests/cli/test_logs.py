@@ -577,12 +577,20 @@ def test_highlight_marks_and_hides_nothing(home: Path) -> None:
     assert logs(home, "-H", r"\d+", "--no-prefix") == "order 17 paid\nnothing\n"
 
 
+def test_what_is_marked_is_marked_by_each_pattern_for_itself(home: Path) -> None:
+    log(home, record(1, "order 17 paid"))
+    out = logs(home, "-H", "(?P<what>1)7", "-H", "(?i)(?P<what>PAID)", "-H", "7 pa", "-H", "x*", "--color", "always", "--no-prefix")
+    assert out == "order \x1b[1;7m17\x1b[0m\x1b[1;7m pa\x1b[0m\x1b[1;7mid\x1b[0m\n"
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
         (("-i", "("), "no regular expression"), (("-H", "*"), "no regular expression"), (("-l", "loud"), "the levels are"),
         (("-p", "-f"), "give one of them"),
+        (("-i", "a{99999999999}"), "no regular expression"), (("-H", "(" * 3000), "no regular expression"),
     ],
+    ids=lambda value: str(value)[:30],
 )  # fmt: skip
 def test_a_filter_that_is_none_is_refused(home: Path, args: tuple[str, ...], words: str) -> None:
     found = run("logs", *args, home=str(home))

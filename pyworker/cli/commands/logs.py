@@ -109,7 +109,8 @@ def cmd(
     if not (logfiles.find(settings.home) or apps_wanted(settings.home) or is_emptied(settings.home)):
         _check_kept(settings, names)
     choice = Choice(names, stream, since, until, pid)
-    marked = re.compile("|".join(f"(?:{p})" for p in highlight)) if highlight else None
+    # each for itself: what joins them may not stand in one, such as (?i) or the name of a group
+    marked = [re.compile(p) for p in highlight]
     form = "raw" if raw else "json" if settings.json else "text"
     view = View(
         render.look(sys.stdout, settings.color), form, prefix=not no_prefix, stamps=timestamps, highlight=marked
@@ -159,6 +160,10 @@ def _check_pattern(pattern: str) -> None:
         at = f" at character {error.pos + 1}" if error.pos is not None else ""
         raise click.BadParameter(
             f"{render.line(pattern)!r} is no regular expression: {error.msg}{at}; put a backslash before what is meant literally"
+        ) from None
+    except (OverflowError, RecursionError) as error:
+        raise click.BadParameter(
+            f"{render.line(pattern[:60])!r} is no regular expression to search by: {error}"
         ) from None
 
 
