@@ -570,6 +570,11 @@ def test_numbers_that_json_does_not_have_are_null_in_json(home: Path) -> None:
     assert value["fields"] == {"msg": "x", "a": None, "b": [None, None], "c": 1.5}
 
 
+def test_more_lines_than_a_machine_can_count_are_all_of_them(home: Path) -> None:
+    log(home, record(1, "one"), record(2, "two"))
+    assert logs(home, "-n", "9" * 20, "--no-prefix") == "one\ntwo\n"
+
+
 def test_highlight_marks_and_hides_nothing(home: Path) -> None:
     log(home, record(1, "order 17 paid"), record(2, "nothing"))
     out = logs(home, "-H", r"\d+", "-H", "paid", "--color", "always", "--no-prefix")

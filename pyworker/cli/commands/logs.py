@@ -88,7 +88,9 @@ def cmd(
     if raw and settings.json:
         raise click.UsageError("--raw and --json are two forms of output: give one of them")
     stream = "" if only_out == only_err else "out" if only_out else "err"
-    if count is None and not since:
+    if count is not None:
+        count = min(count, sys.maxsize)
+    elif not since:
         count = 10 if follow else 50
     if follow:
         follow_no_longer(settings)
