@@ -20,7 +20,7 @@ _NOT_THE_APPS = re.compile(  # Python's, or ours
     r"<|/proc/self/fd/|.*/pyworker/(cluster|template|worker)/|.*/lib(64)?/python3\.\d+/(?!(site|dist)-packages/)"
 )
 _NO_FRAMES = frozenset({"", "...", "<no Python frame>", "<tstate is freed>", "Garbage-collecting"})  # more may follow
-_FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)\Z')
+_FRAME = re.compile(r'  File "(.*)", line (\d{1,9}|\?\?\?) in (.*)\Z')
 
 
 @record

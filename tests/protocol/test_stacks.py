@@ -115,6 +115,12 @@ def test_no_text_breaks_it(text: str) -> None:
         assert all(frame.line >= 0 for frame in thread.frames)
 
 
+def test_a_line_of_more_digits_than_python_reads_is_no_frame() -> None:
+    """An app may print such a dump before it dies, and the daemon looks there for where it was."""
+    text = f'Current thread 0x1 (most recent call first):\n  File "a.py", line {"1" * 5000} in f\n'
+    assert [thread.frames for thread in parse(text)] == [()]
+
+
 def test_no_text_takes_long() -> None:
     text = "Tasks of 1\n" * (MAX_TEXT // 11)
     assert parse_tasks(text, 1) == ()
