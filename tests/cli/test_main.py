@@ -518,7 +518,7 @@ def test_the_choices_of_an_argument_are_said_once(home: str) -> None:
     assert run("export", home=home).err.count("kubernetes") == 1
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:²", "nothing", "127.0.0.1:70000"])
+@pytest.mark.parametrize("address", ["127.0.0.1:²", "nothing", "127.0.0.1:70000", ":" + "9" * 5000, "a\udcff:8700"], ids=range(5))
 def test_an_address_of_the_dashboard_that_is_none_is_refused_in_words(address: str, home: str) -> None:
     found = run("web", "--listen", address, home=home)
     assert found.code == 2

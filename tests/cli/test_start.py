@@ -277,6 +277,7 @@ def test_names_start_what_the_daemon_knows(home: str, folder: str) -> None:
         (("sleep", "-w", "4"), "= help: a command stands behind --: pyworker start -- sleep"),
         (("--",), "there is no command after --"),
         (("a:b", "-w", "many"), "neither a whole number nor"),
+        (("a:b", "-w", "9" * 5000), "neither a whole number nor"),
         (("a:b", "-e", "NOPE_NOT_SET"), "no such variable here"),
         (("a:b", "--wrokers", "4"), "did you mean `--workers`?"),
     ],

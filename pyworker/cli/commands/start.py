@@ -41,8 +41,9 @@ class WorkersType(click.ParamType):  # type: ignore[type-arg]  # generic only si
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         if value == "auto" or isinstance(value, int):
             return value if isinstance(value, int) else str(value)
-        if not (str(value).isascii() and str(value).isdigit()):
-            self.fail(f'{value!r} is neither a whole number nor "auto"', param, ctx)
+        # of some thousand digits Python makes no number
+        if not (str(value).isascii() and str(value).isdigit() and len(str(value)) < 1000):
+            self.fail(f'{value!r:.60} is neither a whole number nor "auto"', param, ctx)
         return int(value)
 
 

@@ -41,7 +41,7 @@ def cmd(settings: Settings, listen: str, allow_host: tuple[str, ...], new_token:
     """
     host, _, port = listen.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
-    if not port.isdecimal() or int(port) > 65535:
+    if not (port.isdecimal() and len(port) < 6 and int(port) < 65536 and host.isprintable()):
         raise click.BadParameter(f"{listen!r} is no address: write 127.0.0.1:8700")
     if no_token and host not in {"127.0.0.1", "::1", "localhost"}:
         message = f"--no-token on {host} would let everybody who can reach this machine stop its apps."
