@@ -28,6 +28,7 @@ from pyworker.unix import fds as unix_fds
 from pyworker.unix import process
 from pyworker.unix.fds import close_all, memfd, socketpair
 from pyworker.unix.process import is_gone, pidfd_pid, stat_fields
+from tests.support.children import children, none_left
 
 LONG = 60.0
 
@@ -37,7 +38,8 @@ def loop() -> Iterator[Loop]:
     before = os.listdir("/proc/self/fd")  # with that of the listing itself
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: as the guardian is
     loop = Loop()
-    yield loop
+    with none_left():
+        yield loop
     loop.close()
     ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)  # other tests look at their children, too
     left = os.listdir("/proc/self/fd")
@@ -93,11 +95,6 @@ def is_launcher(pid: int) -> bool:
             return file.read().startswith("pyworker launch")
     except OSError:
         return False
-
-
-def children(pid: int) -> list[int]:
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(child) for child in file.read().split()]
 
 
 def launchers() -> list[int]:

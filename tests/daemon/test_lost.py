@@ -22,6 +22,7 @@ from pyworker.daemon.templates import Templates
 from pyworker.protocol.inherited import WorkerId, worker_fd
 from pyworker.protocol.names import ENV_BIRTH
 from pyworker.unix.process import spawn
+from tests.support.children import none_left
 from tests.support.wait import wait_until
 
 WORKER = WorkerId("job", 1, 1, 7)
@@ -40,7 +41,8 @@ def pipe() -> Iterator[tuple[int, int]]:
 @pytest.fixture
 def null() -> Iterator[int]:
     fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    yield fd
+    with none_left():
+        yield fd
     os.close(fd)
 
 
