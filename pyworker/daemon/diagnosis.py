@@ -12,6 +12,7 @@ import select
 from collections.abc import Callable
 
 from pyworker.config.check import runs_node
+from pyworker.config.schema import AppConfig
 from pyworker.daemon import disks, owner
 from pyworker.daemon.app import App
 from pyworker.daemon.fdstore import FdStore
@@ -178,7 +179,7 @@ def of_worker(
         if hint and is_script:
             hint = _OF_A_BIND_UNSEEN
         hint = hint or _of_no_process(said) or _of_python(app, lines) or _of_no_module(app, handle, said)
-        hint = hint or _of_variable(app, said, text)
+        hint = hint or _of_variable(app, said, text) or _of_descriptor(config, said)
         return said[:300], text, hint
     if text:
         return "exited " + words, text, "it printed nothing at its end: does something in it call os._exit()?"
@@ -212,6 +213,16 @@ def _of_no_module(app: App, handle: WorkerHandle, said: str) -> str:
 
 def _of_variable(app: App, said: str, text: str) -> str:
     return of_variable(said, text, app.config.inherit_env if app.config is not None else ())
+
+
+def _of_descriptor(config: AppConfig | None, said: str) -> str:
+    """Return the next step when a server was to take a socket by its number (of a systemd unit's, mostly); else ""."""
+    if config is None or "Bad file descriptor" not in said or not any("fd://" in word for word in config.command):
+        return ""
+    return (
+        "the sockets of `bind` are its descriptors from 3 on\n"
+        "gunicorn takes them by itself (LISTEN_FDS), and fails when they are named as well: leave fd://… out"
+    )
 
 
 def of_port_in_use(said: str, *, siblings: bool, held: bool = False, app: App | None = None) -> str:

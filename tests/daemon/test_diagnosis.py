@@ -212,6 +212,16 @@ def test_what_is_nearly_the_last_word_of_a_python_is_looked_through_once() -> No
     assert diagnosis._NO_PYTHON.match("Fatal Python error: " + "init_" * 200_000) is None
 
 
+def test_a_server_that_was_to_take_a_socket_by_its_number_is_told_where_those_are(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "api.log").write_bytes(line(7, b"OSError: [Errno 9] Bad file descriptor"))
+    worker: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 1), failure=None, pid=7, ready_at=None, bound=False)
+    for command, told in ((("gunicorn", "-b", "fd://3", "a:b"), True), (("gunicorn", "a:b"), False)):
+        app: Any = SimpleNamespace(name="api", config=AppConfig(name="api", command=command), want=1, generations={})
+        hint = of_worker(app, worker, ExitStatus(1, None), str(tmp_path), Shortage())[2]
+        assert ("leave fd://… out" in hint) is told
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
