@@ -27,6 +27,7 @@ from pyworker.worker.say import say
 
 Kind = Literal["import", "target", "engine", "config", "rights", "exec", "other"]
 MAX_TRACEBACK = 24 * 1024
+_WANTS_ARGUMENTS = "a factory that wants arguments: name a function without any that calls it, with factory = true"
 _OWN_SERVERS = {"aiohttp": "web.run_app(app)", "tornado": "app.listen(port)"}
 
 
@@ -305,12 +306,22 @@ def _from_factory(found: Any, spec: str) -> Any:
         hint = _needs_loop(error)
         if isinstance(error, TypeError) and _arguments(found) >= 2:
             hint = "it looks like the app itself: remove factory = true"
+        elif isinstance(error, TypeError) and not _takes_nothing(found):
+            hint = _WANTS_ARGUMENTS
         raise TargetError("import", headline.of(error), user_traceback(error), hint) from None
     if inspect.iscoroutine(made):
         made.close()
         message = f'"{spec}" is a coroutine function'
         raise TargetError("target", message, hint="a factory must be a plain function that returns the app")
     return made
+
+
+def _takes_nothing(function: Any) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _arguments(function: Any) -> int:
@@ -363,7 +374,7 @@ def _detect(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]:
         message = f'"{spec}" takes no arguments, so it is not an app'
         raise TargetError("target", message, hint="if it returns the app: factory = true, or --factory")
     if needed == 1:
-        hint = "an ASGI 2 app can be wrapped: asgiref.compatibility.guarantee_single_callable(app)"
+        hint = f"an ASGI 2 app can be wrapped: asgiref.compatibility.guarantee_single_callable(app)\n{_WANTS_ARGUMENTS}"
         raise TargetError("target", f'"{spec}" takes one argument: neither ASGI 3 nor WSGI', hint=hint)
     return "wsgi"
 
