@@ -55,6 +55,7 @@ class WebSocket(WebSocketsSansIOProtocol):
     leaving = False  # no message of the peer's goes to the app any more
     ahead = b""  # what is not parsed yet: the app has not taken what came before, or not answered the handshake
     untaken = 0  # bytes of messages, since last none waited for the app
+    heard = False  # something has come since the last ping
     pong = b""  # waits until the peer has taken what was written
     stall: Stall | None = None
     ended = False  # nothing is left but the peer's answer to the end of TLS
@@ -92,6 +93,7 @@ class WebSocket(WebSocketsSansIOProtocol):
         self.close_timer = self.loop.call_later(CLOSE_TIMEOUT, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
+        self.heard = True
         self.ahead = self.ahead + data if self.ahead else data
         self._parse()
 
@@ -171,11 +173,15 @@ class WebSocket(WebSocketsSansIOProtocol):
         # or the app's next message would be a mistake of its own: one behind its close
         self.disconnected = True
 
+    def send_keepalive_ping(self) -> None:
+        self.heard = False
+        super().send_keepalive_ping()
+
     def keepalive_timeout(self) -> None:
-        if self.read_paused or unread(self.transport):
-            # it is we who have not read on: the answer may be there, behind what the app has not taken, or as an app keeps the
-            # loop busy. Another one keeps proxies from taking this for an idle connection, and one whose client has left is
-            # cut by it
+        if self.read_paused or self.heard or unread(self.transport):
+            # the answer may wait behind what the app has not taken or behind a long message that is still on its way, or be
+            # there, as an app keeps the loop busy. Another one keeps proxies from taking this for an idle connection, and one
+            # whose client has left is cut by it
             self.send_keepalive_ping()
             return
         closed = self.close_sent

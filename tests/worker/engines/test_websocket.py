@@ -119,6 +119,7 @@ def test_a_message_to_a_client_that_was_let_go_is_for_one_who_has_left(serve: Se
         if why == "nonsense":
             protocol.data_received(b"\x83\x80\0\0\0\0")
         else:
+            protocol.send_keepalive_ping()
             protocol.keepalive_timeout()
         await protocol.send({"type": "websocket.send", "text": "to all"})
 
@@ -349,6 +350,22 @@ def test_a_client_whose_answer_to_a_ping_came_while_an_app_kept_the_loop_busy_is
     site.running.call(be_late)
     assert client._until(b"\x89\x04") is not None
     assert not protocol.disconnected
+
+
+def test_a_client_whose_answer_to_a_ping_waits_behind_a_long_message_is_kept_while_that_comes(
+    serve: Serve, loop: str
+) -> None:
+    site = serve(said, loop=loop)
+    client = opened(site.client())
+    (protocol,) = site.running.server._websockets._all()
+    site.running.call(protocol.send_keepalive_ping)
+    assert client._until(b"\x89\x04") is not None
+    client.send(b"\x82\xfe\xff\xff\0\0\0\0and much more")
+    wait_until(lambda: protocol.conn.reader.buffer, what="its beginning")
+    site.running.call(protocol.keepalive_timeout)
+    assert client._until(b"\x89\x04") is not None
+    site.running.call(protocol.keepalive_timeout)
+    assert client._until(b"keepalive ping timeout") is not None
 
 
 @pytest.mark.parametrize("most", [0, 64 * 1024])
