@@ -197,6 +197,8 @@ class Relay:
         server = self._server.sock
         try:
             server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # a program that asks for it, as Go's do, has it of us, who never vanish; its client may
+            self._client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             failure = server.connect_ex(("127.0.0.1", self.worker.port))
             if failure == errno.EINPROGRESS:
                 self._server.mask = OUT

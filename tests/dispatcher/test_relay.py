@@ -600,6 +600,12 @@ def test_the_connect_timeout_leaves_a_relay_alone_whose_worker_has_said_all_and_
     assert not any(os.path.exists(f"/proc/self/fd/{fd}") for fd in pipe)
 
 
+def test_a_client_that_vanishes_without_a_word_is_found_out_by_the_kernel(worker: Worker) -> None:
+    alone = Alone(worker)
+    assert alone.relay._client.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    alone.end()
+
+
 def test_a_relay_for_which_no_pipe_is_left_ends(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_pipe() -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
