@@ -130,6 +130,10 @@ def _per_worker(plan: Plan, options: Options) -> dict[str, str]:
     ]
     if left:
         more.append(f"{app.name}: env {', '.join(left)}: set it in {_environment_path(app)}")
+    if app.env_file:
+        files = ", ".join(path.removesuffix("?") for path in app.env_file)
+        rules = "no `export`, no ${VAR}, no comment behind a value; what is set there counts more than env"
+        more.append(f"{app.name}: env_file {files}: systemd reads it in its own way: {rules}")
     unknown = "systemd knows no host names: write its address in ListenStream="
     more += [f"{app.name}: bind {text}: {unknown}" for text in app.bind if _is_host_name(text)]
     head = comment([*header("systemd", [plan], tuple(more)), *_help(plan, options)])

@@ -448,6 +448,7 @@ def test_systemd_runs_a_command_in_its_folder_and_listens_where_it_can(tmp_path:
     assert "\nExecStart=/srv/shop/inner/serve ./x\n" in unit
     assert "\nWorkingDirectory=/srv/shop/inner\n" in unit
     assert "\nEnvironmentFile=/srv/shop/inner/a.env\n" in unit
+    assert "env_file a.env: systemd reads it in its own way: no `export`" in unit.replace("\n# ", " ")
     assert "\nListenStream=127.0.0.1:8000\n" in sockets
     assert "\nListenStream=/srv/shop/inner/a%%b.sock\n" in sockets
     assert "bind shop.internal:8001: systemd knows no host names" in sockets
