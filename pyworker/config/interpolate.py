@@ -17,6 +17,7 @@ MAX_STRING = 32 * os.sysconf("SC_PAGE_SIZE")  # NAME=value with the byte that en
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DOTENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?:\}|:-)")
+_BRACES, _DEEPER = re.compile(r"\$\$|\$\{|\}"), {"$$": 0, "${": 1, "}": -1}
 _MAX_DEPTH = 20
 
 Lookup = Callable[[str], str | None]
@@ -101,16 +102,10 @@ def _join(parts: Iterator[str]) -> str:
 
 def _closing(text: str, at: int) -> int:
     depth = 1
-    while at < len(text):
-        if text.startswith("$$", at) or text.startswith("${", at):
-            depth += text[at + 1] == "{"
-            at += 2
-            continue
-        if text[at] == "}":
-            depth -= 1
-            if depth == 0:
-                return at
-        at += 1
+    for found in _BRACES.finditer(text, at):
+        depth += _DEEPER[found[0]]
+        if depth == 0:
+            return found.start()
     raise InterpolationError("has a ${ without its }", "a plain dollar sign is written $$")
 
 
