@@ -347,6 +347,7 @@ class Logger:
                 self._leave_at = time.monotonic()  # what the pipes hold by now is the next one's
             case m.DaemonState(pid):
                 self._daemon = pid
+                self._output.tell_again()
             case m.RestoreDone():
                 pass
 

@@ -161,5 +161,9 @@ class Output:
         self._said |= {file.app: (file.lost, file.error) for file in told}
         return [LogStats(file.app, file.lost, 0, file.error) for file in told]
 
+    def tell_again(self) -> None:
+        """Have `news` tell what is wrong now: there is a daemon that has not heard it."""
+        self._said = {app: (lost, error) for app, (lost, error) in self._said.items() if not error}
+
     def _unreported(self) -> list[PatientFile | Stdout]:
         return [f for f in self._files.values() if (f.lost, f.error) != self._said.get(f.app, (0, ""))]

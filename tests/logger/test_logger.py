@@ -447,6 +447,8 @@ def test_folder_that_cannot_be_written_is_told_and_used_once_it_can(rig: Rig, wo
     out = rig.pipe("out.api.1.1.1", worker)
     write_all(out, b"lost\n")
     assert "cannot open" in rig.hear_until(protocol.LogStats).error
+    rig.say(protocol.DaemonState(os.getpid()))  # another daemon, which is to know it, too
+    assert "cannot open" in rig.hear_until(protocol.LogStats).error
     blocked.unlink()
 
     def goes_on() -> bool:
