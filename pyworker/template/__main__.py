@@ -85,13 +85,11 @@ def take_rights(spec: LaunchSpec) -> None:
 
 def exec_python(spec: LaunchSpec, spec_fd: int) -> int:
     """Become the app's interpreter running the runtime zip; returns only when that fails."""
-    fds = spec_fds(spec, spec_fd)
-    pass_on(fds, inheritable=True)
+    pass_on(spec_fds(spec, spec_fd), inheritable=True)
     armed = {ENV_FAILPOINTS: os.environ[ENV_FAILPOINTS]} if ENV_FAILPOINTS in os.environ else {}
     try:
         os.execve(spec.python, boot_command(spec, spec_fd, title.ROOM), spec.env | armed)
     except OSError as error:
-        pass_on(fds, inheritable=False)
         message = f"cannot run the interpreter {spec.python}: {error.strerror}"
         hint = "Check `python` (a venv folder or an interpreter that this user may run)."
         real = os.path.realpath(spec.python)  # a venv has a link to the Python that made it, which may be root's own

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -162,14 +163,33 @@ def test_more_than_a_batch_is_started_directly_among_others_and_each_pid_is_told
     pids = {int(each.printed) for each in asked}
     turn_until(loop, lambda: all(parent(pid) == os.getpid() for pid in pids), "who was between to leave")
     turn_until(loop, lambda: all(each.started for each in asked), "their pids")
-    for each in asked:
+    for n, each in enumerate(asked):
         assert each.started == [int(each.printed)]
         assert each.failed == []
+        assert bool(each.channel.recv(4096)) == (n % 7 == 3)  # Hello, of who has come from a fork
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     assert len(pids) == len(asked)
     reap_orphans(loop, pids)
     turn_until(loop, lambda: launcher.channel is None and not launchers(), "the launcher to leave")
+    for each in asked:
+        each.close()
+
+
+def test_a_launcher_keeps_no_descriptor_of_what_it_has_started(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDLE", 60.0)
+    launcher = Launcher(loop)
+    asked = [Asked(launcher, ("sh", "-c", "echo $$"), direct=direct) for direct in (False, True, False)]
+    ends = select.poll()
+    for each in asked:
+        ends.register(each.out, 0)
+    turn_until(loop, lambda: ends.poll(0) == [(each.out, select.POLLHUP) for each in asked], "the end of their output")
+    assert launchers() == [launcher_pid(launcher)]
+    monkeypatch.setattr(module, "IDLE", 0.2)
+    asked.append(Asked(launcher, ("sh", "-c", "echo $$")))
+    turn_until(loop, lambda: all(each.read().endswith(b"\n") for each in asked), "what they print")
+    turn_until(loop, lambda: launcher.channel is None and not launchers(), "the launcher to leave")
+    reap_orphans(loop, {int(each.printed) for each in asked})
     for each in asked:
         each.close()
 

@@ -252,7 +252,7 @@ def test_the_spare_of_another_user_has_that_users_rights_and_obeys_its_template(
     assert d.reap(second) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("room", [0, 3, 4])  # for nothing; for what comes with the order; and for half of a pipe
+@pytest.mark.parametrize("room", [0, 1, 3, 4])  # for nothing; some of what comes with the order; all of it; half of a pipe
 def test_a_template_without_a_free_descriptor_says_so_and_lives(daemon: Any, room: int) -> None:
     d = daemon(preload=False)  # and so without a spare
     template = d.load()
@@ -265,6 +265,8 @@ def test_a_template_without_a_free_descriptor_says_so_and_lives(daemon: Any, roo
     assert template.expect(ForkFailed) == ForkFailed(99, errno.EMFILE)
     resource.prlimit(template.pid, resource.RLIMIT_NOFILE, before)
     d.fork(template, 2).expect(Hello)
+    left = f"/proc/{template.pid}/fd"
+    wait_until(lambda: {int(fd) for fd in os.listdir(left)} == used, what="what came with the order to be closed")
 
 
 @pytest.mark.parametrize("call", ["socketpair", "pidfd_open"])
@@ -285,6 +287,21 @@ def test_a_spare_that_ends_before_it_is_known_is_none() -> None:
     """Its number may be another process's by then, as here."""
     kept = Spares(os.getpid, wanted=True)
     assert kept.make() is None
+    assert kept.fileno() == -1
+
+
+def test_a_spare_that_has_died_just_now_is_not_the_one_that_is_needed() -> None:
+    def wait_for_a_signal() -> int:
+        if pid := os.fork():
+            return pid
+        signal.pause()
+        os._exit(0)
+
+    kept = Spares(wait_for_a_signal, wanted=True)
+    kept.make()
+    os.kill(kept.pid, signal.SIGKILL)
+    os.waitpid(kept.pid, 0)
+    assert kept.hand(Packet(b"the order", [], 0, False)) == 0
     assert kept.fileno() == -1
 
 
