@@ -768,6 +768,30 @@ def test_apps_that_only_running_a_pm2_file_tells_are_named_and_the_others_are_re
     assert "pyworker import --run" in result.dropped[0].reason
 
 
+def test_what_a_pm2_file_says_in_rarer_ways_is_read() -> None:
+    text = """module.exports = {apps: {script: "a.py", args: [__dirname + "/x.ini"], env: {A: {b: [1]}},
+        env_preProd: {B: 1, C: f()}}}"""
+    (app,) = pm2.read(jsliteral.parse(text)).apps
+    assert app.table == {"script": "a.py", "args": ["x.ini"], "env": {"A": '{"b": [1]}'}}
+    assert app.profiles == {"preprod": {"env": {"B": "1"}}}
+    assert "env.C" in {note.key for note in app.review}
+
+
+def test_processes_of_a_pm2_dump_are_the_workers_of_one_app() -> None:
+    (app,) = pm2.read([{"name": "a", "pm_exec_path": "/srv/a.py", "instances": 3, "env": {}}] * 3).apps
+    assert app.table["workers"] == 3
+
+
+def test_apps_of_one_name_or_without_an_address_are_told_apart_whatever_the_file() -> None:
+    files = [
+        pm2.read({"apps": [{"name": "a", "script": "uvicorn", "args": "m:a"}] * 2}),
+        supervisor.read("[program:a]\ncommand=uvicorn m:a\n[fcgi-program:a]\ncommand=uvicorn m:a\n"),
+        procfile.read("a: uvicorn m:a\na: uvicorn m:a\n"),
+    ]
+    for result in files:
+        assert [(app.name, app.table.get("bind")) for app in result.apps] == [("a", None), ("a-2", "127.0.0.1:8001")]
+
+
 def test_a_program_of_pm2_that_is_no_file_is_no_argument_of_its_interpreter() -> None:
     apps = [
         {"script": "celery", "args": "-A shop worker", "interpreter": "/srv/venv/bin/python"},
