@@ -112,6 +112,8 @@ def _setting(app: Imported, key: str, node: ast.expr, known: dict[str, Any], set
     try:
         value = _value(node, known)
     except _Unknown:
+        known.pop(key, None)  # what it was before is not what it is
+        settings.pop(key, None)
         if isinstance(GUNICORN.get(key), Dropped):
             settings[key] = None
         elif key in GUNICORN:

@@ -521,6 +521,13 @@ def test_a_loop_of_hypercorn_s_that_is_not_here_is_said() -> None:
     assert [(n.key, n.reason) for n in app.review] == [("hypercorn worker_class", "loop trio is not known here")]
 
 
+def test_what_a_gunicorn_file_computes_anew_is_no_longer_what_it_was() -> None:
+    text = "wsgi_app = 'a:b'\nport = 8000\nport = find()\nbind = f':{port}'\nworkers = 4\nworkers = find()\n"
+    (app,) = gunicornconf.read(text).apps
+    assert app.table == {"target": "a:b"}
+    assert [note.key for note in app.review] == ["bind", "workers"]
+
+
 def test_what_gunicorn_s_file_sets_to_none_is_not_set() -> None:
     found = app(read("gunicorn.conf.py", text="user = None\nchdir = None\ncertfile = None\nproc_name = None\nwsgi_app = 'a.b:make()'"), "shop")
     assert found.table == {"target": "a.b:make", "factory": True}
