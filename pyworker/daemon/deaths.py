@@ -304,7 +304,9 @@ class Deaths:
         config = app.restart_config
         # at a boot: no process or descriptor was to be had
         never_came = not handle.pid and (handle.lost or (app.restored and app.starting))
-        if never_came and not app.is_job and restart.wants_replacement(config, clean=False):
+        # one that a template forks says so before it does anything: without a word nothing of it has run yet
+        is_wanted = restart.wants_replacement(config, clean=False) or app.kind in ("asgi", "wsgi")
+        if never_came and not app.is_job and is_wanted:
             self._lost(app, failure, now)
             return
         if (

@@ -119,7 +119,7 @@ class Direct:
         if generation is not None and is_direct(generation, handle):
             store = self._brain.store
             pid = lost.find(store.guardian_pid, handle.id, store.get(worker_fd("out", handle.id)))
-        if generation is not None and generation.config.target is None:
+        if generation is not None and (generation.config.target is None or handle.untold):
             handle.lost = not pid
         if pid:
             self.started(app, handle, pid)

@@ -215,6 +215,7 @@ TRIED = Record(3, (97.0, 98.0, 99.0), 101.0)
         ("counted", process.UNKNOWN, {"worker": NEVER_CAME | {"lost": True}}),
         ("counted", process.UNKNOWN, {"worker": NEVER_READY | {"lost": True}, "record": TRIED}),
         ("finished", process.UNKNOWN, {"worker": NEVER_CAME | {"lost": True}, "policy": "never"}),
+        ("counted", process.UNKNOWN, {"worker": NEVER_CAME | {"lost": True}, "policy": "never", "kind": "asgi", "starting": True}),
         # it was to replace one that serves on
         ("counted", process.UNKNOWN, {"worker": NEVER_CAME, "policy": "never", "workers": {3: PREDECESSOR}}),
         ("counted", DONE, {"policy": "on-failure", "workers": {3: PREDECESSOR}}),

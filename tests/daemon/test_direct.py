@@ -133,17 +133,18 @@ def test_one_that_was_given_up_is_looked_at_until_it_shows_who_it_is_and_no_long
 
 
 @pytest.mark.parametrize(
-    ("generation", "pid", "found", "is_lost"),
+    ("generation", "untold", "pid", "found", "is_lost"),
     [
-        (SLEEP, 4242, True, False),
-        (SLEEP, 0, False, True),
-        ({"script": "/srv/run.py"}, 4242, False, True),  # it would have said Hello, and is not looked for
-        ({"target": "web:app"}, 4242, False, False),  # nor is it known whether it came: its template is asked
-        (None, 4242, False, False),
+        (SLEEP, False, 4242, True, False),
+        (SLEEP, False, 0, False, True),
+        ({"script": "/srv/run.py"}, False, 4242, False, True),  # it would have said Hello, and is not looked for
+        ({"target": "web:app"}, False, 4242, False, False),  # nor is it known whether it came: its template is asked
+        ({"target": "web:app"}, True, 4242, False, True),  # nobody has asked that one
+        (None, False, 4242, False, False),
     ],
 )
 def test_who_has_no_pid_yet_is_looked_for_where_nobody_else_will_tell_it(
-    monkeypatch: pytest.MonkeyPatch, generation: dict[str, Any] | None, pid: int, found: bool, is_lost: bool
+    monkeypatch: pytest.MonkeyPatch, generation: dict[str, Any] | None, untold: bool, pid: int, found: bool, is_lost: bool
 ) -> None:
     told: list[int] = []
     direct = Direct(SimpleNamespace(store=SimpleNamespace(guardian_pid=7, get=lambda name: 5)))  # type: ignore[arg-type]
@@ -151,6 +152,7 @@ def test_who_has_no_pid_yet_is_looked_for_where_nobody_else_will_tell_it(
     monkeypatch.setattr(direct, "started", lambda app, handle, pid: told.append(pid))
     app: Any = SimpleNamespace(generations={1: a_generation(**generation)} if generation else {})
     handle = a_worker()
+    handle.untold = untold
     direct.find(app, handle, lambda: told.append(0))
     assert (told, handle.lost) == ([pid if found else 0], is_lost)
     handle.pid = 4711  # told meanwhile

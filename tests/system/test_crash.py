@@ -235,6 +235,16 @@ def test_what_somebody_kills_in_a_restart_is_tried_once_more_and_the_port_stays_
     assert pw.wait_steady()["state"] == "running"
 
 
+@pytest.mark.parametrize("policy", ["always", "never"])
+def test_a_first_start_goes_on_when_the_daemon_dies_before_it_has_asked_for_a_worker(pw: Pyworker, policy: str) -> None:
+    pw.make_failpoints()
+    passed = pw.arm("spawn.worker", "kill") + ".hit"
+    pw.api(ASGI, workers=1, tables=f'[app.restart]\npolicy = "{policy}"')
+    pw.run("start", "app.toml")
+    assert os.path.exists(passed)
+    assert pw.wait_steady()["state"] == "running"
+
+
 def test_a_worker_that_is_killed_in_its_start_is_tried_once_more(pw: Pyworker) -> None:
     once = Path(pw.write("once", ""))
     dies = 'if scope["type"] == "lifespan":\n        if os.path.exists("once"):\n            os.unlink("once")\n            os.kill(os.getpid(), 9)'
