@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import gc
 import os
 import resource
 import select
@@ -36,6 +37,7 @@ LONG = 60.0
 
 @pytest.fixture
 def loop() -> Iterator[Loop]:
+    gc.collect()  # what other tests have left open must not be closed meanwhile
     before = os.listdir("/proc/self/fd")  # with that of the listing itself
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: as the guardian is
     loop = Loop()
