@@ -30,6 +30,7 @@ from pyworker.protocol import wire
 from pyworker.protocol.inherited import PIDFD_KINDS, FdName, fd_name, parse_fd_name
 from pyworker.protocol.logs import LogsSpec, stamp
 from pyworker.unix import fds, process
+from pyworker.unix.ready import ready
 
 HOLD = 0.2  # seconds an unfinished line is held
 # seconds a pipe waits for its pid and its app's log file before it is read without them, or for room
@@ -39,6 +40,7 @@ STOP_QUIET = 1.0  # seconds without output after Stopping; then pipes that are h
 STOP_LONGEST = 4.0  # ... also while somebody goes on printing
 ASK_AGAIN = 0.5  # seconds until a disk that does not answer is asked again
 ORPHANED = 10.0  # seconds from the guardian's end: by then its successor has a logger, told or not
+STOOD_STILL = 1.0  # seconds after which another logger may read these pipes: the next one waits for two
 BEGIN_AGAIN = 0.3  # seconds until it leaves over a pipe that it has not got
 UNASKED = 8  # ticks without a question of the guardian's: a daemon that lives has replaced one that hangs after three
 MESSAGES_A_TURN = 64
@@ -93,13 +95,18 @@ class Logger:
         was_busy = False
         while not self._is_over(now):
             for fd, _ in self._epoll.poll(self._timeout(now)):
+                if time.monotonic() >= now + STOOD_STILL:
+                    self._look_whether_relieved()
+                    now = time.monotonic()
+                if self._leave_at is not None and now >= self._leave_at:
+                    break
                 if fd in self._waiting:
                     continue  # it has the number of one that was closed in this turn, whose event this is
                 if fd in self._pipes:
                     self._read(self._pipes[fd])
                 elif fd == channel.fileno():
                     self._on_channel()
-                elif fd == self._lifeline:
+                elif fd == self._lifeline and self._sweep is None:
                     self._on_lifeline()
             if self._put_off:
                 self._on_channel()
@@ -436,6 +443,12 @@ class Logger:
         if self._sweep is None:
             self._epoll.modify(self._lifeline, select.EPOLLIN)
             self._leave_at = time.monotonic() + ORPHANED
+
+    def _look_whether_relieved(self) -> None:
+        """Learn, before a pipe is read, that there is another logger: a disk, or a stop, may have outlasted its patience."""
+        self._on_channel()
+        if self._channel is None and self._sweep is None and ready(self._lifeline, select.POLLIN):
+            self._on_lifeline()
 
     def _on_lifeline(self) -> None:
         try:

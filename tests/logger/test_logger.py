@@ -718,6 +718,37 @@ def test_the_logger_of_a_dead_guardian_reads_on_until_the_next_one_has_a_logger(
     os.close(out)
 
 
+def test_of_a_guardian_that_died_while_it_stood_still_it_learns_before_it_reads_beside_the_next_logger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that a program prints in pieces came out as two halves of two lines."""
+    monkeypatch.setattr(module, "STOOD_STILL", 0.0)
+    monkeypatch.setattr(module, "WAIT_FOR_NAMES", 0.0)
+    ours, theirs = fds.socketpair()
+    lifeline, word = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    logger = Logger(str(tmp_path), theirs, lifeline)
+    pipes = [os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) for _ in range(2)]
+    for number, (reads, writes) in enumerate(pipes, 1):
+        logger._add_pipe(FdName("out", "api", (1, number, number)), reads)
+        write_all(writes, b"x" * (CHUNK - 1) + b"\n")
+    write = logger._output.write
+
+    def hang() -> None:
+        if logger._output.is_full:
+            ours.close()
+            os.write(word, b"\n")
+        write()
+
+    monkeypatch.setattr(logger._output, "write", hang)
+    try:
+        assert logger.run() == 0
+        assert len(select.select([reads for reads, _ in pipes], [], [], 0)[0]) == 1
+    finally:
+        theirs.close()
+        for fd in (lifeline, word, *(fd for pair in pipes for fd in pair)):
+            os.close(fd)
+
+
 def test_a_logger_whose_guardian_lives_is_not_relieved(rig: Rig, worker: int) -> None:
     rig.configure("api")
     rig.start()
