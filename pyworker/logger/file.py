@@ -121,8 +121,7 @@ class LogFile:
             return False
         path = self.spec.file
         try:
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            self._fd = files.open_append(path)
+            self._fd = _opened(path)
             found = os.fstat(self._fd)
             if why := _planted(path, found):
                 raise PermissionError(errno.EPERM, why)
@@ -165,6 +164,14 @@ class LogFile:
             if self.spec.compress:
                 self._rotation.compress()
         return self._fd >= 0 or self._open(now)
+
+
+def _opened(path: str) -> int:
+    try:
+        return files.open_append(path)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        return files.open_append(path)
 
 
 def _cause(path: str, error: OSError) -> str:

@@ -121,6 +121,14 @@ def test_link_in_the_place_of_the_log_is_never_followed(file: LogFile, tmp_path:
     assert file.error == f"cannot open {tmp_path}/api.log: it is a symbolic link, and none is followed; set logs.file to what it points to"
 
 
+def test_a_folder_that_is_none_is_said_as_the_kernel_says_it(tmp_path: Path) -> None:
+    """It was "File exists", as of a network's disk that has gone."""
+    (tmp_path / "logs").write_text("")
+    file = LogFile(LogsSpec(str(tmp_path / "logs" / "api.log"), "text", 100, 3, compress=False), "api")
+    file.write(block(1, 1), 0.0, STAMP)
+    assert file.error == f"cannot open {tmp_path}/logs/api.log: Not a directory"
+
+
 def test_record_larger_than_the_file_may_be_gets_a_file_of_its_own(tmp_path: Path) -> None:
     file = LogFile(LogsSpec(str(tmp_path / "api.log"), "text", 4096, 3, compress=False), "api")
     big = format_record(LogRecord(STAMP, "api", 1, 5, "out", partial=False, msg=b"x" * 9000), "text")
