@@ -132,7 +132,8 @@ class PortWorker:
                 self._looking = True
                 self._owner.loop.later(since + LINGER - now, self._look)
             elif relay.holds_back_client:
-                self.half_ended(relay)
+                del self._half_ended[relay]
+                self._half_ended[relay] = now  # behind those whose time is over, too
             else:
                 relay.close()
 

@@ -650,7 +650,7 @@ def test_a_client_that_does_not_end_what_its_worker_has_ended_is_let_go_unless_i
     with ours, theirs, contextlib.ExitStack() as open_ones:
         clients = []
         relays: list[Relay] = []
-        for _ in range(3):
+        for _ in range(4):
             client, end = socket.socketpair()
             clients.append(open_ones.enter_context(client))
             end.setblocking(False)
@@ -662,12 +662,15 @@ def test_a_client_that_does_not_end_what_its_worker_has_ended_is_let_go_unless_i
             until_half_ended(*relays)
         now[0] = workers.LINGER
         clients[0].send(b"more")
-        until_half_ended(relays[1], relays[2], relays[0])
+        until_half_ended(relays[1], relays[2], relays[3], relays[0])
         clients[1].close()
-        until_half_ended(relays[2], relays[0])
+        until_half_ended(relays[2], relays[3], relays[0])
+        # what its client sends is held back: none of its own time passes, and none of the next one's
+        monkeypatch.setattr(Relay, "holds_back_client", property(lambda relay: relay is relays[2]))
         port._look()
-        assert port._relays == {relays[0]}
+        assert port._relays == {relays[0], relays[2]}
         relays[0].cut()
+        relays[2].cut()
     dispatcher.loop._epoll.close()
     cells.release()
 
