@@ -38,7 +38,7 @@ def _service(plan: Plan, options: Options) -> dict[str, Any]:
     app = plan.app
     check = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{plan.probe}{READYZ}', timeout=3)"
     environment = {name: f"${{{name}:?set {name}}}" for name in plan.needed}
-    environment |= {name: f"${{{name}:-{text}}}" for name, text in plan.defaults.items()}
+    environment |= {name: f"${{{name}:-{literal(text)}}}" for name, text in plan.defaults.items()}
     condition = _CONDITIONS[app.restart.policy]
     deploy: dict[str, Any] = {
         "replicas": plan.replicas if plan.replicas > 1 else None,

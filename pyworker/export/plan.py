@@ -183,14 +183,14 @@ def _variables(app: AppConfig) -> tuple[tuple[str, ...], dict[str, str]]:
     defaults: dict[str, str] = {}
     own: set[str] = set()
     for name, text in [*app.env.items(), ("", app.state)]:
-        for match in _REFERENCE.finditer(text.replace("$$", "")):
+        for match in _REFERENCE.finditer(text.replace("$$", "\0")):
             variable, has_default, default, closed = match.groups()
             if variable in own:
                 continue
             if not has_default:
                 needed.add(variable)
             elif closed:
-                defaults.setdefault(variable, default)
+                defaults.setdefault(variable, default.replace("\0", "$"))
         own.add(name)
     needed |= {n for n in app.inherit_env if not set(n) & set("*?[")}
     hidden = set(secrets(defaults))

@@ -561,6 +561,15 @@ def test_no_variable_is_found_in_a_name(tmp_path: pathlib.Path) -> None:
     assert '"a$$PORT.toml"' in export(file, "kubernetes", file=file.name)["a.yaml"]
 
 
+def test_a_dollar_of_a_default_is_the_one_that_it_is_for_the_app(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text('[app]\nname = "a"\ntarget = "a:b"\nenv = { A = "${B:-5$$ each}", C = "$${D:-no variable}" }\n')
+    (document,) = parsed(export(file, "compose")["compose.yaml"])
+    assert document["services"]["a"]["environment"] == {"B": "${B:-5$$ each}"}
+    assert [d["data"] for d in parsed(export(file, "kubernetes")["a.yaml"]) if d["kind"] == "ConfigMap"] == [{"B": "5$ each"}]
+    assert '"5$ each"' in export(file, "nomad")["a.nomad.hcl"]
+
+
 @pytest.mark.parametrize(
     ("name", "pattern"),
     [("[prod].env", "?prod?.env"), ("!a.env", "?a.env"), ("#a.env", "?a.env"), (" a.env ", "?a.env?"), ("b\\\\c!", "b?c!")],
