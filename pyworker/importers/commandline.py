@@ -73,7 +73,7 @@ _WAITRESS_FLAGS = {
     "--log-untrusted-proxy-headers", "--clear-untrusted-proxy-headers",
 }  # fmt: skip
 _VARIABLES = {"raw_env", "pythonpath"}  # become some
-_MANY = {"bind", "raw_env", "reload_dir", "reload_include", "reload_exclude", "listen"}
+_MANY = {"bind", "raw_env", "reload_dir", "reload_include", "reload_exclude", "listen", "endpoint"}
 
 
 def understand(app: Imported, command: str | list[str], source: str, *, variables: bool = True) -> None:
@@ -370,6 +370,8 @@ def _hypercorn(app: Imported, settings: dict[str, Any], prefix: str) -> None:
 
 def _daphne(app: Imported, settings: dict[str, Any], prefix: str) -> None:
     app.table["interface"] = "asgi"
+    for text in settings.pop("endpoint", ()):
+        app.look(f"{prefix}endpoint", f"was {text}: write it into bind; of ssl: the certificate and key into tls")
     servers.uvicorn(app, settings, prefix)
 
 

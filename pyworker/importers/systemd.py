@@ -108,24 +108,34 @@ def _words(app: Imported, text: str, source: str) -> list[str]:
 
 def _start(app: Imported, command: str, variables: dict[str, str]) -> None:
     """systemd splits the line and executes it: no shell, but $NAME and ${NAME} are filled in."""
-    prefixes, words = _split(app, command, "ExecStart", variables)
+    prefixes, words, has_variables = _split(app, command, "ExecStart", variables)
     if "+" in prefixes or "!" in prefixes:
         app.look("ExecStart", "ran with root's rights in spite of User=: leave user out")
-    understand(app, words, "ExecStart", variables=":" not in prefixes)
+    understand(app, words, "ExecStart", variables=has_variables)
 
 
-def _split(app: Imported, command: str, source: str, variables: dict[str, str]) -> tuple[str, list[str]]:
-    """Return the signs before a command, and its words with the variables that are known."""
+def _split(app: Imported, command: str, source: str, variables: dict[str, str]) -> tuple[str, list[str], bool]:
+    """Return the signs before a command, its words with the variables that are known, and whether others are left."""
     line = command.lstrip("@-:+!|")
     prefixes = command[: len(command) - len(line)]
     words = _words(app, line, source)
     if "@" in prefixes:  # the second word is what ps shows
         del words[1:2]
 
-    def meaning(found: re.Match[str]) -> str:
-        return "$" if found[0] == "$$" else variables.get(found[1] or found[2], found[0])
+    if ":" in prefixes:
+        return prefixes, words, False
+    has_unknown = False
 
-    return prefixes, words if ":" in prefixes else [_VARIABLE.sub(meaning, word) for word in words]
+    def meaning(found: re.Match[str]) -> str:
+        nonlocal has_unknown
+        if found[0] == "$$":
+            return "$"
+        value = variables.get(found[1] or found[2])
+        has_unknown |= value is None
+        return found[0] if value is None else value
+
+    words = [_VARIABLE.sub(meaning, word) for word in words]
+    return prefixes, words, has_unknown
 
 
 def _time(key: str) -> Callable[[Imported, str, str], None]:
@@ -205,17 +215,17 @@ def _nofile(app: Imported, value: str, source: str) -> None:
 
 
 def _before(app: Imported, value: str, source: str) -> None:
-    prefixes, words = _split(app, value, source, {})  # of a hook they are in its environment
+    prefixes, words, has_variables = _split(app, value, source, {})  # of a hook they are in its environment
     if not words:
         return
-    is_plain = ":" in prefixes or is_for_shell(words)  # a $ in it is not for a shell around it
+    is_plain = not has_variables or is_for_shell(words)  # a $ in it is not for a shell around it
     line = shlex.join(words) if is_plain else for_shell(words)
     if "hooks" in app.table:
         app.look(source, f"{line} runs then, too: write all of it into hooks.pre_start")
         return
     if "-" in prefixes:  # how it ends is nothing to a start
         command: str | list[str] = ["sh", "-c", f"{line} || true"]
-    elif "$" in line and not is_plain:
+    elif not is_plain:
         command = ["sh", "-c", line]
     else:
         command = line if hook(line) == line else words

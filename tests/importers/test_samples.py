@@ -528,6 +528,13 @@ def test_what_a_gunicorn_file_computes_anew_is_no_longer_what_it_was() -> None:
     assert [note.key for note in app.review] == ["bind", "workers"]
 
 
+def test_an_endpoint_of_daphne_s_is_not_left_out_without_a_step() -> None:
+    """It may be the only one with TLS."""
+    (app,) = procfile.read("web: daphne -e ssl:443:privateKey=k.pem:certKey=c.pem -e unix:/run/x.sock a:b\n").apps
+    assert [n.key for n in app.review] == ["daphne endpoint"] * 2
+    assert "ssl:443:privateKey=k.pem:certKey=c.pem: write it into bind" in app.review[0].reason
+
+
 def test_what_gunicorn_s_file_sets_to_none_is_not_set() -> None:
     found = app(read("gunicorn.conf.py", text="user = None\nchdir = None\ncertfile = None\nproc_name = None\nwsgi_app = 'a.b:make()'"), "shop")
     assert found.table == {"target": "a.b:make", "factory": True}
@@ -998,6 +1005,8 @@ def test_a_command_of_a_unit_ends_as_it_did_and_a_server_s_workers_are_replaced_
         ("-/bin/rm -f '/run/x y'", ["sh", "-c", "/bin/rm -f '/run/x y' || true"]),
         ("/bin/mkdir -p ${DIR} 'a;b'", ["sh", "-c", "/bin/mkdir -p ${DIR} 'a;b'"]),
         (":/bin/echo $DIR", ["/bin/echo", "$DIR"]),
+        ("/bin/echo $$DIR", ["/bin/echo", "$DIR"]),
+        ("-/bin/echo $$DIR", ["sh", "-c", "/bin/echo '$DIR' || true"]),
         ("@/bin/mkdir mk /run/x", "/bin/mkdir /run/x"),
         ("-/bin/sh -c 'for f in a b; do echo $$f; done'", ["sh", "-c", "/bin/sh -c 'for f in a b; do echo $f; done' || true"]),
         ("/bin/sh -c 'echo $$(id -u)'", ["/bin/sh", "-c", "echo $(id -u)"]),
@@ -1014,6 +1023,7 @@ def test_what_a_unit_runs_before_its_start_fails_and_finds_its_variables_as_it_d
         (" Environment = A=1 B \n  User = x  ", {"env": {"A": "1"}, "user": "x"}),
         ("Environment=A=1\nEnvironment=\nEnvironment=B=2\nUser=x\nUser=", {"env": {"B": "2"}}),
         ("ExecStart=\nExecStart=:/bin/post $A\nEnvironment=A=1", {"env": {"A": "1"}, "command": ["/bin/post", "$A"]}),
+        ("ExecStart=\nExecStart=/bin/post $$A $B\nEnvironment=A=1 B=2", {"env": {"A": "1", "B": "2"}, "command": ["/bin/post", "$A", "2"]}),
         ("ExecStart=\nExecStart=/bin/sh -c 'X=$$(id -u) exec post $X $A'\nEnvironment=A=1", {
             "env": {"A": "1"}, "command": ["/bin/sh", "-c", "X=$(id -u) exec post $X 1"],
         }),
