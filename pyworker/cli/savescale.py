@@ -59,8 +59,10 @@ def _written(name: str, source: dict[str, Any]) -> Any:
     try:
         raw, document = read(os.path.realpath(source["file"]))
         found: Any = raw
-        for key in (*_table(source, name, document), "workers"):
+        for key in (*_table(source, name, raw, document), "workers"):
             found = found[key]
+    except CannotEdit:  # --save would not write it there
+        return None
     except (ConfigError, KeyError, TypeError):
         return known
     return found
@@ -108,8 +110,8 @@ def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> 
     real = os.path.realpath(file)  # a link stays a link
     by_hand = f"write it yourself: workers = {literal(value)}"
     try:
-        _, document = read(real)
-        table = _table(source, name, document)
+        raw, document = read(real)
+        table = _table(source, name, raw, document)
         changed = _change(real, lambda before: set_value(before, table, "workers", value))
         if changed is not None:
             told = {"type": "saved", "path": file, "before": changed[0], "after": changed[1]}
@@ -126,10 +128,15 @@ def _save(settings: Settings, name: str, source: dict[str, Any], value: Any) -> 
         note(f"{line(name)}: {home(line(file))} now says workers = {value}")
 
 
-def _table(source: dict[str, Any], name: str, document: Document) -> Path:
+def _table(source: dict[str, Any], name: str, raw: dict[str, Any], document: Document) -> Path:
     """Return the table that the number belongs to: the profile's when that sets it, else the app's own."""
     root = root_of(source["file"])
     own = table_of(source["file"], name, document)
+    table: Any = raw
+    for key in own:
+        table = table.get(key) if isinstance(table, dict) else None
+    if isinstance(table, dict) and (other := table.get("name", name)) != name:
+        raise CannotEdit(f"its file is of {line(str(other))} by now")
     profile = source.get("profile")
     over: Path = (*root, "profiles", str(profile), *own[len(root) :])
     return over if profile and (*over, "workers") in document.spans else own

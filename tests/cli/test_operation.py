@@ -265,8 +265,9 @@ def test_of_several_apps_that_one_is_not_saved_keeps_no_other_from_it(home: str,
     file, broken = tmp_path / "app.toml", tmp_path / "broken.toml"
     file.write_text('[app]\nname = "web"\ncommand = "x"\nworkers = 4\n')
     broken.write_text("[app\n")
-    apps = [{"name": name, "workers": {"want": 6}} for name in ("api", "job", "web")]
+    apps = [{"name": name, "workers": {"want": 6}} for name in ("api", "job", "old", "web")]
     files = [
+        {"name": "old", "file": str(file), "config": {"workers": 3}},
         {"name": "api", "file": "", "config": {}},
         {"name": "job", "file": str(broken), "config": {}},
         {"name": "web", "file": str(file), "config": {"workers": 4}},
@@ -283,6 +284,7 @@ def test_of_several_apps_that_one_is_not_saved_keeps_no_other_from_it(home: str,
     assert found.code == 1
     assert "error: api was scaled, but not saved: it has no config file\n" in found.err
     assert "\njob was scaled, but not saved: " in found.err
+    assert "\nold was scaled, but not saved: its file is of web by now\n" in found.err
     assert "Nothing was changed" not in found.err, "they were scaled"
 
 
