@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 
 _KEPT_ELSEWHERE = (("poetry.lock", "Poetry", "poetry env info --path"), ("Pipfile", "Pipenv", "pipenv --venv"))
@@ -27,8 +28,16 @@ def or_activated(hint: str, cwd: str) -> str:
     for file, tool, says in _KEPT_ELSEWHERE if _names(hint, sys.prefix) and not prefix else ():
         if os.path.exists(os.path.join(cwd, file)):
             other = f"{tool} keeps this project's environment elsewhere, and the app has pyworker's own Python"
-            return f"{other}: set python to what this says: {says}\n{hint}"
+            there = "" if _is_here(cwd) else f"cd {shlex.quote(cwd)} && "
+            return f"{other}: set python to what this says: {there}{says}\n{hint}"
     return hint
+
+
+def _is_here(folder: str) -> bool:
+    try:
+        return not folder or os.path.samefile(folder, ".")
+    except OSError:
+        return False
 
 
 def _names(hint: str, prefix: str) -> bool:

@@ -210,16 +210,23 @@ def test_an_app_that_lacks_a_module_is_told_of_the_environment_that_is_activated
 
 @pytest.mark.parametrize(("file", "says"), [("poetry.lock", "poetry env info --path"), ("Pipfile", "pipenv --venv")])
 def test_an_app_that_lacks_a_module_is_told_of_the_environment_that_its_project_keeps_elsewhere(
-    home: str, folder: str, file: str, says: str
+    home: str, folder: str, file: str, says: str, tmp_path: Path
 ) -> None:
-    Path(folder, file).touch()
-    for python, cwd, told in ((sys.prefix, folder, True), ("/opt/own", folder, False), (sys.prefix, "/", False)):
+    elsewhere = tmp_path / "the api"
+    elsewhere.mkdir()
+    for place in (folder, elsewhere):
+        Path(place, file).touch()
+    told_there = f"says: cd '{elsewhere}' && {says}"
+    for python, cwd, told in (
+        (sys.prefix, folder, f"says: {says}"), (sys.prefix, str(elsewhere), told_there), ("/opt/own", folder, ""), (sys.prefix, "/", ""),
+    ):
         hint = f"install it: {python}/bin/python -m pip install redis"
         failed = results.reply("failed", ok=False, state="failed", reason="no redis", hint=hint, cwd=cwd)
         with FakeControl(home, {"start": lambda _, failed=failed: [failed]}):
             found = run("start", home=home, cwd=folder, VIRTUAL_ENV="", CONDA_PREFIX="")
         assert found.err.endswith(f"  = help: {hint}\n")
-        assert (says in found.err) is told
+        assert told in found.err
+        assert (says in found.err) is bool(told)
 
 
 def test_in_a_folder_that_is_a_link_the_app_is_started_from_the_link(home: str, folder: str, tmp_path: Path) -> None:

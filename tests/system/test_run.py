@@ -496,7 +496,7 @@ def test_an_app_that_does_not_start_is_1_with_its_traceback(homeless: Pyworker) 
     with foreground(homeless, "bad:app", "-b", f"127.0.0.1:{homeless.port}", prefix=none_activated) as one:
         assert one.ends() == 1
         assert "ModuleNotFoundError: No module named 'nothing_like_it'" in one.err
-        assert "set python to what this says: poetry env info --path" in one.err
+        assert f"set python to what this says: cd {homeless.folder} && poetry env info --path" in one.err
 
 
 def test_an_address_in_use_is_1_for_another_try_may_find_it_free(homeless: Pyworker) -> None:
