@@ -1,8 +1,10 @@
-"""CLI: the questions before a command that concerns everything, and the answer to one that named nothing."""
+"""CLI: the questions before a command that concerns everything, and the answer to one that named nothing, or no app."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterable, Iterator
 
 from pyworker.cli.client import apps_now
 from pyworker.cli.fail import Shown
@@ -22,6 +24,19 @@ def need_names(settings: Settings, verb: str, names: tuple[str, ...]) -> None:
     known = app_names(settings)
     listed = f"the apps are: {', '.join(line(n) for n in known)}" if known else "there are no apps"
     raise PyworkerError(f"{verb} what? {listed}", hint=f"pyworker {verb} NAME, or: pyworker {verb} all", code="usage")
+
+
+@contextlib.contextmanager
+def looking_into_file(names: Iterable[str]) -> Iterator[None]:
+    """Have an error about an app that the daemon does not know say so when the config file of this folder has it."""
+    try:
+        yield
+    except PyworkerError as error:
+        if error.code == "no_such_app":
+            from pyworker.cli.startable import hint_to_file
+
+            error.hint = next(filter(None, map(hint_to_file, names)), error.hint)
+        raise
 
 
 def confirm(settings: Settings, what: str, command: str) -> None:

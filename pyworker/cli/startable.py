@@ -5,11 +5,9 @@ Reads and validates config files; sends nothing, starts nothing.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyworker.cli.files import no_file
@@ -179,17 +177,6 @@ def hint_to_file(word: str, verb: str = "start") -> str:
     except PyworkerError:  # it is not about that file
         return ""
     return f"{os.path.basename(path)} has it: pyworker {verb} --only {word}" if path and word in names else ""
-
-
-@contextlib.contextmanager
-def looking_into_file(names: Iterable[str]) -> Iterator[None]:
-    """Have an error about an app that the daemon does not know say so when the config file of this folder has it."""
-    try:
-        yield
-    except PyworkerError as error:
-        if error.code == "no_such_app":
-            error.hint = next(filter(None, map(hint_to_file, names)), error.hint)
-        raise
 
 
 def hint_to_app(word: str, verb: str = "start") -> str:

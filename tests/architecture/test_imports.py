@@ -80,3 +80,8 @@ def test_what_runs_beside_the_app_is_standard_library_only(module: str) -> None:
 def test_public_package_of_an_app_costs_nothing() -> None:
     modules = imported_by("import pyworker")
     assert {m for m in modules if m.startswith("pyworker.")} <= {"pyworker.worker", "pyworker.worker.api"}
+
+
+@pytest.mark.parametrize("command", ["describe", "diff", "reload", "restart", "scale"])
+def test_what_looks_into_files_is_imported_when_an_app_is_not_known(command: str) -> None:
+    assert "pyworker.cli.startable" not in imported_by(f"import pyworker.cli.commands.{command}")

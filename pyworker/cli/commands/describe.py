@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pyworker.cli import render
-from pyworker.cli.asking import need_names
+from pyworker.cli.asking import looking_into_file, need_names
 from pyworker.cli.client import ask
 from pyworker.cli.commands.ps import WORKERS, app_notes, changed_files, changed_of, has_printed, trouble, worker_rows
 from pyworker.cli.eventlog import ago, parse, words
@@ -18,7 +18,6 @@ from pyworker.cli.health import failing, unchecked
 from pyworker.cli.homes import typed
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Cell, Column, Look, line, paint
-from pyworker.cli.startable import looking_into_file
 from pyworker.config.units import duration_text
 from pyworker.protocol.events import Event
 

@@ -10,11 +10,11 @@ from typing import Any
 import click
 
 from pyworker.cli import render
+from pyworker.cli.asking import looking_into_file
 from pyworker.cli.client import ask, shell_env
 from pyworker.cli.homes import typed
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import Look, line, out, paint
-from pyworker.cli.startable import looking_into_file
 
 _APPLIED = {"live": "live", "reload": "needs reload", "restart": "needs restart"}
 

@@ -6,11 +6,11 @@ import os
 
 import click
 
+from pyworker.cli.asking import looking_into_file
 from pyworker.cli.client import shell_env
 from pyworker.cli.here import here
 from pyworker.cli.operation import run
 from pyworker.cli.options import Settings, common, option
-from pyworker.cli.startable import looking_into_file
 from pyworker.errors import PyworkerError
 
 

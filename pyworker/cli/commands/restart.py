@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import click
 
-from pyworker.cli.asking import need_names
+from pyworker.cli.asking import looking_into_file, need_names
 from pyworker.cli.client import shell_env
 from pyworker.cli.operation import run
 from pyworker.cli.options import Settings, common, option
-from pyworker.cli.startable import looking_into_file
 
 
 @click.command()

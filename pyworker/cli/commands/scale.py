@@ -6,11 +6,11 @@ import re
 
 import click
 
+from pyworker.cli.asking import looking_into_file
 from pyworker.cli.operation import run
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.progress import Board
 from pyworker.cli.render import line, note
-from pyworker.cli.startable import looking_into_file
 from pyworker.errors import PyworkerError
 
 _CHANGE = re.compile(r"(?:[+-]?[0-9]{1,6}|auto)\Z")
