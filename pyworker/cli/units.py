@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from shlex import quote
+from shlex import quote, split
 
 from pyworker import __version__
 from pyworker.protocol.names import ENV_HOME
@@ -128,8 +128,16 @@ def openrc_keeps(home: str) -> bool:
 def is_for(text: str, home: str) -> bool:
     """Return whether a service file starts the daemon of this home; one that names no home may."""
     named = [line for line in text.splitlines() if f"{ENV_HOME}=" in line and not line.startswith("#")]
-    ours = (f"Environment={_home(home)}", f"export {ENV_HOME}={quote(home)}")
-    return not named or any(line in ours for line in named)
+    ours = f"Environment={_home(home)}"
+    return not named or any(line == ours or _words(line) == ["export", f"{ENV_HOME}={home}"] for line in named)
+
+
+def _words(line: str) -> list[str]:
+    """Return what a shell makes of a line, however it is quoted."""
+    try:
+        return split(line)
+    except ValueError:
+        return []
 
 
 def _home(home: str) -> str:

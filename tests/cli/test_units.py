@@ -87,6 +87,13 @@ def test_the_init_script_stops_a_guardian_that_nobody_supervises(runs: bool, sto
     assert done.stdout == stopped
 
 
+@pytest.mark.parametrize("quoted", ["'/srv/o'\\''neill/é'", "\"/srv/o'neill/é\"", "/srv/o\\'neill/é"])
+def test_the_home_in_a_script_is_what_a_shell_reads_however_it_was_quoted(quoted: str) -> None:
+    script = f"#!/sbin/openrc-run\nexport PYWORKER_HOME={quoted}\n"
+    assert units.is_for(script, "/srv/o'neill/é")
+    assert not units.is_for(script, "/srv/o")
+
+
 @pytest.fixture
 def openrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return OpenRC's note that it has started what its script for `home` starts."""
