@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 from collections import deque
-from functools import partial
 
 from pyworker.daemon.app import App
 from pyworker.daemon.brain import Brain
@@ -26,7 +25,6 @@ from pyworker.unix import process, stderr
 MISSED_BY_GUARDIAN = 3
 SELDOM = 4  # ticks between questions to a template that nobody needs: two processes wake up for each
 STALLED = 5.0  # a worker notes its progress every second; less than this is no stall, however short the ticks are
-_say = partial(stderr.say, "daemon")
 
 
 class Pulse:
@@ -73,7 +71,10 @@ class Pulse:
         # while it is our parent its pid is nobody else's
         if store.unanswered >= MISSED_BY_GUARDIAN and store.guardian_pid == os.getppid() > 1:
             if store.unanswered == MISSED_BY_GUARDIAN:  # not at each tick until the kill has happened
-                _say(f"the guardian (pid {store.guardian_pid}) does not answer: killed, this daemon takes its place")
+                stderr.say(
+                    "daemon",
+                    f"the guardian (pid {store.guardian_pid}) does not answer: killed, this daemon takes its place",
+                )
             with contextlib.suppress(OSError):
                 pidfd = os.pidfd_open(store.guardian_pid)
                 process.send_signal(pidfd, signal.SIGKILL)
@@ -86,7 +87,10 @@ class Pulse:
         if template.state != "ready":
             return
         if template.unanswered >= MISSED:
-            _say(f"the template of {app.name} (pid {template.pid}) does not answer: killed, to be started again")
+            stderr.say(
+                "daemon",
+                f"the template of {app.name} (pid {template.pid}) does not answer: killed, to be started again",
+            )
             self._brain.templates.stop(app, template, "it did not answer", self._loop.clock())
             return
         if template.unanswered or self._asked % SELDOM == 0 or self._may_hang(app, template):
@@ -103,7 +107,10 @@ class Pulse:
         if dispatcher is None or dispatcher.state != "ready":
             return
         if dispatcher.unanswered >= MISSED:
-            _say(f"the dispatcher of {app.name} (pid {dispatcher.pid}) does not answer: killed, to be started again")
+            stderr.say(
+                "daemon",
+                f"the dispatcher of {app.name} (pid {dispatcher.pid}) does not answer: killed, to be started again",
+            )
             self._brain.dispatchers.stop(app, "did not answer", self._loop.clock())
             return
         self._brain.dispatchers.ping(app, dispatcher, self._asked)

@@ -60,7 +60,6 @@ from pyworker.worker.target import TargetError, load
 
 _AGAIN = "--loaded="  # the argument of a template that was replaced by a clean one
 
-
 _is_told = False  # whether Python is told of the first of the two forks that make a worker, too
 
 # what a worker does at these is not for the import of its app to say

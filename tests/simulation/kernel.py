@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pyworker import failpoint
-from pyworker.daemon import adopt, handlers, lost, pulse, spawn
+from pyworker.daemon import adopt, handlers, lost, spawn
 from pyworker.daemon.loop import Loop
 from pyworker.protocol.inherited import WorkerId
 from pyworker.unix import fds, oom, process, stderr
@@ -85,7 +85,8 @@ class Kernel:
         spawn.runtime_zip, spawn.enter_text = lambda: b"", lambda: ""
         failpoint.hit = world.point
         time.time, time.monotonic = lambda: 1_700_000_040.0 + world.now, lambda: world.now
-        stderr.write = pulse._say = lambda text: world.say(f"stderr: {text}")
+        stderr.write = lambda text: world.say(f"stderr: {text}")
+        stderr.say = lambda who, text: stderr.write(text)  # without a time, which no seed decides
 
     # ---- processes ---------------------------------------------------------------------------------------
     def knows(self, born: Process) -> None:
