@@ -81,7 +81,7 @@ class Templates:
         self.gone(app, handle, process.UNKNOWN)
 
     def stop(self, app: App, handle: TemplateHandle, reason: str, now: float) -> None:
-        has_been_told = handle.state == "retiring"
+        has_been_told, imports = handle.state == "retiring", handle.state == "loading"
         if reason and handle.loaded is None and process.is_stopped(handle.pid):
             reason = f"{reason}: {STOPPED}"
         handle.killed_because = reason or handle.killed_because
@@ -95,6 +95,8 @@ class Templates:
         with contextlib.suppress(OSError):
             if handle.channel is not None:
                 unix_fds.send_packet(handle.channel, encode(t.Retire()))
+        if imports:  # it hears nothing before that is over
+            self._signal(app, handle, signal.SIGTERM)
 
     def ping(self, handle: TemplateHandle, number: int) -> None:
         with contextlib.suppress(OSError):

@@ -150,7 +150,7 @@ def test_one_that_may_not_be_signalled_is_not_waited_for_without_a_word(monkeypa
     ("state", "loaded", "reason", "told"),
     [
         ("ready", True, "", [t.Retire()]),
-        ("loading", False, "", [t.Retire()]),
+        ("loading", False, "", ["SIGTERM", t.Retire()]),  # it hears nothing before its import is over
         ("retiring", True, "", ["SIGKILL"]),  # it has been told, and stayed
         ("retiring", False, "", ["SIGKILL"]),
         ("ready", True, "it does not answer", ["SIGKILL"]),
@@ -163,7 +163,7 @@ def test_who_is_to_leave_is_told_so_first_and_who_hangs_in_an_import_is_asked_wh
     now = [100.0]
     loop = Loop(lambda: now[0])
     found: list[Any] = []
-    words = {w.STACKS_SIGNAL: "where it is", signal.SIGKILL: "SIGKILL"}
+    words = {w.STACKS_SIGNAL: "where it is", signal.SIGTERM: "SIGTERM", signal.SIGKILL: "SIGKILL"}
     monkeypatch.setattr(process, "send_signal", lambda pidfd, number: found.append(words[number]) or True)
     brain: Any = SimpleNamespace(store=SimpleNamespace(get={fd_name("tpid", "api", 1): 0}.get), loop=loop)
     handle = TemplateHandle("api", 1, 0.0, state=state, channel=ends[0], pid=4711, killed_because="" if reason else "before")
