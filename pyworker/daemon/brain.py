@@ -70,6 +70,7 @@ class Brain:
         self.stops_after: Callable[[App], tuple[str, ...]] = lambda app: ()  # apps that have to go before it is stopped
         self._poked: set[int] = set()  # ids: one that was deleted may have the name of another
         self._looks: dict[str, Timer] = {}
+        self.still = 0.0  # seconds in all of `stood_still`
         self.listening = Listening(self)
         self.templates = Templates(self)
         self.workers = Workers(self)
@@ -82,6 +83,18 @@ class Brain:
         self.reloads = Reloads(self)
         self.stacks = Stacks(self)
         store.on_exited = self.pids.on_exited
+        loop.on_stood_still = self.stood_still
+
+    # ---- time ------------------------------------------------------------------------------------------
+    def stood_still(self, seconds: float) -> None:
+        """Count nothing of a time in which nobody may have run against who is to get ready, to leave or to prove itself."""
+        for app in self.apps.values():
+            for handle in (*app.workers.values(), *app.templates.values(), app.dispatcher):
+                if handle is not None:
+                    handle.since += seconds
+            app.soak_until += seconds
+            self.workers.tell_time_to_drain(app)
+        self.still += seconds
 
     # ---- rounds ------------------------------------------------------------------------------------------
     def poke(self, app: App) -> None:

@@ -7,6 +7,7 @@ Laws:
    copy is closed. An fd that was closed first is noticed, and the epoll instance replaced.
 3. No event reaches a registration that is younger than the event: fd numbers are used again at once.
 4. An fd that there is no room for in the epoll now (memory, the user's share of watches) rests, too: it is not forgotten.
+5. A wait in which we stood still (a paused container, SIGSTOP for all) counts against nobody: nobody may have run in it.
 
 It starts no thread, installs no signal handler and knows nothing of what the fds are.
 """
@@ -97,6 +98,9 @@ class Loop:
     ) -> None:
         self.clock = clock
         self._report = report
+        self.on_stood_still: Callable[[float], None] = lambda seconds: (
+            None
+        )  # for how long; before anything else is called
         self._epoll = select.epoll()
         self._registrations: dict[int, _Registration] = {}
         self._timers: list[tuple[float, int, Timer]] = []
@@ -188,9 +192,13 @@ class Loop:
         """Wait at most `timeout` seconds (None: for ever) for something to do, and do all that is due."""
         self._polls += 1
         self._removed.clear()
-        ready = self._epoll.poll(self._patience(timeout), _EVENTS_A_TURN)
+        patience, began = self._patience(timeout), self.clock()
+        ready = self._epoll.poll(patience, _EVENTS_A_TURN)
         # what is due by now comes after all that has come by now; if a callback takes long, what comes meanwhile is heard first
         now = self.clock()
+        late = 0.0 if patience is None else now - began - patience
+        if late > NOTICED:  # when it began is not known: of what was waited for some may have passed before
+            self._put_off(late + min(patience or 0.0, late))
         for fd, events in ready:
             registration = self._registrations.get(fd)
             if registration is None:
@@ -229,6 +237,15 @@ class Loop:
             return timeout
         until = max(0.0, self._timers[0][0] - self.clock())
         return until if timeout is None else min(timeout, until)
+
+    def _put_off(self, seconds: float) -> None:
+        """Give all that was waited for the time that it had left; a lazy call is for a moment, and not for a patience."""
+        for _, _, timer in self._timers:
+            if not timer.lazy:
+                timer.deadline += seconds
+        self._timers = [(timer.deadline, order, timer) for _, order, timer in self._timers]
+        heapq.heapify(self._timers)
+        self._guarded(lambda: self.on_stood_still(seconds), "going on after a standstill")
 
     def _dispatch(self, fd: int, registration: _Registration, events: int) -> None:
         try:

@@ -48,7 +48,8 @@ class Schedule:
                 os.pwrite(fd, _MINUTES.pack(self._last, self._looked_at), 0)
 
     def _wake(self) -> None:
-        self._desk.brain.loop.call_later(60.05 - time.time() % 60, self._tick)
+        loop = self._desk.brain.loop
+        loop.call_at(loop.clock() + 60.05 - time.time() % 60, self._tick, lazy=True)  # also after a standstill
 
     def _tick(self) -> None:
         self._wake()

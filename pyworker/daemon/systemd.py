@@ -107,7 +107,8 @@ class ServiceManager:
             self.tell(f"EXTEND_TIMEOUT_USEC={int(_PATIENCE * 1e6)}")
 
     def _say_alive(self) -> None:
-        self._desk.brain.loop.call_later(self._watchdog / 3, self._say_alive)
+        loop = self._desk.brain.loop
+        loop.call_at(loop.clock() + self._watchdog / 3, self._say_alive, lazy=True)  # at once after a standstill
         self.tell("WATCHDOG=1")
 
     def _words(self) -> str:

@@ -268,7 +268,7 @@ class Templates:
         if handle.state == "retiring" and not handle.killed_because:
             self._brain.poke(app)
             return
-        since = since_birth(handle.since, now)
+        since = since_birth(handle.since - self._brain.still, now)
         words, traceback, hint = diagnosis.of_template(app, handle, status, self._brain.home, since)
         self._brain.emit(app, "template_exited", None, generation=number, reason=words)
         if number == app.generation and handle.ready_at is not None:

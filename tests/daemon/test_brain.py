@@ -304,3 +304,13 @@ def test_a_failure_is_over_when_the_only_worker_was_stopped_and_nothing_is_count
         app.failure = Failure("gave up after 10 restarts")
         brain._note_progress(app, 1.0)
         assert app.failure is None
+
+
+def test_who_leaves_is_given_the_time_in_which_nobody_ran(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
+    with app_of_one_worker(State.DRAINING) as (app, worker, _):
+        brain.apps[app.name] = app
+        told: list[str] = []
+        monkeypatch.setattr(brain.workers, "tell_time_to_drain", lambda app: told.append(app.name))
+        before, soak = worker.since, app.soak_until
+        brain.loop.on_stood_still(40.0)
+        assert (worker.since, app.soak_until, told) == (before + 40, soak + 40, [app.name])

@@ -392,3 +392,31 @@ def test_what_is_asked_for_again_and_again_is_called_once_and_may_ask_for_itself
         loop.turn(0.0)
     assert called == ["again", "another", "again"]
     loop.close()
+
+
+def test_a_wait_in_which_the_machine_stood_still_leaves_who_is_waited_for_the_time_it_had(
+    loop: Loop, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = iter((2.0, 40.0, 3.0, 2.1))  # frozen in the second
+
+    class Frozen:
+        def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+            clock.now += next(waits)
+            return []
+
+        def close(self) -> None:
+            pass
+
+    called: list[object] = []
+    loop.on_stood_still = called.append
+    monkeypatch.setattr(loop, "_epoll", Frozen())
+    loop.call_later(2, lambda: None)
+    loop.call_later(7, lambda: called.append("time is over"))
+    loop.call_at(clock.now + 5, lambda: called.append("the moment has come"), lazy=True)
+    loop.turn(None)
+    loop.turn(None)
+    assert called == [40.0, "the moment has come"]  # 3 s of those 40 were waited for: nobody knows whether any have passed
+    loop.turn(None)
+    assert called[2:] == []
+    loop.turn(None)
+    assert called[2:] == ["time is over"]

@@ -27,7 +27,9 @@ class Rig:
         self.stored: dict[str, int] = {}
         brain = SimpleNamespace(
             apps={"job": self.app},
-            loop=SimpleNamespace(call_later=lambda delay, call: self.delays.append(delay), call_soon=lambda call: call()),
+            loop=SimpleNamespace(
+                clock=lambda: 0.0, call_at=lambda at, call, lazy: self.delays.append(at), call_soon=lambda call: call()
+            ),
             store=SimpleNamespace(get=self.stored.get, put=lambda name, fd: os.close(fd)),
             poke=lambda app: self.done.append("poke"),
             remark=lambda app, text: self.done.append(text),

@@ -243,6 +243,7 @@ def test_what_the_end_of_a_template_counts_for(
     closed: list[str] = []
     store = SimpleNamespace(get=lambda name: None, remove=lambda *names: closed.extend(names), forget=lambda *names: closed.extend(names))
     brain: Any = SimpleNamespace(
+        still=0.0,
         store=store, loop=loop, home="/", poke=lambda app: None, emit=lambda app, kind, slot, **data: said.append(kind), fail=Failure,
         deaths=SimpleNamespace(
             unstable=lambda app, failure, now, *, permanent: failures.append(failure.message),

@@ -36,6 +36,8 @@ from pyworker.worker.row import Row
 
 __all__ = ["DrainReport", "LifespanFailed", "Server"]
 
+STOOD_STILL = 1.0  # seconds by which the end of a drain is late, in a worker that was frozen or busy
+ANOTHER_WORD = 0.5  # seconds until it then ends all the same
 MARGIN = 1.0  # an idle connection is kept this much longer than its time-out while draining
 TLS_READ = 64 * 1024  # bytes that asyncio has room for, for each connection: its own 256 KiB are most of what one costs
 TLS_END = 86400.0  # the loops cut a TLS client after so many seconds of closing; ours is the one that knows the slow from the dead
@@ -173,14 +175,25 @@ class Server:
             connection.drain(deadline)
         if self._websockets is not None:
             self._websockets.drain(0.0 if to_empty else timeout)
-        self._cut_timers.append(self.loop.call_later(timeout, self._cut))
+        self._cut_after(timeout)
 
     def cut_in(self, timeout: float) -> None:
         """Cut what is left of a drain after so many seconds, and not when it was said at first."""
         if self.draining and self._cut_at is None:
             for timer in self._cut_timers:
                 timer.cancel()
-            self._cut_timers = [self.loop.call_later(timeout, self._cut)]
+            self._cut_after(timeout)
+
+    def _cut_after(self, timeout: float) -> None:
+        self._cut_timers = [self.loop.call_at(due := self.loop.time() + timeout, self._cut_at_last, due)]
+
+    def _cut_at_last(self, due: float) -> None:
+        if (
+            self.loop.time() - due > STOOD_STILL
+        ):  # and perhaps the whole machine: then the daemon gives more time, in a moment
+            self._cut_timers = [self.loop.call_later(ANOTHER_WORD, self._cut)]
+        else:
+            self._cut()
 
     async def drained(self) -> DrainReport:
         """Wait until nothing is open any more (or was cut), then let the app shut down."""

@@ -200,6 +200,28 @@ def test_at_the_time_out_requests_are_answered_503(serve: Serve) -> None:
     assert (report.requests, report.cancelled) == (0, 1)
 
 
+def test_a_worker_that_was_frozen_as_its_time_to_drain_ended_waits_for_what_the_daemon_says(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "STOOD_STILL", -1.0)  # so late is any
+    monkeypatch.setattr(server, "ANOTHER_WORD", 30.0)
+    entered, go = slow_gate["/b"] = threading.Event(), threading.Event()
+    site = serve(slow)
+    client = site.client().send(b"GET /b HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert entered.wait(30)
+    draining = site.running.server
+    site.running.begin_drain(0.01)
+    first = draining._cut_timers[0]
+    wait_until(lambda: draining._cut_timers[0] is not first)
+    site.running.call(lambda: draining.cut_in(30))
+    go.set()
+    response = client.recv()
+    assert response is not None
+    assert response.status == 200
+    client.close()
+    assert site.running.finish().cancelled == 0
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_request_that_comes_in_the_turn_of_the_time_out_is_answered_503(serve: Serve, loop: str) -> None:
     called: list[str] = []
