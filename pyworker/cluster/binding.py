@@ -34,6 +34,9 @@ from pyworker.unix.epoll import unregister_everywhere
 from pyworker.unix.files import real_file
 
 _LOOK = 1.0  # seconds: how long a wait to accept lasts before it looks whether another thread has shut the socket down
+_STOOD_STILL = (
+    1.0  # seconds by which a moment is too long, in a process that was frozen, and with it perhaps the whole machine
+)
 
 _MULTIPROCESSING = "pymp-"  # a folder of its own for the sockets in which it hands descriptors around (its forkserver)
 
@@ -240,8 +243,10 @@ class Binding:
 
     def wait_for_connections(self, deadline: float) -> int:
         """Wait until what was accepted has ended; return how many have not by the deadline."""
-        while (self._taking or self.count_open()) and time.monotonic() < deadline:
+        while (self._taking or self.count_open()) and (now := time.monotonic()) < deadline:
             time.sleep(0.02)
+            late = time.monotonic() - now
+            deadline += late if late > _STOOD_STILL else 0.0
         return self.count_open()
 
     @property

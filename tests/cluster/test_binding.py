@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -181,3 +182,18 @@ def test_a_connection_that_a_signal_has_put_back_after_the_end_of_the_inbox_is_r
         assert one.fileno() == -1
     inbox._bell.close()
     assert answers == [7], "the primary gives it to another worker"
+
+
+@pytest.mark.parametrize(("slept", "left"), [((0.02, 40.0, 0.02), 0), ((5.0, 0.5, 0.5), 0), ((0.5, 0.5, 0.5), 1)])
+def test_connections_have_their_time_though_the_machine_stood_still(
+    monkeypatch: pytest.MonkeyPatch, slept: tuple[float, ...], left: int
+) -> None:
+    clock, naps = [100.0], list(slept)
+
+    def sleep(_: float) -> None:
+        clock[0] += naps.pop(0)
+
+    monkeypatch.setattr(binding, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    mine = Binding()
+    monkeypatch.setattr(mine, "count_open", lambda: 1 if naps else 0)
+    assert mine.wait_for_connections(101.0) == left
