@@ -34,9 +34,8 @@ from pyworker.unix.epoll import unregister_everywhere
 from pyworker.unix.files import real_file
 
 _LOOK = 1.0  # seconds: how long a wait to accept lasts before it looks whether another thread has shut the socket down
-_STOOD_STILL = (
-    1.0  # seconds by which a moment is too long, in a process that was frozen, and with it perhaps the whole machine
-)
+# seconds by which a moment is too long, in a process that was frozen, and with it perhaps the whole machine
+_STOOD_STILL = 1.0
 
 _MULTIPROCESSING = "pymp-"  # a folder of its own for the sockets in which it hands descriptors around (its forkserver)
 

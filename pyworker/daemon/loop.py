@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import math
 import select
 import sys
 import time
@@ -88,6 +89,7 @@ def report_what_is_over() -> None:
 
 
 SLICE = 0.05  # seconds of soon-calls in one turn
+SELDOM = 30.0  # seconds from one standstill to the next that counts for nobody
 
 
 class Loop:
@@ -98,9 +100,9 @@ class Loop:
     ) -> None:
         self.clock = clock
         self._report = report
-        self.on_stood_still: Callable[[float], None] = lambda seconds: (
-            None
-        )  # for how long; before anything else is called
+        # called with for how long, before anything else is
+        self.on_stood_still: Callable[[float], None] = lambda seconds: None
+        self._stood_still_at = -math.inf
         self._epoll = select.epoll()
         self._registrations: dict[int, _Registration] = {}
         self._timers: list[tuple[float, int, Timer]] = []
@@ -197,7 +199,10 @@ class Loop:
         # what is due by now comes after all that has come by now; if a callback takes long, what comes meanwhile is heard first
         now = self.clock()
         late = 0.0 if patience is None else now - began - patience
-        if late > NOTICED:  # when it began is not known: of what was waited for some may have passed before
+        # seldom: on a machine where each wait ends late, nothing would ever be due
+        if late > NOTICED and began >= self._stood_still_at + SELDOM:
+            self._stood_still_at = now
+            # when it began is not known: of what was waited for some may have passed before
             self._put_off(late + min(patience or 0.0, late))
         for fd, events in ready:
             registration = self._registrations.get(fd)

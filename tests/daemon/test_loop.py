@@ -420,3 +420,23 @@ def test_a_wait_in_which_the_machine_stood_still_leaves_who_is_waited_for_the_ti
     assert called[2:] == []
     loop.turn(None)
     assert called[2:] == ["time is over"]
+
+
+def test_where_each_wait_ends_late_time_is_over_all_the_same(
+    loop: Loop, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Starved:
+        def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+            clock.now += timeout + 1.5
+            return []
+
+        def close(self) -> None:
+            pass
+
+    called: list[str] = []
+    monkeypatch.setattr(loop, "_epoll", Starved())
+    loop.call_later(1, lambda: called.append("time is over"))
+    loop.turn(None)
+    assert called == []
+    loop.turn(None)
+    assert called == ["time is over"]

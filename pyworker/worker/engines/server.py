@@ -188,9 +188,8 @@ class Server:
         self._cut_timers = [self.loop.call_at(due := self.loop.time() + timeout, self._cut_at_last, due)]
 
     def _cut_at_last(self, due: float) -> None:
-        if (
-            self.loop.time() - due > STOOD_STILL
-        ):  # and perhaps the whole machine: then the daemon gives more time, in a moment
+        if self.loop.time() - due > STOOD_STILL:
+            # and perhaps the whole machine: then the daemon gives more time, in a moment
             self._cut_timers = [self.loop.call_later(ANOTHER_WORD, self._cut)]
         else:
             self._cut()
