@@ -182,7 +182,10 @@ class _Folder:
 
     def connect(self, probe: socket.socket) -> int:
         """Connect to the socket of our name, which may itself be as long as a path; return the error, 0 for none."""
-        fd = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            fd = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        except FileNotFoundError:
+            return errno.ENOENT
         try:
             return probe.connect_ex(f"/proc/self/fd/{fd}")
         finally:
@@ -255,6 +258,8 @@ def _check_free(folder: _Folder, address: Address, own: Callable[[owner.Owner], 
             return
         if failure == 0:
             by, step = _by_whom(owner.of_unix(probe, file), own)
+    if failure == errno.ENOENT:  # removed this moment
+        return
     if failure == errno.EACCES:
         message = f"cannot listen on {address}: there is a socket of that name, and this user may not connect to it"
         hint = f"stop the program that listens there; if none does any more: rm {shlex.quote(address.path)}"

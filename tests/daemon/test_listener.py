@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -276,6 +277,23 @@ def test_a_unix_socket_whose_name_takes_nearly_all_of_its_path_is_replaced_and_r
                 open_listener(address)
             shut_down(sock, address)
         assert os.listdir(folder) == []
+
+
+def test_a_unix_socket_that_is_removed_while_it_is_looked_at_leaves_its_name_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = Address("unix", path=str(tmp_path / "api.sock"))
+    connect, looks = listener_module._Folder.connect, itertools.count(1)
+
+    def look(folder: Any, probe: socket.socket) -> int:
+        if next(looks) == 2:
+            os.unlink(address.path)
+        return connect(folder, probe)
+
+    with open_listener(address):
+        monkeypatch.setattr(listener_module._Folder, "connect", look)
+        open_listener(address).close()
+    assert os.path.lexists(address.path)
 
 
 def test_live_unix_socket_is_never_stolen(tmp_path: Path) -> None:
