@@ -32,6 +32,7 @@ from pyworker.cluster import stand_ins
 from pyworker.cluster.inbox import Inbox
 from pyworker.unix.epoll import unregister_everywhere
 from pyworker.unix.files import real_file
+from pyworker.unix.ready import new_poll
 
 _LOOK = 1.0  # seconds: how long a wait to accept lasts before it looks whether another thread has shut the socket down
 # seconds by which a moment is too long, in a process that was frozen, and with it perhaps the whole machine
@@ -41,7 +42,6 @@ _MULTIPROCESSING = "pymp-"  # a folder of its own for the sockets in which it ha
 
 _accept = socket.socket.accept
 _setblocking = socket.socket.setblocking
-_new_poll = select.poll  # a program may take it away later: eventlet.monkey_patch()
 
 
 class Address(NamedTuple):
@@ -170,7 +170,7 @@ class Binding:
                 left = _LOOK if for_ever else min(_LOOK, deadline - time.monotonic())
                 if left <= 0:
                     raise TimeoutError("timed out") from None
-                poll = _new_poll()
+                poll = new_poll()
                 try:
                     poll.register(sock, select.POLLIN)
                 except ValueError:  # the handler of a signal has closed it: the next try says so

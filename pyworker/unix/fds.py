@@ -18,10 +18,9 @@ from typing import NamedTuple
 
 from pyworker.errors import WANTING
 from pyworker.unix.peer import CREDENTIALS
-from pyworker.unix.ready import ready
+from pyworker.unix.ready import new_poll, ready
 
 Socket = socket.socket  # an app may put a class of its own there later, for which ours are no sockets (PySocks)
-_new_poll = select.poll  # the import of an app may take it away: eventlet.monkey_patch()
 SO_PASSRIGHTS = 83  # since Linux 6.16
 MOST_FDS = 253  # that come with one packet (SCM_MAX_FD)
 _AGAIN_MS = 50  # until a packet is sent again that there was no memory for
@@ -88,7 +87,7 @@ def send_surely(sock: socket.socket, data: bytes) -> bool:
         except OSError as error:
             if error.errno not in WANTING:
                 return False
-            _new_poll().poll(_AGAIN_MS)
+            new_poll().poll(_AGAIN_MS)
 
 
 def send_some(sock: socket.socket, data: bytes | memoryview, fd: int = -1) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 
-_new_poll = select.poll  # the import of an app may take it away: eventlet.monkey_patch()
+new_poll = select.poll  # the import of an app may take it away: eventlet.monkey_patch()
 
 
 def ready(fd: int, events: int, within: float | None = 0.0) -> int:
@@ -12,6 +12,6 @@ def ready(fd: int, events: int, within: float | None = 0.0) -> int:
 
     `within`: how many seconds it is waited for, None: until there is one.
     """
-    poll = _new_poll()
+    poll = new_poll()
     poll.register(fd, events)
     return next((found for _, found in poll.poll(within if within is None else within * 1000)), 0)
