@@ -82,8 +82,11 @@ def spawn(
     actions: list[tuple[int, ...]] = []
     try:
         for target, source in fds.items():
-            moved[target] = dup_above(source, top)
-            actions.append((os.POSIX_SPAWN_DUP2, moved[target], target))
+            if (
+                target != source
+            ):  # a guardian takes over thousands, each by its number, and twice as many there may not be
+                source = moved[target] = dup_above(source, top)
+            actions.append((os.POSIX_SPAWN_DUP2, source, target))
         return os.posix_spawn(
             path or argv[0],
             argv,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -94,6 +95,23 @@ def test_signal_is_known_and_a_dead_one_takes_none() -> None:
     assert pidfd_pid(pidfd) == 0
     assert collect(pidfd) == UNKNOWN
     os.close(pidfd)
+
+
+def test_what_keeps_its_number_in_a_child_takes_no_second_one_here() -> None:
+    """Else a guardian could be given no more than half of what there may be."""
+    reader, writer = os.pipe()
+    last = os.dup(writer)
+    os.close(writer)  # for the pidfd
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, hard))
+    try:
+        _, pidfd = run(f"import os; os.write({last}, b'here')", {last: last})
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert wait_for(pidfd) == ExitStatus(0, None)
+    assert os.read(reader, 9) == b"here"
+    for fd in (reader, last, pidfd):
+        os.close(fd)
 
 
 def is_inheritable(fd: int) -> bool:
