@@ -282,14 +282,16 @@ def _inherit(app: Imported, text: str, source: str) -> None:
 
 
 def for_shell(words: list[str]) -> str:
-    """Return a line that a shell splits into these again; a $ in them is one."""
+    """Return a line that a shell splits into these again; a $ before a name is one, $(…) is a text."""
     return " ".join(map(_for_shell, words))
 
 
 def _for_shell(word: str) -> str:
-    if re.fullmatch(r"[\w$@%+=:,./{}-]+", word):
+    if re.fullmatch(r"([\w@%+=:,./{}-]|\$(?=[A-Za-z_{]))+", word):
         return word
-    return '"' + re.sub(r'(["\\`])', r"\\\1", word) + '"' if "$" in word else shlex.quote(word)
+    if not re.search(r"\$[A-Za-z_{]", word):
+        return shlex.quote(word)
+    return '"' + re.sub(r'(["\\`]|\$(?![A-Za-z_{]))', r"\\\1", word) + '"'
 
 
 # ---- servers -----------------------------------------------------------------------------------------

@@ -297,13 +297,13 @@ def _runs(app: Imported, script: str, settings: dict[str, Any], *, has_variables
     elif is_python:
         understand(app, [interpreter, *before, script, *args], "script")
     elif interpreter and by and before[:1] == ["-c"]:
-        understand(app, [interpreter, *before[:2]], "script")  # what follows are its $0 and $1
+        understand(app, [interpreter, *before, script][:3], "script")  # what follows are its $0 and $1
     elif by:  # pm2 has no shell: a $ is one, but for what came from process.env
         words = [by, *before, script, *args]
         if has_variables and is_plain_node and words != (plain := [_DEFAULTED.sub(r"\1", word) for word in words]):
             app.look("script", f"was {shlex.join(words)}: its variables are at their defaults")
             words = plain
-        understand(app, words, "script", variables=has_variables)
+        understand(app, words, "script", variables=has_variables and any("${" in word for word in words))
     elif " " in script and not args:
         understand(app, script, "script")
     elif needs_shell(script):

@@ -1126,12 +1126,15 @@ def test_a_variable_among_the_arguments_of_a_node_program_of_pm2_is_looked_up() 
     assert command(f"{{script: 'server.js', node_args: '--trace', args: `--port ${{{port}}}`}}") == (filled_in, ["API_PORT"])
     assert command(f"{{script: 'server.js', interpreter: 'node', node_args: ['--trace'], args: ['--port', {port}]}}")[0] == filled_in
     assert command("{script: 'server.js', args: '--price $5'}") == (["node", "server.js", "--price", "$5"], None)
+    beside = command("{script: 'server.js', args: [process.env.KEY, '$(id)', '$5']}")[0]
+    assert beside == ["sh", "-c", "exec node server.js ${KEY} '$(id)' '$5'"], "no command of a file is executed that it does not execute"
+    assert command("{script: './serve', interpreter: 'sh', interpreter_args: '-c'}")[0] == ["sh", "-c", "./serve"]
 
 
 def test_a_variable_that_says_the_port_of_node_programs_is_its_default_where_they_share_it() -> None:
-    text = "{script: 'server.js', instances: 4, args: ['-p', process.env.P || 3001], env: {PORT: process.env.PORT || 3002}}"
+    text = "{script: 'server.js', instances: 4, args: ['-p', process.env.P || 3001, '$5'], env: {PORT: process.env.PORT || 3002}}"
     (app,) = pm2.read(jsliteral.parse(f"module.exports = {text}")).apps
-    assert (app.table["command"], app.table["bind"]) == (["node", "server.js", "-p", "3001"], ":3001")
+    assert (app.table["command"], app.table["bind"]) == (["node", "server.js", "-p", "3001", "$5"], ":3001")
     assert "at their defaults" in app.review[0].reason
     (app,) = pm2.read(jsliteral.parse(f"module.exports = {text.replace('-p', '-q')}")).apps
     assert (app.table["bind"], "made up" in str(app.review)) == (":3002", False)
