@@ -39,7 +39,6 @@ _DROPPED = {
     **dict.fromkeys(("log-format", "logformat"), 'http.access_log = "json" has every field'),
     "log-x-forwarded-for": "http.forwarded_allow_ips names the proxies that are believed",
     **dict.fromkeys(("gevent", "asyncio", "async"), "wsgi apps have `threads`; asgi apps are asynchronous"),
-    "https": "bind, with cert and key in [app.tls]",
     "post-buffering": "bodies are streamed to the app",
     "harakiri-verbose": "the stacks of a request that takes too long are always logged",
     **dict.fromkeys(
@@ -54,6 +53,7 @@ _LOOK = {
     **dict.fromkeys(
         ("attach-daemon", "attach-daemon2", "smart-attach-daemon"), "is an app of its own here: command = […]"
     ),
+    "https": "its address goes into bind, its certificate and key into [app.tls]",
     "mount": "several apps in one worker are not served; mount them in the app, or give each a process",
     "route": "is for the proxy in front, or for the app",
     **dict.fromkeys(("exec-pre-app", "exec-asap", "hook-pre-app"), "hooks.pre_start runs a command before a start"),

@@ -535,6 +535,11 @@ def test_an_endpoint_of_daphne_s_is_not_left_out_without_a_step() -> None:
     assert "ssl:443:privateKey=k.pem:certKey=c.pem: write it into bind" in app.review[0].reason
 
 
+def test_the_tls_of_uwsgi_s_is_not_left_out_without_a_step() -> None:
+    (app,) = uwsgi.read("[uwsgi]\nmodule = a\nhttps = :443,c.pem,k.pem\n").apps
+    assert [n.key for n in app.review] == ["https"]
+
+
 def test_what_gunicorn_s_file_sets_to_none_is_not_set() -> None:
     found = app(read("gunicorn.conf.py", text="user = None\nchdir = None\ncertfile = None\nproc_name = None\nwsgi_app = 'a.b:make()'"), "shop")
     assert found.table == {"target": "a.b:make", "factory": True}
