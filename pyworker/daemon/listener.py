@@ -252,10 +252,7 @@ def _check_free(folder: _Folder, address: Address, own: Callable[[owner.Owner], 
         raise ListenFailed(message, hint="remove it, or choose another path", code="port_in_use")
     by, step = "", "stop that program"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        try:
-            failure = folder.connect(probe)
-        except FileNotFoundError:  # it was removed meanwhile
-            return
+        failure = folder.connect(probe)
         if failure == 0:
             by, step = _by_whom(owner.of_unix(probe, file), own)
     if failure == errno.ENOENT:  # removed this moment

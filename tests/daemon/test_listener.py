@@ -426,22 +426,6 @@ def test_a_port_that_was_shut_twice_listens_again_and_its_connections_do_not_end
             accepted.recv(1)
 
 
-def test_a_socket_that_is_removed_while_it_is_looked_at_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    address = Address("unix", path=str(tmp_path / "api.sock"))
-    folder = listener_module._Folder
-    looked_at = folder.connect
-
-    def remove(self: Any, probe: socket.socket) -> int:
-        os.unlink(address.path)
-        return looked_at(self, probe)
-
-    with open_listener(address):
-        monkeypatch.setattr(folder, "is_stale", lambda self: False)
-        monkeypatch.setattr(folder, "connect", remove)
-        with open_listener(address):
-            assert os.listdir(tmp_path) == ["api.sock"]
-
-
 def test_shut_down_leaves_a_file_that_is_somebody_elses_by_now(tmp_path: Path) -> None:
     address = Address("unix", path=str(tmp_path / "api.sock"))
     with open_listener(address) as old:
