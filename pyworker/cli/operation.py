@@ -55,7 +55,8 @@ def left(settings: Settings, verb: str) -> Shown:
     """Say that what Ctrl-C has ended is the view alone; return what ends the command."""
     if not settings.json:
         end = "; pyworker reload --abort gives it up" if verb == "reload" else ""
-        note(f"\nLeft the view; the {verb} goes on. pyworker ps shows how far it is{end}.")
+        where = "daemon status" if verb == "upgrade" else "ps"
+        note(f"\nLeft the view; the {verb} goes on. pyworker {where} shows how far it is{end}.")
     return Shown(int(Exit.INTERRUPTED))
 
 

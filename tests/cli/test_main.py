@@ -24,11 +24,12 @@ from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, command_of
 from pyworker.cli.topics import TOPICS
 from pyworker.errors import PyworkerError
 from pyworker.protocol import names as files_of
-from pyworker.protocol.control import Reply
+from pyworker.protocol.control import Reply, Shutdown, Upgrade
 from pyworker.web.__main__ import TOKEN_FILE
 from tests.cli import documents, results
 from tests.support.cli import environment, run
 from tests.support.fake_control import HANG, FakeControl, Handler, event, refuses, replies
+from tests.support.wait import wait_until
 
 
 def test_alone_it_shows_examples_and_the_commands_in_groups(home: str) -> None:
@@ -309,6 +310,19 @@ def test_daemon_stop_shows_how_far_it_is(home: str) -> None:
         assert process.stderr is not None
         assert process.stderr.readline() == "api.1 stopped 61.5s pid=77 requests=3\n"
     assert process.communicate(timeout=30)[1].endswith("The daemon has stopped.\n")
+
+
+@pytest.mark.parametrize(("command", "asked"), [("stop", Shutdown), ("upgrade", Upgrade)])
+def test_daemon_stop_and_upgrade_with_no_time_to_wait_are_told_and_not_waited_for(
+    home: str, command: str, asked: type
+) -> None:
+    hangs = lambda _request: [HANG]  # noqa: E731
+    handlers = {"ps": replies({"apps": []}), "status": replies({"version": "1"}), "shutdown": hangs, "upgrade": hangs}
+    with FakeControl(home, handlers) as there:
+        done = run("daemon", command, "--timeout", "0", home=home)
+        wait_until(lambda: any(isinstance(request, asked) for request in there.requests))
+    assert done.code == 75
+    assert " after 0 s" in done.err
 
 
 def test_options_of_every_command_stand_between_daemon_and_its_command_too(tmp_path: Path, home: str) -> None:

@@ -416,6 +416,43 @@ def test_ctrl_c_leaves_a_daemon_that_stops_to_itself_and_says_so(home: str) -> N
     assert "Left the view; the stop goes on." in found.screen.text
 
 
+@pytest.mark.parametrize(
+    ("words", "asked", "says"),
+    [
+        (["daemon", "upgrade"], "upgrade", "the upgrade goes on. pyworker daemon status shows"),
+        (["daemon", "stop"], "shutdown", "the stop goes on. pyworker ps shows"),
+        (["scale", "api=2", "--save"], "scale", "No file was changed: --save again when it is done."),
+    ],
+)
+def test_ctrl_c_says_what_goes_on_and_what_does_not(home: str, words: list[str], asked: str, says: str) -> None:
+    was_asked = threading.Event()
+
+    def answer(_request: Any) -> list[Any]:
+        was_asked.set()
+        return [Reply(True, {"apps": []})] if asked == "shutdown" else [HANG]
+
+    handlers: dict[str, Handler] = {"ps": replies({"apps": []}), "status": replies({}), asked: answer}
+    with FakeControl(home, handlers):
+        argv = [sys.executable, "-m", "pyworker", *words]
+        process = subprocess.Popen(argv, stderr=subprocess.PIPE, env=environment(home), text=True)
+        assert was_asked.wait(30)
+        if asked == "shutdown":
+            assert process.stderr is not None
+            assert "The apps have ended" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    assert "Left the view" in said
+    assert says in said
+
+
+def test_a_scale_that_takes_too_long_to_be_saved_says_so(home: str) -> None:
+    with FakeControl(home, {"scale": lambda _: [HANG], "ps": replies({"apps": []})}):
+        found = run("scale", "api=2", "--save", "--timeout", "0", home=home)
+    assert found.code == 75
+    assert "No file was changed: --save again when it is done." in found.err
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_whatever_ends_it_leaves_no_mode_of_the_terminal_changed(home: str, number: signal.Signals) -> None:
     sent: list[bool] = []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import click
@@ -111,7 +113,8 @@ def run(settings: Settings, wait: bool) -> NoReturn:
 def stop(settings: Settings, now: bool) -> int:
     """Stop every app, then the daemon. The next `daemon start` restores what ran."""
     try:
-        apps = apps_now(settings.home, settings.timeout)
+        # of a --timeout of next to nothing the daemon is to be told, too
+        apps = apps_now(settings.home, None if settings.timeout is None else max(settings.timeout, _LOOK))
     except DaemonAway:
         return say(settings, {"running": False}, "The daemon is not running.")
     except PyworkerError as error:
@@ -127,28 +130,9 @@ def stop(settings: Settings, now: bool) -> int:
     status = _status(settings.home)
     guardian = status.get("guardian_pid")
     pidfd = _watched(guardian)
-    timeout = settings.timeout or _patience(status)
-    deadline = time.monotonic() + timeout
-    told = status.get("pid")
-    have_ended = _shut_down(settings, now, deadline, timeout)
-    say_at = time.monotonic() + _SAY
-    has_said = settings.is_silent
-    while _answers(settings.home):
-        there = _daemon(settings.home)
-        # another one: that which was told had died first, and this one knows nothing of it
-        if there not in (None, told):
-            told = there
-            have_ended = _shut_down(settings, now, deadline, timeout)
-            say_at = time.monotonic() + _SAY
-        if have_ended and not has_said and time.monotonic() > say_at:
-            has_said = True
-            words = f"its logger (pid {status.get('logger_pid')}) has still to write what they printed, 30 s at most"
-            if _is_stopped(guardian):
-                words = f"its guardian (pid {guardian}) is stopped (SIGSTOP): kill -CONT {guardian} lets it end"
-            render.note(f"The apps have ended; {words}.")
-        if time.monotonic() > deadline:
-            raise _guardian_hangs(settings, guardian) if _is_stopped(guardian) else _still_there(settings, timeout)
-        time.sleep(0.02)
+    timeout = _patience(status) if settings.timeout is None else settings.timeout
+    with _may_be_left(settings, "stop"):
+        _end(settings, now, status, timeout)
     if pidfd is not None:  # in a container its pid may be another's here
         process.is_gone(pidfd, _END_TIME)  # its socket is closed a moment before its files
         os.close(pidfd)
@@ -164,9 +148,14 @@ def upgrade(settings: Settings, force: bool) -> int:
     The new version is tried first: one that does not start, or does not understand what runs, changes nothing. The
     workers become the new version at the next reload of their app.
     """
-    seconds = settings.timeout or _UPGRADE_TIME
-    deadline = time.monotonic() + seconds
     before = ask(settings.home, {"type": "status"})
+    with _may_be_left(settings, "upgrade"):
+        return _carry_out(settings, force, before)
+
+
+def _carry_out(settings: Settings, force: bool, before: dict[str, Any]) -> int:
+    seconds = _UPGRADE_TIME if settings.timeout is None else settings.timeout
+    deadline = time.monotonic() + seconds
     request = {"type": "upgrade", "python": sys.executable, "force": force}
     body: dict[str, Any] = {}
     lost = False
@@ -276,9 +265,35 @@ def _patience(status: dict[str, Any]) -> float:
     return max(_STOP_TIME, float(status.get("stop_s") or 0))
 
 
+def _end(settings: Settings, now: bool, status: dict[str, Any], timeout: float) -> None:
+    """Have it stop, and wait until nobody answers."""
+    deadline = time.monotonic() + timeout
+    guardian = status.get("guardian_pid")
+    told = status.get("pid")
+    have_ended = _shut_down(settings, now, deadline, timeout)
+    say_at = time.monotonic() + _SAY
+    has_said = settings.is_silent
+    while _answers(settings.home):
+        there = _daemon(settings.home)
+        # another one: that which was told had died first, and this one knows nothing of it
+        if there not in (None, told):
+            told = there
+            have_ended = _shut_down(settings, now, deadline, timeout)
+            say_at = time.monotonic() + _SAY
+        if have_ended and not has_said and time.monotonic() > say_at:
+            has_said = True
+            words = f"its logger (pid {status.get('logger_pid')}) has still to write what they printed, 30 s at most"
+            if _is_stopped(guardian):
+                words = f"its guardian (pid {guardian}) is stopped (SIGSTOP): kill -CONT {guardian} lets it end"
+            render.note(f"The apps have ended; {words}.")
+        if time.monotonic() > deadline:
+            raise _guardian_hangs(settings, guardian) if _is_stopped(guardian) else _still_there(settings, timeout)
+        time.sleep(0.02)
+
+
 def _shut_down(settings: Settings, now: bool, deadline: float, timeout: float) -> bool:
     """Have the daemon stop all; return whether it has said that the apps have ended."""
-    from pyworker.cli.operation import View, left
+    from pyworker.cli.operation import View
 
     view = View(settings)
     show = _nothing if settings.json else view.event
@@ -289,9 +304,17 @@ def _shut_down(settings: Settings, now: bool, deadline: float, timeout: float) -
         return False  # it may be gone before its answer was written; what counts is who is there then
     except TimeoutError:
         raise _still_there(settings, timeout) from None
-    except KeyboardInterrupt:
-        raise left(settings, "stop") from None
     return True
+
+
+@contextlib.contextmanager
+def _may_be_left(settings: Settings, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        from pyworker.cli.operation import left
+
+        raise left(settings, verb) from None
 
 
 def _daemon(home: str) -> int | None:

@@ -7,6 +7,7 @@ import re
 import click
 
 from pyworker.cli.asking import looking_into_file
+from pyworker.cli.fail import Shown
 from pyworker.cli.operation import run
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.progress import Board
@@ -14,6 +15,7 @@ from pyworker.cli.render import line, note
 from pyworker.errors import PyworkerError
 
 _CHANGE = re.compile(r"(?:[+-]?[0-9]{1,6}|auto)\Z")
+_NOT_SAVED = "No file was changed: --save again when it is done."
 _NAME = re.compile(r"[a-z0-9*?\[][a-z0-9_*?\[\]-]*\Z")
 
 
@@ -39,8 +41,17 @@ def cmd(settings: Settings, changes: tuple[str, ...], wait: bool, save: bool) ->
     wanted = parse(changes)
     board = Board()
     request = {"type": "scale", "changes": wanted, "wait": wait}
-    with looking_into_file(wanted):
-        code = run(settings, "scale", request, board=board)
+    try:
+        with looking_into_file(wanted):
+            code = run(settings, "scale", request, board=board)
+    except Shown:  # by Ctrl-C
+        if save and not settings.is_silent:
+            note(_NOT_SAVED)
+        raise
+    except PyworkerError as error:
+        if save and error.code == "timeout":
+            error.hint += f"\n{_NOT_SAVED}"
+        raise
     if code and save and not settings.is_silent:
         note("Not all is well, so no file was changed: --save again when it is.")
     if code == 0:
