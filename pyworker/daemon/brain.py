@@ -350,6 +350,13 @@ class Brain:
 
     def close(self, app: App) -> None:
         """Nothing lives any more: give back all that the system keeps for the app."""
+        try:
+            self._close(app)
+        except Exception:
+            app.closed = False  # the next round does it again: nobody has been told yet that it has stopped
+            raise
+
+    def _close(self, app: App) -> None:
         self.deaths.bury_all(app)
         app.closed = True
         app.running = app.starting = False

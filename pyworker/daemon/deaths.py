@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pyworker import failpoint
@@ -42,6 +44,7 @@ class Deaths:
         self.shortages = Shortages(brain.loop)
         self._unburied: dict[int, tuple[App, WorkerHandle, process.ExitStatus]] = {}  # by id of the handle
         self._asked: dict[int, Shortage] = {}  # the same; of those whose end is not done yet
+        self._unfinished: dict[int, Callable[[], None]] = {}  # the same; goes again through an end that failed
         self._sessions: set[int] = set()  # that have others than their leader, when all were looked at last
         self._looked_at = -LOOK_AT_SESSION
         self._seen: dict[int, set[int]] = {}  # of each session whom its leader's group does not have
@@ -52,13 +55,24 @@ class Deaths:
             return
         handle.status = status
         handle.ended_at = self._brain.loop.clock()
-        try:
+        with self._told_once(app, handle, status):
             self._brain.workers.on_message(app, handle)  # its last words first
+            self._has_spoken(app, handle, status)
+
+    @contextlib.contextmanager
+    def _told_once(
+        self, app: App, handle: WorkerHandle, status: process.ExitStatus, before: State | None = None
+    ) -> Iterator[None]:
+        """Have an end finished soon, with what is known then, if anything goes wrong on the way to that: it is told once, and a
+        dead worker must not count as one that serves, nor keep its slot."""
+        before = before or handle.state
+        try:
+            yield
         except Exception:
-            # its end is told once: whatever went wrong with what it has said must not leave it here as one that lives
-            self._brain.loop.call_later(AGAIN, lambda: self._has_spoken(app, handle, status))
+            again = functools.partial(self.finish, app, handle, status, before)
+            if self._unfinished.setdefault(id(handle), again) is again:
+                self._brain.loop.call_later(AGAIN, lambda: self._unfinished.get(id(handle), lambda: None)())
             raise
-        self._has_spoken(app, handle, status)
 
     def _has_spoken(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         if self._is_explained_first(app, handle, status):
@@ -90,10 +104,11 @@ class Deaths:
 
     def _finish_alone(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         """Have it end when its whole session has; at `stop.kill_timeout` policy has that killed."""
-        if self._has_left_others(app, handle):
-            self._brain.loop.call_later(LOOK_AT_SESSION, lambda: self._finish_alone(app, handle, status))
-        else:
-            self._finish_stopped(app, handle, status)
+        with self._told_once(app, handle, status):
+            if self._has_left_others(app, handle):
+                self._brain.loop.call_later(LOOK_AT_SESSION, lambda: self._finish_alone(app, handle, status))
+            else:
+                self._finish_stopped(app, handle, status)
 
     def _finish_stopped(self, app: App, handle: WorkerHandle, status: process.ExitStatus) -> None:
         if app.delete_when_closed and app.delete_logs:  # its last words would make the log anew
@@ -116,16 +131,14 @@ class Deaths:
     def finish(self, app: App, handle: WorkerHandle, status: process.ExitStatus, before: State | None = None) -> None:
         """Carry out what follows from a death, until all of it is done; `before`: the state that the worker died in."""
         before = before or handle.state
-        try:
+        self._unfinished.pop(id(handle), None)
+        with self._told_once(app, handle, status, before):
             self._finish(app, handle, status, before)
             self._asked.pop(id(handle), None)
-        except Exception:
-            # a dead worker must not count as one that serves, nor keep its slot, whatever went wrong with its end
-            self._brain.loop.call_later(AGAIN, lambda: self.finish(app, handle, status, before))
-            raise
 
     def _finish(self, app: App, handle: WorkerHandle, status: process.ExitStatus, before: State) -> None:
         if app.workers.get(handle.id.serial) is not handle:
+            self._brain.poke(app)  # what went wrong may have come after that
             return
         failpoint.hit("death.finish")
         now = self._brain.loop.clock()
@@ -205,6 +218,8 @@ class Deaths:
 
     def bury_all(self, app: App) -> None:
         """The app is closed: its board and its serials may be another's in a moment."""
+        for handle in list(app.workers.values()):
+            self._unfinished.get(id(handle), lambda: None)()
         for of, handle, status in list(self._unburied.values()):
             if of is app:
                 self._bury(app, handle, status)
@@ -262,7 +277,10 @@ class Deaths:
         its_end = stamp_of((handle.ended_at or now) - LAST_WORDS, now)
         since = its_end if app.kind in ("asgi", "wsgi") and handle.ready_at is not None else ""
         born = since_birth(handle.born_at, now, handle.started_at)
-        reason, traceback, hint = diagnosis.of_worker(app, handle, status, self._brain.home, shortage, since, born)
+        reason, traceback, hint = diagnosis.explained(
+            lambda: diagnosis.of_worker(app, handle, status, self._brain.home, shortage, since, born),
+            diagnosis.unexplained(status),
+        )
         done = app.is_job and status.code == 0
         if done or self._has_finished(app, status):
             reason = traceback = hint = ""  # it has done its work: nothing to explain

@@ -10,6 +10,7 @@ import os
 import re
 import select
 from collections.abc import Callable
+from typing import TypeVar
 
 from pyworker.config.check import runs_node
 from pyworker.config.schema import AppConfig
@@ -17,7 +18,7 @@ from pyworker.daemon import disks, owner
 from pyworker.daemon.app import App
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
-from pyworker.daemon.loop import Loop
+from pyworker.daemon.loop import Loop, report_to_stderr
 from pyworker.daemon.missing import of_module
 from pyworker.daemon.shortage import INSTALLATION, Shortage, step_for
 from pyworker.policy.variables import of_variable
@@ -29,6 +30,7 @@ from pyworker.unix.files import open_regular
 from pyworker.unix.process import ExitStatus
 from pyworker.unix.ready import ready
 
+Cause = TypeVar("Cause")
 LOOK_AGAIN = 0.02  # seconds between two looks whether the logger has come to the end
 HELD_OPEN = 0.5  # seconds for what a process left in a pipe that others hold open: its children, a busy launcher
 GO_ON = 3.0  # ... while these go on printing
@@ -127,6 +129,20 @@ def has_in_hand(home: str, app: str) -> bool:
             return app in in_hand(file.read())
     except OSError:
         return False
+
+
+def explained(find: Callable[[], Cause], otherwise: Cause) -> Cause:
+    """Return the cause that is found, `otherwise` if that fails: a death has what follows from it, whatever text it was looked for in."""
+    try:
+        return find()
+    except Exception:  # noqa: BLE001
+        report_to_stderr("the cause of an end could not be found")
+        return otherwise
+
+
+def unexplained(status: ExitStatus) -> tuple[str, str, str]:
+    """Return what is told in place of what `of_worker` and `of_template` find."""
+    return "ended: " + exit_words(status.code, status.signal), "", ""
 
 
 def of_worker(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pyworker import failpoint
 from pyworker.daemon.loop import READ
-from pyworker.daemon.shortage import step_for
+from pyworker.daemon.shortage import Shortage, step_for
 from pyworker.protocol import worker as w
 from pyworker.protocol.inherited import worker_fd
 from pyworker.unix import process
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pyworker.daemon.app import App
     from pyworker.daemon.brain import Brain
     from pyworker.daemon.handles import WorkerHandle
-    from pyworker.daemon.shortage import Shortage
     from pyworker.protocol.store import Exited
 
 STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for once a pidfd says "ended"
@@ -80,15 +79,23 @@ class Pids:
             self._brain.loop.remove(pidfd)
             if handle.status is None:
                 handle.ended_at = self._brain.loop.clock()
-                if not self._ask_kernel(app, handle, pidfd) and not self._look_at_zombie(app, handle, pidfd):
-                    self._brain.loop.call_later(STATUS_PATIENCE, without_word)
+                is_told = False
+                try:
+                    is_told = self._ask_kernel(app, handle, pidfd) or self._look_at_zombie(app, handle, pidfd)
+                finally:
+                    if not is_told:
+                        self._brain.loop.call_later(STATUS_PATIENCE, without_word)
 
         def without_word() -> None:
             # the guardian has not said a word: an orphan of a dead guardian, which somebody else reaps, or the launcher's yet
-            if handle.status is not None or not handle.is_alive or self._ask_kernel(app, handle, pidfd):
+            if handle.status is not None or not handle.is_alive:
                 return
-            if not self._look_at_zombie(app, handle, pidfd, at_last=True):
-                self._brain.deaths.ended(app, handle, process.UNKNOWN)
+            is_told = False
+            try:
+                is_told = self._ask_kernel(app, handle, pidfd) or self._look_at_zombie(app, handle, pidfd, at_last=True)
+            finally:
+                if not is_told:
+                    self._brain.deaths.ended(app, handle, process.UNKNOWN)
 
         self._brain.loop.add(pidfd, READ, ended)
 
@@ -150,18 +157,21 @@ class Pids:
 
     def of_helper(self, pid: int, pidfd: int, then: Callable[[process.ExitStatus, Shortage], None]) -> None:
         """Call back with how a template or dispatcher ended: our child, or, as the daemon before this one started it, the guardian's."""
-        status = process.collect(pidfd, reap=False) or process.UNKNOWN
-        found = process.zombie_status(pid, pidfd) if status == process.UNKNOWN else None
-        if found is not None:
-            status = found[0]
-        if pid in self.unclaimed:
-            status = self._take_unclaimed(pid)
-        shortage = self._brain.deaths.shortages.of_death(pid, status)  # while it is not reaped
-        process.collect(pidfd)
-        if status != process.UNKNOWN:
-            then(status, shortage)
-        else:
-            self._brain.loop.call_later(STATUS_PATIENCE, lambda: then(self._take_unclaimed(pid), shortage))
+        status, shortage = process.UNKNOWN, Shortage()
+        try:
+            status = process.collect(pidfd, reap=False) or process.UNKNOWN
+            found = process.zombie_status(pid, pidfd) if status == process.UNKNOWN else None
+            if found is not None:
+                status = found[0]
+            if pid in self.unclaimed:
+                status = self._take_unclaimed(pid)
+            shortage = self._brain.deaths.shortages.of_death(pid, status)  # while it is not reaped
+            process.collect(pidfd)
+        finally:  # it is told once, whatever went wrong
+            if status != process.UNKNOWN:
+                then(status, shortage)
+            else:
+                self._brain.loop.call_later(STATUS_PATIENCE, lambda: then(self._take_unclaimed(pid), shortage))
 
     def _may_be_claimed(self, pid: int) -> bool:
         """Whether this may yet turn out to be one of ours: a worker whose pid has not been said, a template, a dispatcher."""

@@ -61,8 +61,8 @@ class Templates:
                 raise
             return
         app.templates[number] = handle
-        self.watch(app, handle)
         self.watch_pid(app, handle, self._brain.store.fds[fd_name("tpid", app.name, number)])
+        self.watch(app, handle)
 
     def watch_pid(self, app: App, handle: TemplateHandle, pidfd: int) -> None:
         self._brain.loop.add(pidfd, READ, lambda _: self._ended(app, handle, pidfd))
@@ -249,6 +249,12 @@ class Templates:
         if handle.ended:
             return
         handle.ended = True
+        try:
+            self._clear_away(app, handle)
+        finally:  # its end is told once, whatever went wrong
+            self._follow(app, handle, status)
+
+    def _clear_away(self, app: App, handle: TemplateHandle) -> None:
         number = handle.generation
         if app.templates.get(number) is handle:
             del app.templates[number]
@@ -264,12 +270,17 @@ class Templates:
         self.end_left_behind(app, number)
         if handle.pid and number in app.generations:
             appmetrics.process_gone(self._brain.home, app.generations[number].resolved, handle.pid)
-        now = self._brain.loop.clock()
+
+    def _follow(self, app: App, handle: TemplateHandle, status: process.ExitStatus) -> None:
+        """Carry out what follows from its end."""
+        number, now = handle.generation, self._brain.loop.clock()
         if handle.state == "retiring" and not handle.killed_because:
             self._brain.poke(app)
             return
         since = since_birth(handle.since - self._brain.still, now)
-        words, traceback, hint = diagnosis.of_template(app, handle, status, self._brain.home, since)
+        words, traceback, hint = diagnosis.explained(
+            lambda: diagnosis.of_template(app, handle, status, self._brain.home, since), diagnosis.unexplained(status)
+        )
         self._brain.emit(app, "template_exited", None, generation=number, reason=words)
         if number == app.generation and handle.ready_at is not None:
             app.template_record = restart.after_helper_death(

@@ -265,6 +265,23 @@ def test_that_an_app_is_over_is_written_down_before_its_port_is_given_back(
         assert known == [False]
 
 
+def test_an_app_whose_end_failed_halfway_is_ended_in_the_next_round(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("of no kind that anybody expects")
+
+    with app_of_one_worker(State.STOPPED) as (app, _, _):
+        app.workers.clear()
+        app.wanted = app.running = app.starting = False
+        with monkeypatch.context() as patch:
+            patch.setattr(brain.dispatchers, "close", fail)
+            with pytest.raises(ValueError, match="expects"):
+                brain.close(app)
+        closed: list[object] = []
+        brain.on_closed = closed.append
+        brain._begin_round(app)
+        assert closed == [app]
+
+
 @pytest.mark.parametrize(("config", "is_shown"), [({"restart": RestartConfig(policy="never")}, True), ({"cron": "* * * * *"}, True), ({}, False)])
 def test_how_the_last_one_has_ended_is_shown_when_the_record_is_cleared_since_nobody_is_wanted(
     brain: Brain, config: dict[str, Any], is_shown: bool

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from pyworker.config.schema import AppConfig, LogsConfig
-from pyworker.daemon import deaths
+from pyworker.daemon import deaths, diagnosis
 from pyworker.daemon.app import Failure
 from pyworker.daemon.board import Board
+from pyworker.daemon.brain import Brain
 from pyworker.daemon.deaths import BURIAL_DELAY, LOOK_AT_SESSION, Deaths
-from pyworker.daemon.handles import WorkerHandle
+from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import READ, Loop
 from pyworker.daemon.shortage import Shortage
 from pyworker.policy.lifecycle import State
@@ -28,6 +29,9 @@ from pyworker.protocol.scoreboard import AppF
 from pyworker.unix import process
 from pyworker.unix.fds import socketpair
 from pyworker.unix.process import ExitStatus
+from tests.support.brain import app_of_one_worker
+from tests.support.brain import brain as brain
+from tests.support.channels import ends as ends
 from tests.support.wait import wait_until
 
 
@@ -71,7 +75,7 @@ def test_a_failure_in_its_last_words_does_not_leave_a_dead_worker_as_one_that_li
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     finished: list[ExitStatus] = []
-    monkeypatch.setattr(Deaths, "finish", lambda self, app, handle, status: finished.append(status))
+    monkeypatch.setattr(Deaths, "finish", lambda self, app, handle, status, *_: finished.append(status))
     monkeypatch.setattr(deaths, "AGAIN", 0.0)
     loop = Loop()
     brain: Any = SimpleNamespace(loop=loop, workers=SimpleNamespace(on_message=fail))
@@ -81,6 +85,49 @@ def test_a_failure_in_its_last_words_does_not_leave_a_dead_worker_as_one_that_li
         Deaths(brain).ended(app, handle, ExitStatus(0, None))
     wait_until(lambda: loop.turn(0.01) or finished, what="its end")
     assert finished == [ExitStatus(0, None)]
+
+
+@pytest.mark.parametrize("step", ["_has_spoken", "_is_explained_first", "_finish_stopped", "_finish", "_shortage"])
+def test_a_failure_on_the_way_to_its_end_does_not_leave_a_dead_worker_as_one_that_lives(
+    brain: Brain, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    fails = iter([True])
+    real = getattr(Deaths, step)
+
+    def fail(*args: Any) -> Any:
+        if next(fails, False):
+            raise ValueError("of no kind that anybody expects")
+        return real(*args)
+
+    monkeypatch.setattr(deaths, "AGAIN", 0.0)
+    monkeypatch.setattr(Deaths, step, fail)
+    monkeypatch.setattr(process, "kill_session", lambda pid, number: None)
+    with app_of_one_worker(State.STOPPING) as (app, worker, _):
+        worker.pid = 0
+        with pytest.raises(ValueError, match="expects"):
+            brain.deaths.ended(app, worker, process.UNKNOWN)
+        wait_until(lambda: brain.loop.turn(0.01) or not app.workers, what="its end")
+        assert worker.state is State.STOPPED
+
+
+def test_an_end_whose_cause_cannot_be_found_is_told_with_how_it_was(
+    brain: Brain, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> Any:
+        raise ValueError("Exceeds the limit (4300 digits) for integer string conversion")
+
+    monkeypatch.setattr(diagnosis, "of_worker", fail)
+    monkeypatch.setattr(diagnosis, "of_template", fail)
+    with app_of_one_worker(State.READY) as (app, worker, _):
+        brain.apps["api"] = app
+        failure = brain.deaths._tell(app, worker, ExitStatus(None, 11), Shortage())
+        app.templates[1] = template = TemplateHandle("api", 1, 0.0)
+        app.starting, app.running = False, True
+        brain.templates.gone(app, template, ExitStatus(3, None))
+    told = [(event.type, event.data["reason"]) for event in brain.events.recent("api") if "reason" in event.data]
+    assert told == [("worker_exited", "ended: killed by signal 11 (SEGV)"), ("template_exited", "ended: with code 3")]
+    assert (failure.message, app.templates, app.record.tries) == ("ended: killed by signal 11 (SEGV)", {}, 1)
+    assert "4300 digits" in capfd.readouterr().err
 
 
 def test_who_is_not_buried_yet_is_when_the_app_is_closed_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:

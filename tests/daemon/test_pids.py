@@ -232,6 +232,29 @@ def test_how_a_worker_ended_is_read_before_the_guardian_says_it(
         os.close(pidfd)
 
 
+def test_one_of_whose_end_the_kernel_could_not_be_asked_has_ended_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("of no kind that anybody expects")
+
+    monkeypatch.setattr(process, "last_status", fail)
+    monkeypatch.setattr(process, "collect", fail)
+    child = subprocess.Popen(["true"])
+    pidfd = os.pidfd_open(child.pid)
+    told = Told()
+    helper: list[ExitStatus] = []
+    try:
+        told.loop._report = lambda what: None
+        told.pids.watch(told.app, handle := told.worker(child.pid), pidfd)
+        wait_until(lambda: told.loop.turn(0.01) or handle.ended_at, what="its end")
+        with pytest.raises(ValueError, match="expects"):
+            told.pids.of_helper(child.pid, pidfd, lambda status, shortage: helper.append(status))
+        told.pass_time(STATUS_PATIENCE + 0.1)
+        assert (told.ended, helper) == ([(1, process.UNKNOWN)], [process.UNKNOWN])
+    finally:
+        child.wait()
+        os.close(pidfd)
+
+
 def test_one_of_whose_end_nobody_says_a_word_has_ended_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     child = subprocess.Popen(["true"])
     pidfd = os.pidfd_open(child.pid)

@@ -110,6 +110,20 @@ def test_a_template_whose_import_has_left_a_process_ends_without_a_free_descript
     assert (app.templates, poked) == ({}, [app])
 
 
+def test_what_follows_from_an_end_does_so_though_not_all_could_be_cleared_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("of no kind that anybody expects")
+
+    poked: list[Any] = []
+    monkeypatch.setattr(Templates, "_end_stopped_spare", fail)
+    brain: Any = SimpleNamespace(poke=poked.append, loop=SimpleNamespace(clock=lambda: 1.0))
+    handle = TemplateHandle("api", 1, 0.0, state="retiring")
+    app: Any = SimpleNamespace(name="api", templates={1: handle})
+    with pytest.raises(ValueError, match="expects"):
+        Templates(brain).gone(app, handle, process.ExitStatus(0, None))
+    assert (app.templates, poked) == ({}, [app])
+
+
 @pytest.mark.parametrize("kind", [Templates, Dispatchers])
 def test_a_failure_in_its_last_words_does_not_keep_a_helper_from_its_end(
     monkeypatch: pytest.MonkeyPatch, kind: type[Templates | Dispatchers]
