@@ -36,6 +36,22 @@ def _last(output: str) -> str:
     return (end.partition("\n")[2] or end) if len(output) > len(end) else end
 
 
+def _failure(generation: Generation, whole: str, ok: bool | None, reason: str) -> Failure:
+    """Say why a pre_start failed, which has printed the `whole`."""
+    words = generation.config.hooks.pre_start
+    first = reason.partition(": " + whole[-300:])[0] if whole else reason
+    output = _last(whole)
+    _, said = diagnosis.last_words(output.splitlines())
+    if said:
+        shown = said[:300]
+        first, output = f"{first}: {shown}", "" if shown == output.strip() else output
+    # None: it was for want of something, and is not its fault
+    step = step_for_words(reason, 0) if ok is None else ""
+    by_hand = f"try it in {generation.config.cwd}: {shlex.join(words)}"
+    steps = [of_module(said, generation.resolved, words), step or by_hand]
+    return Failure(f"{PRE_START_FAILED}: {first}", output, "\n".join(filter(None, steps)))
+
+
 class Hooks:
     """All hooks of all apps; at most one `on_event` of an app runs at a time."""
 
@@ -89,18 +105,9 @@ class Hooks:
             if ok:
                 generation.prepared = "yes"
             else:
-                whole = command.output
-                first = reason.partition(": " + whole[-300:])[0] if whole else reason
-                output = _last(whole)
-                _, said = diagnosis.last_words(output.splitlines())
-                if said:
-                    shown = said[:300]
-                    first, output = f"{first}: {shown}", "" if shown == output.strip() else output
-                # None: it was for want of something, and is not its fault
-                step = step_for_words(reason, 0) if ok is None else ""
-                by_hand = f"try it in {generation.config.cwd}: {shlex.join(words)}"
-                steps = [of_module(said, generation.resolved, words), step or by_hand]
-                failure = Failure(f"{PRE_START_FAILED}: {first}", output, "\n".join(filter(None, steps)))
+                failure = diagnosis.explained(
+                    lambda: _failure(generation, command.output, ok, reason), Failure(f"{PRE_START_FAILED}: {reason}")
+                )
                 if app.target == generation.number:
                     app.target_failure = failure
                 elif app.starting and app.generation == generation.number:

@@ -73,6 +73,8 @@ def open_listener(
 
 def check_asked(address: Address) -> None:
     """Raise ListenFailed for what a worker may ask to listen on, and is never opened for it."""
+    if not 0 <= address.port <= 65535:  # else Python would refuse it in a way that nobody expects, and the worker wait
+        raise ListenFailed(f"cannot listen on {address}: no port has that number", code="bad_address")
     if "\0" in address.path:
         text = f"cannot listen on {address.path!r}: an abstract Unix socket"
         raise ListenFailed(text, hint="name a file", code="bad_address")

@@ -29,6 +29,8 @@ def of_module(said: str, resolved: ResolvedApp, command: Sequence[str] = ()) -> 
 
     `command`: what was executed, when that was not the app (a hook).
     """
+    if "\0" in said:  # a hook may print anything, and no path has it
+        return ""
     command = command or resolved.config.command
     cwd = resolved.config.cwd
     if package := _NO_PACKAGE.match(said):

@@ -171,6 +171,19 @@ def test_a_hook_that_fails_is_a_failure_of_what_waits_for_it(world: World, app: 
     assert len(world.ran) == 1
 
 
+def test_a_hook_of_whose_failure_the_cause_cannot_be_found_has_failed_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> str:
+        raise ValueError("embedded null byte")
+
+    monkeypatch.setattr(hooks, "of_module", fail)
+    world.generation(2)
+    world.gate(target=2)
+    world.ran[0].done(False, "sh: exit code 3: it is locked")
+    assert (world.app.target_failure.message, world.said) == (FAILED, ["poke"])
+
+
 def test_a_hook_that_fails_in_the_moment_of_a_stop_is_no_failure_of_a_later_start(world: World) -> None:
     world.generation(2)
     for app in ({"target": 2}, {"target": None, "generation": 2, "starting": True}, {"generation": 1, "starting": False, "restart_to": 2}):

@@ -23,6 +23,7 @@ from pyworker.daemon import owner
 from pyworker.daemon.listener import (
     ListenFailed,
     actual,
+    check_asked,
     inode,
     listen_again,
     open_listener,
@@ -446,3 +447,10 @@ def test_port_of_root_is_explained() -> None:
     assert (caught.value.code, caught.value.exit) == ("no_permission", 77)
     assert f"below {first_port_for_all()}" in caught.value.message
     assert "127.0.0.1:8000" in caught.value.hint
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 2**64])
+@pytest.mark.parametrize("family", ["inet", "inet6", "unix"])
+def test_a_worker_that_asks_for_a_port_that_there_is_not_is_told_so(family: Any, port: int) -> None:
+    with pytest.raises(ListenFailed, match="no port has that number"):
+        check_asked(Address(family, "127.0.0.1" if family == "inet" else "", port))

@@ -61,6 +61,11 @@ def test_a_line_that_is_nearly_one_is_looked_through_once(folder: Path) -> None:
     assert of_module("/python: " * 100_000, resolved(folder)) == ""
 
 
+def test_a_path_that_there_cannot_be_is_not_looked_for(folder: Path) -> None:
+    """A hook may print anything."""
+    assert of_module("/srv\0/python3: No module named gunicorn", resolved(folder)) == ""
+
+
 def test_a_virtual_environment_that_is_not_used_is_named(folder: Path) -> None:
     (folder / "venv" / "bin").mkdir(parents=True)
     (folder / "venv" / "bin" / "python").touch(mode=0o755)
