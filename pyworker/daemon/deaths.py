@@ -335,7 +335,8 @@ class Deaths:
             killed = handle.failure is None and by_somebody(status, shortage)
             self.start_failed(app, failure, now, killed=killed)
             return
-        refuses = status.code == UNUSABLE  # to be started again
+        # to be started again. What we could not start may be there again soon: the venv of a running app that is made anew, say
+        refuses = status.code == UNUSABLE and (handle.failure is None or app.starting)
         ends_slot = app.is_job or not (refuses or self._has_predecessor(app, handle))
         if ends_slot and not restart.wants_replacement(config, clean=status.code == 0):
             app.finished_slots.add(handle.id.slot)

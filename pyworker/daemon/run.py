@@ -263,7 +263,7 @@ def _end_of(app: App) -> AppEnd:
         return AppEnd("going")
     codes = tuple(_code(last) for _, last in sorted(app.last_exits.items()))
     if app.record.permanent or app.record.failed:
-        if app.is_unusable:
+        if app.record.permanent and app.is_unusable:
             return AppEnd("unusable")
         # it has run, and that is how it ended; without a config: of another daemon, which was not to try it again either
         if codes and (app.config is None or app.restart_config.policy == "never"):

@@ -38,9 +38,17 @@ def state_word(app: App) -> str:
         return "scheduled" if app.is_job else "stopped"
     if app.is_job and app.has_untouched():
         return "running"  # as soon as its run has begun: it serves nobody that would have to wait
-    if app.record.permanent:  # all are there, and the next that dies is not replaced
+    if app.record.permanent or _lacks_template(app):  # all are there, and the next that dies is not replaced
         return "degraded"
     return "running" if app.ready_count() >= len(wanted) and app.sick() is None else "degraded"
+
+
+def _lacks_template(app: App) -> bool:
+    """Whether its template was tried again, and has failed: what it needs has gone, and may come back."""
+    template = app.templates.get(app.generation)
+    is_there = template is not None and template.ready_at is not None
+    is_forked = app.config is not None and app.config.target is not None
+    return is_forked and not is_there and app.failure is not None and not app.record.is_clear
 
 
 def all_notes(app: App) -> list[str]:

@@ -19,7 +19,6 @@ from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.loop import READ
 from pyworker.daemon.pids import open_pidfd
 from pyworker.daemon.shortage import Shortage, by_somebody, step_for, step_to_start
-from pyworker.errors import Exit
 from pyworker.policy import restart
 from pyworker.policy.converge import UNDYING
 from pyworker.policy.fate import UNUSABLE
@@ -293,11 +292,11 @@ class Templates:
                 pause = 0.0 if worker.lost else UNBORN_AFTER
                 worker.lost = killed
                 self._brain.loop.call_later(pause, functools.partial(self._unborn, app, worker, words))
-        if number == app.generation and status.code == Exit.BAD_CONFIG:
+        if number == app.generation and app.starting and status.code == UNUSABLE:
             app.unusable = True
         if handle.ready_at is None:  # else its app goes on without it, however it ended
             failure = self._brain.fail(words, traceback, hint)
-            self._failed(app, number, failure, now, permanent=status.code == UNUSABLE, killed=killed)
+            self._failed(app, number, failure, now, killed=killed)
         self._brain.poke(app)
 
     def end_left_behind(self, app: App, number: int) -> None:
@@ -331,13 +330,11 @@ class Templates:
                 handle.failure = w.Failed("other", f"its template ended: {why}", "")
             self._brain.deaths.ended(app, handle, process.UNKNOWN)
 
-    def _failed(
-        self, app: App, number: int, failure: Failure, now: float, *, permanent: bool = False, killed: bool = False
-    ) -> None:
+    def _failed(self, app: App, number: int, failure: Failure, now: float, *, killed: bool = False) -> None:
         if number == app.target:
             app.target_failure = failure
         elif number == app.generation and app.starting:
             self._brain.deaths.start_failed(app, failure, now, killed=killed)
         elif number == app.generation and app.running:
-            self._brain.deaths.unstable(app, failure, now, permanent=permanent)
+            self._brain.deaths.unstable(app, failure, now, permanent=False)  # it has run: what it lacks may come back
         self._brain.poke(app)

@@ -236,6 +236,8 @@ TRIED = Record(3, (97.0, 98.0, 99.0), 101.0)
         ("counted", FAILED, {"record": TRIED}),
         ("permanent", REFUSED, {"worker": {"ready_at": 50.0}}),
         ("permanent", REFUSED, {"policy": "never"}),
+        ("counted", REFUSED, {"worker": NEVER_READY | {"failure": object()}}),  # what it was to be started by had gone
+        ("permanent", REFUSED, {"worker": NEVER_READY | {"failure": object()}, "starting": True, "workers": {8: SERVES}}),
         ("finished", REFUSED, {"policy": "never", "is_job": True}),
         ("finished", DONE, {"policy": "on-failure"}),
         ("counted", FAILED, {"policy": "on-failure"}),

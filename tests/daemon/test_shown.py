@@ -3,15 +3,16 @@ from __future__ import annotations
 import socket
 import time
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from pyworker.config.schema import AppConfig, RestartConfig
-from pyworker.daemon.app import App, Listener
+from pyworker.daemon.app import App, Failure, Listener
 from pyworker.daemon.board import WorkerStats
 from pyworker.daemon.shown import LONG, long_request_note, state_word
 from pyworker.policy.lifecycle import State
+from pyworker.policy.restart import Record
 from pyworker.protocol.inherited import WorkerId
 
 
@@ -47,6 +48,20 @@ def test_what_is_never_restarted_has_failed_where_it_has_not_ended_with_code_0(c
     app.workers = {} if 2 in codes else {7: worker}
     app.finished_slots = set(codes)
     app.last_exits = {slot: {"code": code} for slot, code in codes.items()}
+    assert state_word(app) == word
+
+
+@pytest.mark.parametrize(
+    ("tries", "ready_at", "word"), [(1, False, "degraded"), (1, None, "degraded"), (1, 5.0, "running"), (0, False, "running")]
+)
+def test_an_app_whose_template_has_failed_is_degraded_until_there_is_one(tries: int, ready_at: float | Literal[False] | None, word: str) -> None:
+    no: Any = None
+    app = App("api", no, no, no, generation=1, running=True, closed=False, scale=1, record=Record(tries), failure=Failure("why"))
+    generation: Any = SimpleNamespace(config=AppConfig("api", target="main:app"))
+    worker: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 7), state=State.READY, checked=True)
+    template: Any = SimpleNamespace(ready_at=ready_at)
+    app.generations, app.workers = {1: generation}, {7: worker}
+    app.templates = {1: template} if ready_at is not False else {}
     assert state_word(app) == word
 
 

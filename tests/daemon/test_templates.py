@@ -285,8 +285,26 @@ def test_what_the_end_of_a_template_counts_for(
     now[0] += UNBORN_AFTER
     loop.turn(0.0)
     assert unborn == ([(5, by_somebody)] if told else [])
-    assert app.unusable is (told and not by_somebody)
+    assert not app.unusable  # it has run
     loop.close()
+
+
+@pytest.mark.parametrize(("number", "code", "starting", "unusable"), [(1, 78, True, True), (1, 78, False, False), (1, 1, True, False), (2, 78, True, False)])
+def test_only_a_start_is_given_up_for_what_another_try_would_not_mend(
+    monkeypatch: pytest.MonkeyPatch, number: int, code: int, starting: bool, unusable: bool
+) -> None:
+    monkeypatch.setattr(diagnosis, "of_template", lambda *_: ("no such file", "", ""))
+    monkeypatch.setattr(Templates, "_failed", lambda *_, **__: None)
+    brain: Any = SimpleNamespace(
+        store=SimpleNamespace(get=lambda name: None, remove=lambda *_: None, forget=lambda *_: None), loop=Loop(), home="/",
+        poke=lambda app: None, emit=lambda *_, **__: None, fail=Failure,
+    )  # fmt: skip
+    app: Any = SimpleNamespace(
+        name="api", generation=1, starting=starting, unusable=False, templates={}, workers={}, generations={}, left_behind={}
+    )
+    Templates(brain).gone(app, TemplateHandle("api", number, 100.0), process.ExitStatus(code, None))
+    assert app.unusable is unusable
+    brain.loop.close()
 
 
 @pytest.mark.parametrize(("stopped", "worker", "killed"), [(True, 9, True), (True, 4711, False), (False, 9, False)])
@@ -309,7 +327,7 @@ def test_a_spare_that_somebody_has_stopped_is_killed_unless_it_has_become_a_work
         ({"generation": 0, "target": 1}, "the reload fails"),
         ({"starting": True}, "the start fails, killed: True"),
         ({"starting": True, "generation": 2}, "nothing"),
-        ({}, "counted, permanent: True"),
+        ({}, "counted, permanent: False"),  # it has run: what is missing now may come back
         ({"running": False}, "nothing"),
         ({"generation": 2}, "nothing"),  # of a roll-back that is over
     ],
@@ -323,7 +341,7 @@ def test_what_a_template_that_failed_is_a_failure_of(app: dict[str, Any], follow
     )
     brain: Any = SimpleNamespace(deaths=deaths, poke=poked.append)
     of: Any = SimpleNamespace(**{"generation": 1, "target": None, "running": True, "starting": False, "target_failure": None} | app)
-    Templates(brain)._failed(of, 1, Failure("why"), 1.0, permanent=True, killed=True)
+    Templates(brain)._failed(of, 1, Failure("why"), 1.0, killed=True)
     found += ["the reload fails"] if of.target_failure is not None else []
     assert found == ([] if follows == "nothing" else [follows])
     assert poked == [of]
