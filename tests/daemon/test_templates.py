@@ -296,7 +296,7 @@ def test_only_a_start_is_given_up_for_what_another_try_would_not_mend(
     monkeypatch.setattr(diagnosis, "of_template", lambda *_: ("no such file", "", ""))
     monkeypatch.setattr(Templates, "_failed", lambda *_, **__: None)
     brain: Any = SimpleNamespace(
-        store=SimpleNamespace(get=lambda name: None, remove=lambda *_: None, forget=lambda *_: None), loop=Loop(), home="/",
+        store=SimpleNamespace(get=lambda name: None, remove=lambda *_: None, forget=lambda *_: None), loop=Loop(), home="/", still=0.0,
         poke=lambda app: None, emit=lambda *_, **__: None, fail=Failure,
     )  # fmt: skip
     app: Any = SimpleNamespace(
