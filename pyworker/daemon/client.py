@@ -13,7 +13,7 @@ from typing import Any
 
 from pyworker.daemon.loop import READ, WRITE, Loop, Timer
 from pyworker.errors import WANTING
-from pyworker.protocol.control import Answer, Progress, Refused, Reply
+from pyworker.protocol.control import Answer, Progress, Refused, Reply, refusal
 from pyworker.protocol.wire import MAX_REQUEST, encode
 
 REQUEST_TIMEOUT = 10.0  # seconds from the connection to a whole request
@@ -174,3 +174,10 @@ class Client:
     def _update_mask(self) -> None:
         mask = (READ if self._reading else 0) | (WRITE if self._outgoing and not self._writes_at else 0)
         self._loop.modify(self._socket.fileno(), mask)
+
+
+def failed_at_this(error: Exception) -> Refused:
+    """Return what a client is told whose request met a bug of ours."""
+    message = f"the daemon failed at this request: {type(error).__name__}: {error}"
+    hint = "this is a bug of pyworker; the apps are not affected. Please report it with logs/pyworker.log"
+    return refusal("failed", message, hint)

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 
 from pyworker import __version__
-from pyworker.daemon.client import Client
+from pyworker.daemon.client import Client, failed_at_this
 from pyworker.daemon.loop import READ, Loop, report_to_stderr
 from pyworker.errors import WANTING
 from pyworker.protocol.control import PROTOCOL, Call, Refused, Request, Shutdown, Status, Upgrade, is_older, refusal
@@ -163,9 +163,7 @@ class ControlServer:
             self._on_call(client, request)
         except Exception as error:  # noqa: BLE001 - one request that fails must not cost the others their daemon
             self._report(f"a request failed: {type(request).__name__}")
-            message = f"the daemon failed at this request: {type(error).__name__}: {error}"
-            hint = "this is a bug of pyworker; the apps are not affected. Please report it with logs/pyworker.log"
-            client.refuse(refusal("failed", message, hint))
+            client.refuse(failed_at_this(error))
 
 
 def _understand(client: Client, line: bytes) -> Request | Refused:

@@ -7,9 +7,10 @@ from typing import Any
 
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.brain import Brain
-from pyworker.daemon.client import Client
+from pyworker.daemon.client import Client, failed_at_this
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import actual, url
+from pyworker.daemon.loop import report_to_stderr
 from pyworker.daemon.shown import all_notes, state_word
 from pyworker.policy.lifecycle import SERVING, UNTOUCHED
 from pyworker.protocol.events import Event
@@ -65,8 +66,14 @@ class Operations:
     def look(self, app: App) -> None:
         """Answer whoever has waited for what the app is now."""
         for operation in list(self._waiting):
-            operation.look(app)
-            if operation.try_to_end():
+            try:
+                operation.look(app)
+                is_over = operation.try_to_end()
+            except Exception as error:  # noqa: BLE001  who waits beside it is answered, and the app has its rounds
+                report_to_stderr("a command that waits failed")
+                operation.fail(error)
+                is_over = True
+            if is_over:
                 self._drop(operation)
 
     def under_way(self) -> list[str]:
@@ -115,6 +122,9 @@ class _Operation:
             self.pending.discard(app.name)
             self._decided[app.name] = outcome
             self._took[app.name] = self._brain.loop.clock() - self._began_at
+
+    def fail(self, error: Exception) -> None:
+        self._client.refuse(failed_at_this(error))
 
     def leave(self) -> None:
         """Wait for nothing: what is not decided yet goes on."""

@@ -9,10 +9,11 @@ that begins in one thread while another thread still writes one.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec
 
 from pyworker.daemon.app import App
 from pyworker.daemon.handles import WorkerHandle
@@ -28,6 +29,7 @@ PATIENCE = 2.0  # seconds for the signal to be taken and the dump to be written
 LOOP_PATIENCE = 0.5  # ... and for the loop, which may be blocked: then it is what the threads do that counts
 _LOOK_EVERY = 0.02
 
+_P = ParamSpec("_P")
 Then = Callable[[str, str, str], None]  # text, or what went wrong and what to do about it
 
 
@@ -36,6 +38,22 @@ class _Job(NamedTuple):
     handle: WorkerHandle
     then: Then
     dumps: tuple[int, ...]  # the signals for them; the last one's is the memfd's
+
+
+def _or_none(step: Callable[Concatenate[Stacks, deque[_Job], _P], None]) -> Callable[..., None]:
+    """Say that there is no dump if anything goes wrong: a worker that is to be killed is asked first where it is."""
+
+    @functools.wraps(step)
+    def tried(stacks: Stacks, queue: deque[_Job], *args: _P.args, **named: _P.kwargs) -> None:
+        job = queue[0]
+        try:
+            step(stacks, queue, *args, **named)
+        except Exception:
+            if queue and queue[0] is job:
+                stacks._end(queue, "", "it could not be asked", "try again in a moment")
+            raise
+
+    return tried
 
 
 class Stacks:
@@ -52,6 +70,7 @@ class Stacks:
         if len(queue) == 1:
             self._begin(queue)
 
+    @_or_none
     def _begin(self, queue: deque[_Job]) -> None:
         app, handle, _, dumps = queue[0]
         fd = self._memfd(app)
@@ -76,6 +95,7 @@ class Stacks:
         self._brain.workers.signal(app, handle, dumps[0])
         self._look(queue, dumps, before, self._brain.loop.clock() + PATIENCE)
 
+    @_or_none
     def _look(self, queue: deque[_Job], dumps: tuple[int, ...], before: frozenset[int], until: float) -> None:
         """Wait until the signal is neither waiting nor being handled: the dump is then complete."""
         app, handle, _, _ = queue[0]
@@ -95,6 +115,7 @@ class Stacks:
         else:
             self._take_text(queue)
 
+    @_or_none
     def _add_tasks(self, queue: deque[_Job], until: float) -> None:
         """Wait until the loop has written what its tasks wait in."""
         app, handle, _, _ = queue[0]

@@ -320,6 +320,24 @@ def test_nobody_is_told_and_nothing_kept_of_a_wait_whose_client_has_left(waits: 
     assert (waits.answers, waits.seen, waits.operations.under_way()) == ([], [], [])
 
 
+def test_a_wait_that_fails_is_answered_and_keeps_no_other_from_its_answer(
+    waits: Waits, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def goal(app: Any, now: float) -> Any:
+        if fails:
+            raise KeyError(fails)
+
+    fails = ""
+    waits.client.refuse = lambda refused: waits.answers.append(refused.message)
+    waits.operations.wait(waits.client, {"api": goal}, {}, wait=True, since_seq=0)
+    waits.wait("api")
+    fails = "slot"
+    waits.comes_to("api", "started")
+    assert waits.answers == ["the daemon failed at this request: KeyError: 'slot'", (True, {"api": "started"})]
+    assert waits.operations.under_way() == []
+    assert "KeyError" in capfd.readouterr().err
+
+
 def test_of_an_app_that_was_deleted_no_notes_are_told_and_of_others_what_the_outcome_says_too() -> None:
     with app_of_one_worker(State.READY) as (app, _, _):
         app.notes = ["a note"]

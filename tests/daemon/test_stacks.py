@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -59,6 +60,24 @@ def test_the_dump_for_the_log_is_written_before_the_other_is_asked_for() -> None
     loop.close()
     os.close(fd)
     assert told == [f"{STACKS_SIGNAL} {DUMP_SIGNAL} "]
+
+
+def test_who_waits_for_a_dump_is_told_that_there_is_none_if_it_cannot_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After one failure nobody was answered any more, and a worker that hung at its start was never killed."""
+    monkeypatch.setattr(signals, "is_handled", lambda pid, number: True)
+    fd = os.memfd_create("pyworker-stacks", os.MFD_ALLOW_SEALING)
+    os.write(fd, b"x")
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    brain: Any = SimpleNamespace(store=SimpleNamespace(get=lambda name: fd))
+    app: Any = SimpleNamespace(name="api")
+    handle = WorkerHandle(WorkerId("api", 1, 1, 1), held=False, born_at=0.0, pid=os.getpid())
+    told: list[str] = []
+    stacks = Stacks(brain)
+    for _ in range(2):
+        with pytest.raises(PermissionError):
+            stacks.take(app, handle, lambda text, why, hint: told.append(why))
+    assert told == ["it could not be asked"] * 2
+    os.close(fd)
 
 
 def test_an_app_that_is_deleted_while_a_worker_is_asked_leaves_nobody_waiting() -> None:
