@@ -15,7 +15,7 @@ from tests.support.wait import wait_until
 
 
 def spawn(code: str) -> int:
-    return os.posix_spawn("/bin/sh", ["sh", "-c", code], {"PATH": os.defpath})
+    return os.posix_spawn("/bin/sh", ["sh", "-c", code], {"PATH": os.defpath}, setsid=True)  # as all that are ours
 
 
 @pytest.fixture(params=["listed", "not listed"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from pyworker.guardian import keep
 from pyworker.guardian.store import FdStore
 from pyworker.protocol import inherited
 from pyworker.protocol.wire import WireError
+from pyworker.unix.files import is_locked
 
 
 def null() -> int:
@@ -95,3 +98,24 @@ def test_what_is_kept_is_nobody_elses(store: FdStore) -> None:
     assert not os.get_inheritable(fd)
     assert adopted.held(["listen.api.0", "listen.api.1"]) == {"listen.api.0": fd}
     assert (adopted.remove("listen.api.0"), adopted.remove("listen.api.0")) == (True, False)
+
+
+def test_lock_and_ports_are_free_though_one_that_never_ends_has_copies_and_nothing_else_is_ended(tmp_path: Path) -> None:
+    lock = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()
+    ours, theirs = socket.socketpair()
+    store = FdStore({"listen.api.0": listener.detach(), "ctl.api.1.1.7": ours.detach(), inherited.LOCK: lock, inherited.LIFELINE: null()})
+    copies = [os.dup(fd) for fd in store.held(store).values()]
+    try:
+        keep.free(store)
+        assert not is_locked(str(tmp_path))
+        socket.create_server(address).close()
+        with theirs:
+            theirs.send(b"x")  # somebody still reads what is said here
+    finally:
+        for fd in copies:
+            os.close(fd)
+        for name in store:
+            store.remove(name)

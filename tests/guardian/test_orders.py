@@ -60,6 +60,15 @@ def test_the_end_of_the_terminal_is_one_stop_however_often_it_is_said() -> None:
     assert foreground.orders.take(signal.SIGHUP)
     assert foreground.orders.take(signal.SIGHUP)
     assert foreground.told == [signal.SIGTERM]
+    assert foreground.orders.take(signal.SIGTERM)  # said by somebody: all at once
+    assert foreground.told == [signal.SIGTERM] * 2
+
+
+@pytest.mark.parametrize(("number", "makes_room"), [(signal.SIGHUP, False), (signal.SIGTERM, True)])
+def test_all_else_is_for_the_daemon_that_is_there(number: int, makes_room: bool) -> None:
+    foreground = Foreground(version="1", makes_room=makes_room)
+    assert foreground.orders.take(number)
+    assert foreground.told == [number]
 
 
 def test_a_reload_is_for_the_daemon_that_comes_where_the_one_before_makes_room() -> None:

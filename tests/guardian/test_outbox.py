@@ -52,6 +52,14 @@ def test_what_there_is_no_room_for_waits_in_its_order(
     fds.close_all(first.fds)
 
 
+def test_what_was_removed_meanwhile_is_not_sent(outbox: Outbox, ends: tuple[socket.socket, socket.socket]) -> None:
+    outbox._store.remove("board.api")
+    assert outbox.flush(ends[0]) == "done"
+    packet = fds.recv_packet(ends[1], wire.MAX_MESSAGE, 4)
+    assert packet is not None
+    assert wire.decode(protocol.ToDaemon, packet.data) == protocol.RestoreDone(0, "boot", 1, "1")
+
+
 def test_nothing_is_kept_for_a_peer_that_is_gone(outbox: Outbox, ends: tuple[socket.socket, socket.socket]) -> None:
     ends[1].close()
     assert outbox.flush(ends[0]) == "gone"  # EPIPE

@@ -282,6 +282,14 @@ def test_an_fd_comes_with_the_first_bytes_that_a_stream_takes() -> None:
         close_all(packet.fds)
 
 
+def test_a_full_stream_takes_nothing_and_no_descriptor() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, open("/dev/null", "rb") as null:
+        while send_some(ours, bytes(65536)):
+            pass
+        assert send_some(ours, b"x", null.fileno()) == 0
+
+
 def test_a_packet_that_there_was_no_memory_for_is_sent_again_and_one_to_nobody_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     refusals = [errno.ENOBUFS, errno.ENOMEM]
     send = fds.send_packet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import resource
 import select
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pyworker.unix import process
 from pyworker.unix.process import (
     UNKNOWN,
     ExitStatus,
@@ -75,6 +77,20 @@ def test_what_python_compiles_in_a_program_of_ours_is_for_every_user_of_an_insta
         os.umask(before)
     (compiled,) = tmp_path.glob("__pycache__/*")
     assert (compiled.stat().st_mode & 0o777, compiled.parent.stat().st_mode & 0o777) == (0o644, 0o755)
+
+
+def test_a_program_that_cannot_be_watched_is_not_left_running_nor_unreaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def pidfd_open(pid: int) -> int:
+        asked.append(pid)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+    with pytest.raises(OSError, match="Too many open files"):
+        spawn_watched([sys.executable, "-I", "-c", "import signal; signal.pause()"], {}, {})
+    with pytest.raises(ChildProcessError):
+        os.waitpid(asked[0], os.WNOHANG)
 
 
 @pytest.mark.parametrize("code", [0, 1, 78, 255])
@@ -180,6 +196,7 @@ def test_status_of_a_zombie_is_read_without_reaping_it() -> None:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     assert poll.poll(30_000), "the process does not end"
+    assert collect(pidfd, reap=False) == ExitStatus(3, None)
     assert zombie_status(pid, pidfd) == (ExitStatus(3, None), os.getpid())
     assert zombie_status(os.getpid(), pidfd) is None  # it runs
     assert collect(pidfd) == ExitStatus(3, None)
@@ -248,11 +265,28 @@ def test_a_group_has_others_until_all_but_its_leader_have_ended() -> None:
     wait_for(pidfd)
 
 
+def test_who_has_ended_is_nobody_though_it_is_not_reaped() -> None:
+    reader, writer = os.pipe()
+    code = "import os, time\nchild = os.fork()\nif not child: os._exit(0)\nos.write(1, b'%d' % child)\ntime.sleep(60)"
+    pid, pidfd = run(code, {1: writer})
+    os.close(writer)
+    with open(reader, "rb", buffering=0) as told:
+        child = int(told.read(20))
+    try:
+        wait_until(lambda: process.state(child) == "Z", 30, "its end")
+        assert os.getpgid(child) == pid
+        assert pid not in groups_with_others() | sessions_with_others()
+    finally:
+        kill_group(pid, signal.SIGKILL)
+        wait_for(pidfd)
+        os.close(pidfd)
+
+
 def test_a_session_ends_with_those_that_have_left_its_leaders_group() -> None:
     """As `timeout` does, and what a shell starts after `set -m`."""
-    pid, pidfd = run("import subprocess, time\nsubprocess.Popen(['timeout', '60', 'sleep', '60'])\ntime.sleep(60)")
+    pid, pidfd = run("import subprocess, time\nfor timeout in [], ['timeout', '60']: subprocess.Popen([*timeout, 'sleep', '60'])\ntime.sleep(60)")
     try:
-        wait_until(lambda: pid in sessions_with_others() - groups_with_others(), 30, "the other ones")
+        wait_until(lambda: pid in sessions() and pid in groups_with_others(), 30, "the other ones")
         send_signal(pidfd, signal.SIGKILL)
         select.select([pidfd], [], [], 30)
         assert pid in sessions_with_others()
@@ -262,6 +296,29 @@ def test_a_session_ends_with_those_that_have_left_its_leaders_group() -> None:
     wait_for(pidfd)
     kill_session(pid, signal.SIGKILL)  # gone already: no error
     os.close(pidfd)
+
+
+def test_in_a_session_each_is_signalled_once_and_nobody_who_is_of_another_by_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    pid, pidfd = run("import subprocess, time\nsubprocess.Popen(['timeout', '60', 'sleep', '60'])\ntime.sleep(60)")
+    stranger, other = run("import signal; signal.pause()")
+    told: list[int] = []
+    try:
+        wait_until(lambda: len(sessions().get(pid, ())) == 2, 30, "timeout and what it has started")
+        first, second = sessions()[pid]
+        listings = iter([{first, stranger}, {first, second, stranger}])  # one that has just been forked; a number used again
+        before = len(os.listdir("/proc/self/fd"))
+        with monkeypatch.context() as patch:
+            patch.setattr(process, "sessions", lambda: {pid: next(listings)})
+            patch.setattr(process, "send_signal", lambda pidfd, _: told.append(pidfd_pid(pidfd)))
+            kill_session(pid, signal.SIGCONT)
+        assert told == [first, second]
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        kill_session(pid, signal.SIGKILL)
+        send_signal(other, signal.SIGKILL)
+        for each in pidfd, other:
+            wait_for(each)
+            os.close(each)
 
 
 def test_what_is_left_of_a_session_whose_leader_is_reaped_is_known_by_who_was_started_while_that_ran() -> None:
@@ -277,7 +334,9 @@ def test_what_is_left_of_a_session_whose_leader_is_reaped_is_known_by_who_was_st
         # whoever is of a session of that number may be another's, when all of them were started later
         for later in (0.0, born - 60.0):
             assert not kill_rest_of_session(pid, signal.SIGKILL, later)
+        before = len(os.listdir("/proc/self/fd"))
         assert kill_rest_of_session(pid, 0, ran)
+        assert len(os.listdir("/proc/self/fd")) == before
         assert pid in sessions_with_others()
         kill_rest_of_session(pid, signal.SIGKILL, ran)
         wait_until(lambda: not kill_rest_of_session(pid, 0, ran), 30, "their end")

@@ -47,7 +47,19 @@ def test_where_no_keyring_is_to_be_had_the_rights_are_given_up_all_the_same(
         return -1
 
     monkeypatch.setattr(user._libc, "syscall", syscall)
+    monkeypatch.setattr(user, "_of_machine", lambda numbers: 1)
     user._leave_keyring()
+
+
+def test_who_would_keep_the_keyring_of_root_does_not_become_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    def syscall(*_: object) -> int:
+        ctypes.set_errno(errno.ENOMEM)
+        return -1
+
+    monkeypatch.setattr(user._libc, "syscall", syscall)
+    monkeypatch.setattr(user, "_of_machine", lambda numbers: 1)
+    with pytest.raises(user.CannotDrop, match="Cannot allocate memory"):
+        user.drop_rights(os.geteuid() + 1, None, ())
 
 
 def test_a_python_of_32_bits_does_not_use_the_numbers_of_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +69,28 @@ def test_a_python_of_32_bits_does_not_use_the_numbers_of_its_kernel(monkeypatch:
     monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
     monkeypatch.setattr(user._libc, "syscall", syscall)
     user._leave_keyring()
+
+
+@pytest.mark.parametrize(
+    ("uid", "gid", "more", "refusal"),
+    [
+        (12345, None, [], "the user is .* after the change to 12345"),
+        (None, 12345, [], "the group is .* after the change to 12345"),
+        (None, 65534, [12345], "the groups are .* after the change to .*12345"),
+        (65534, 65534, [], "root's rights could be taken back"),
+    ],
+)
+def test_a_change_that_the_kernel_has_only_said_it_made_is_none(
+    monkeypatch: pytest.MonkeyPatch, uid: int | None, gid: int | None, more: list[int], refusal: str
+) -> None:
+    for name in "setgroups", "setresgid", "setresuid":
+        monkeypatch.setattr(os, name, lambda *_: None)
+    monkeypatch.setattr(user, "_leave_keyring", lambda: None)
+    monkeypatch.setattr(user, "prctl", lambda *_: None)
+    monkeypatch.setattr(os, "getresuid", lambda: (65534,) * 3)
+    monkeypatch.setattr(os, "getresgid", lambda: (65534,) * 3)
+    with pytest.raises(user.CannotDrop, match=refusal):
+        user.drop_rights(uid, gid, (*os.getgroups(), *more))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
