@@ -129,9 +129,21 @@ def become(program: list[str], env: Mapping[str, str] = os.environ) -> NoReturn:
     """Replace this process by a program of ours."""
     sys.stdout.flush()
     try:
-        os.execve(sys.executable, [sys.executable, "-I", "-m", *program], env)
+        python = own_python()
+        os.execve(python, [python, "-I", "-m", *program], env)
     except OSError as error:
         raise _cannot_run(error) from None
+
+
+def own_python() -> str:
+    """Return pyworker's Python by the name that it still has once its virtual environment is made anew by another one.
+
+    A script that pip wrote may have been run by `bin/python3.11`. What starts the next daemon must find that.
+    """
+    plain = os.path.join(os.path.dirname(sys.executable), "python")
+    if sys.prefix != sys.base_prefix and os.path.exists(plain) and os.path.samefile(plain, sys.executable):
+        return plain
+    return sys.executable
 
 
 def _cannot_run(error: OSError) -> PyworkerError:
@@ -154,7 +166,7 @@ def _start(home: str, deadline: float) -> int:
     words = os.memfd_create("pyworker-start", os.MFD_CLOEXEC)  # what it says before it has a log of its own
     try:
         argv = [
-            sys.executable, "-I", "-m", "pyworker.guardian", "--home", home, "--notify-fd", str(_NOTIFY),
+            own_python(), "-I", "-m", "pyworker.guardian", "--home", home, "--notify-fd", str(_NOTIFY),
         ]  # fmt: skip
         env = {k: v for k, v in os.environ.items() if _KEPT.match(k)}
         keep_from_exec()  # a lock that the shell holds open would be held for as long as the daemon lives

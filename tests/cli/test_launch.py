@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyworker.cli.launch import become, ensure_daemon
+from pyworker.cli.launch import become, ensure_daemon, own_python
 from pyworker.errors import PyworkerError
 from tests.support import seccomp
 from tests.support.cli import environment
@@ -115,6 +115,21 @@ def test_a_kernel_or_sandbox_in_which_nothing_can_be_watched_is_named(
     assert f"error: pyworker cannot run here: {call}: Function not implemented\n" in done.stderr
     assert "Linux 5.4" in done.stderr
     assert not os.path.exists(home)
+
+
+@pytest.mark.parametrize(("prefix", "other", "name"), [("/v", False, "python"), ("/usr", False, "python3.11"), ("/v", True, "python3.11")])
+def test_pyworkers_python_is_named_as_it_will_be_in_a_venv_that_another_one_makes_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str, other: bool, name: str
+) -> None:
+    (tmp_path / "python3.11").touch()
+    if other:
+        (tmp_path / "python").touch()
+    else:
+        (tmp_path / "python").symlink_to("python3.11")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python3.11"))
+    monkeypatch.setattr(sys, "prefix", prefix)
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    assert own_python() == str(tmp_path / name)
 
 
 @pytest.fixture(scope="module")

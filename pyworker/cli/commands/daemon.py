@@ -154,9 +154,11 @@ def upgrade(settings: Settings, force: bool) -> int:
 
 
 def _carry_out(settings: Settings, force: bool, before: dict[str, Any]) -> int:
+    from pyworker.cli.launch import own_python
+
     seconds = _UPGRADE_TIME if settings.timeout is None else settings.timeout
     deadline = time.monotonic() + seconds
-    request = {"type": "upgrade", "python": sys.executable, "force": force}
+    request = {"type": "upgrade", "python": own_python(), "force": force}
     body: dict[str, Any] = {}
     lost = False
     while not body:
