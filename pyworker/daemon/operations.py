@@ -206,6 +206,8 @@ def started(action: str, generation: int) -> Goal:
         if generation in app.refused:
             return Outcome(False, "failed", app.refused[generation])
         if app.generation != generation or app.restart_to is not None:
+            if not app.wanted:  # while it restarted
+                return _by_another(app)
             return None if app.restart_to == generation else _overtaken("another command came first")
         if not app.running and not app.keep_listening:
             if not app.wanted:

@@ -72,6 +72,7 @@ def shut(now: float) -> bool:
         ({"generation": 2}, "failed: another command came first"),
         ({"generation": 0, "restart_to": 1}, ""),  # what comes before it is at work, or all stops first
         ({"restart_to": 2}, "failed: another command came first"),
+        ({"generation": 2, "wanted": False}, "failed: it was stopped by another command"),
         ({"generation": 0, "refused": {1: REFUSED}}, "failed: the import failed"),
         ({"running": False}, ""),
         ({"running": False, "failure": BROKEN}, "failed: it is broken"),
