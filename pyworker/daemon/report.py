@@ -24,6 +24,7 @@ from pyworker.daemon.sample import Sampler, Served
 from pyworker.daemon.shown import all_notes, state_word
 from pyworker.daemon.wallclock import next_at
 from pyworker.policy.lifecycle import State
+from pyworker.policy.view import slots_of
 from pyworker.protocol.figures import Totals
 from pyworker.protocol.logs import stamp
 from pyworker.protocol.scoreboard import AppF
@@ -97,7 +98,7 @@ def app_document(brain: Brain, sampler: Sampler | None, app: App) -> dict[str, A
         "balance": config.balance if config else None,
         "listen": [url(actual(x.address, x.sock), bool(config and config.tls)) for x in listeners],
         "queue": [queue_depth(x.sock) for x in listeners],
-        "workers": {"want": len(slots) if is_known else None, "ready": ready, "total": len(workers)},
+        "workers": {"want": len(slots_of(app)) if is_known else None, "ready": ready, "total": len(workers)},
         "cpu_percent": _sum([p["cpu_percent"] for p in pool]),
         "rss_bytes": _sum([p["rss_bytes"] for p in pool]),
         "requests_per_s": _sum([p["requests_per_s"] for p in pool]),

@@ -134,6 +134,8 @@ def test_of_an_app_that_was_stopped_before_a_boot_only_its_name_and_its_past_are
     assert told["restarts"] == {"total": 6, "window": 0, "max": None, "window_s": None}
     nulls = ("balance", "cpu_percent", "rss_bytes", "requests_per_s", "http", "backoff", "started_at", "uptime_s", "limits", "python", "template")
     assert [told[name] for name in nulls] == [None] * len(nulls)
+    app.scale = 3
+    assert app_document(brain, sampler, app)["workers"]["want"] == 3, "that is known without its config"
 
 
 def test_of_a_script_no_requests_are_counted_and_of_a_template_all_is_told_that_it_found(brain: Any, sampler: Any, app: App) -> None:
