@@ -49,16 +49,28 @@ def test_received_fds_are_close_on_exec_and_the_same_file() -> None:
         close_all(packet.fds)
 
 
-def test_unasked_fds_are_closed_and_said_so() -> None:
+@pytest.mark.parametrize("count", [1, 3])
+def test_unasked_fds_are_closed_and_said_so(count: int) -> None:
     ours, theirs = socketpair()
     with ours, theirs, open("/dev/null", "rb") as null:
         before = len(os.listdir("/proc/self/fd"))
-        send_packet(ours, b"x", [null.fileno()] * 3)
+        send_packet(ours, b"x", [null.fileno()] * count)
         packet = recv_packet(theirs, 100, 0)
         assert packet is not None
         assert packet.truncated
         assert packet.fds == []
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_packet_that_was_cut_is_said_to_be(count: int) -> None:
+    ours, theirs = socketpair()
+    with ours, theirs, open("/dev/null", "rb") as null:
+        send_packet(ours, b"too long", [null.fileno()] * count)
+        packet = recv_packet(theirs, 3, 1)
+        assert packet is not None
+        assert (packet.data, len(packet.fds), packet.truncated) == (b"too", count, True)
+        close_all(packet.fds)
 
 
 LINGER = 20  # seconds
