@@ -85,6 +85,18 @@ def open_own_log(home: int) -> None:
             os.close(fd)
 
 
+def renew_own_log(path: str) -> None:
+    """Make it anew where it was removed (by a cleaner of old files, say): why a daemon does not start would be lost."""
+    if os.fstat(2).st_nlink:
+        return
+    with contextlib.suppress(OSError, BootError):
+        home = files.open_home(path, create=False)
+        try:
+            open_own_log(home)
+        finally:
+            os.close(home)
+
+
 def no_daemon(error: OSError) -> BootError:
     """Return what is said when its process cannot be made: nothing runs yet, so waiting for better times helps nobody."""
     hint = "raise the limit (ulimit -u and -Hn where it is started, pids.max of its cgroup)"

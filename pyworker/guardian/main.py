@@ -66,11 +66,13 @@ class Guardian:
         program: list[str] | None = None,
         taken_over: dict[str, dict[str, Any]] | None = None,
         foreground: bool = False,
+        before_start: Callable[[], None] = lambda: None,
     ) -> None:
         """`commands`: the argv of "daemon" and of "logger"; `reason` is what they are told why they were started.
 
-        `program`, `taken_over`: see upgrade.
+        `program`, `taken_over`: see upgrade. `before_start` is called before each start of the two.
         """
+        self._before_start = before_start
         self._foreground = foreground  # somebody waits for us, and signals are orders
         self.unstarted: OSError | None = None  # why the daemon could not be started the last time
         self._code = 0
@@ -343,6 +345,7 @@ class Guardian:
 
     def _start(self, program: Program, now: float, extra_fds: dict[int, int]) -> bool:
         try:
+            self._before_start()
             self._lifeline()
             program.start(now, extra_fds)
         except OSError as error:

@@ -195,7 +195,7 @@ def test_a_daemon_that_cannot_be_listened_to_is_killed_before_it_takes_the_end_o
     def no_memory(child: object) -> None:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    guardian: Any = SimpleNamespace(_daemon=daemon, _watch_channel=no_memory, _lifeline=lambda: -1)
+    guardian: Any = SimpleNamespace(_daemon=daemon, _watch_channel=no_memory, _lifeline=lambda: -1, _before_start=lambda: None)
     with pytest.raises(OSError, match="memory"):
         Guardian._start(guardian, daemon, 100.0, {})
     assert daemon.killed == ["could not be given its descriptors"]
