@@ -82,9 +82,8 @@ def spawn(
     actions: list[tuple[int, ...]] = []
     try:
         for target, source in fds.items():
-            if (
-                target != source
-            ):  # a guardian takes over thousands, each by its number, and twice as many there may not be
+            # a guardian takes over thousands, each by its number, and twice as many there may not be
+            if target != source:
                 source = moved[target] = dup_above(source, top)
             actions.append((os.POSIX_SPAWN_DUP2, source, target))
         return os.posix_spawn(
