@@ -93,7 +93,7 @@ def _run(options: Options, commands: dict[str, list[str]] | None, program: list[
             times=Times(tick=options.tick),
             program=[*program, "--home", path, "--tick", str(options.tick)],
             taken_over=taken_over,
-            before_start=lambda: boot.renew_own_log(path),
+            before_start=lambda: boot.renew_own_log(home),
         )
 
     guardian = make() if options.adopt is None else _patiently(make)

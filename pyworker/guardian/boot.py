@@ -85,16 +85,12 @@ def open_own_log(home: int) -> None:
             os.close(fd)
 
 
-def renew_own_log(path: str) -> None:
+def renew_own_log(home: int) -> None:
     """Make it anew where it was removed (by a cleaner of old files, say): why a daemon does not start would be lost."""
     if os.fstat(2).st_nlink:
         return
-    with contextlib.suppress(OSError, BootError):
-        home = files.open_home(path, create=False)
-        try:
-            open_own_log(home)
-        finally:
-            os.close(home)
+    with contextlib.suppress(BootError):  # the home was removed, too
+        open_own_log(home)
 
 
 def no_daemon(error: OSError) -> BootError:

@@ -70,17 +70,22 @@ def test_whoever_starts_a_guardian_that_cannot_make_its_daemon_is_told_at_once_a
     assert not (home / "control.sock").exists()
 
 
-@pytest.mark.parametrize("removed", [True, False])
-def test_the_own_log_is_made_anew_where_it_was_removed(tmp_path: Path, removed: bool) -> None:
+@pytest.mark.parametrize(
+    ("removal", "left"),
+    [("pass", "before, after"), ("shutil.rmtree('logs')", ", after"), ("shutil.rmtree('../home'); os.makedirs('../home/logs')", None)],
+)
+def test_the_own_log_is_made_anew_where_it_was_removed_and_not_in_a_home_that_is_another_s(
+    tmp_path: Path, removal: str, left: str | None
+) -> None:
     home = tmp_path / "home"
     (home / "logs").mkdir(parents=True)
     home.chmod(0o700)
     log = home / "logs/pyworker.log"
     code = (
-        "import os, shutil, sys; from pyworker.guardian import boot\n"
-        "home = sys.argv[1]; boot.open_own_log(os.open(home, os.O_RDONLY)); os.write(2, b'before')\n"
-        "if len(sys.argv) > 2: shutil.rmtree(home + '/logs')\n"
+        "import os, shutil; from pyworker.guardian import boot\n"
+        "home = os.open('.', os.O_RDONLY); boot.open_own_log(home); os.write(2, b'before')\n"
+        f"os.chdir('{home}'); {removal.replace('../home', str(home))}\n"
         "boot.renew_own_log(home); os.write(2, b', after')"
     )
-    subprocess.run([sys.executable, "-c", code, str(home), *(["removed"] if removed else [])], check=True, timeout=60)
-    assert log.read_text() == (", after" if removed else "before, after")
+    subprocess.run([sys.executable, "-c", code], cwd=home, check=True, timeout=60)
+    assert (log.read_text() if log.exists() else None) == left
