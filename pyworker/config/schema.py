@@ -201,7 +201,9 @@ class HttpConfig:
         ("127.0.0.1", "::1", "unix"),
         help='peers whose X-Forwarded-* headers are believed; addresses, networks, "unix" or "*"',
     )
-    root_path: str = option("", help="path prefix the app is mounted at (ASGI root_path, WSGI SCRIPT_NAME)")
+    root_path: str = option(
+        "", help="path prefix the app is mounted at (ASGI root_path, WSGI SCRIPT_NAME)", example="/api"
+    )
     keepalive_timeout: float = duration(5.0, "an idle keep-alive connection is closed after this")
     header_timeout: float = duration(15.0, "a request's header must be complete within this (408)", minimum=0.1)
     max_header_size: int = option(64 * 1024, help="larger headers are refused (431)", unit="size", minimum=1024)
@@ -280,7 +282,9 @@ class AppConfig:
     env: dict[str, str] = option(
         factory=dict, help="environment of the workers; ${VAR} ${VAR:-default} ${VAR:?message} $$"
     )
-    env_file: tuple[str, ...] = option((), help="dotenv files, later ones win; read at every start and reload")
+    env_file: tuple[str, ...] = option(
+        (), help="dotenv files, later ones win; read at every start and reload", example=".env"
+    )
     inherit_env: tuple[str, ...] = option(
         (), help='names (globs) taken from the shell that runs `pyworker start`; "*" = all but its terminal\'s'
     )
@@ -296,8 +300,8 @@ class AppConfig:
         example="*/15 * * * *",
         apply="live",
     )
-    user: str | None = option(None, help="run as this user (the daemon must be root)")
-    group: str | None = option(None, help="run as this group")
+    user: str | None = option(None, help="run as this user (the daemon must be root)", example="www-data")
+    group: str | None = option(None, help="run as this group", example="www-data")
     umask: str | None = option(
         None,
         help=f'octal, as text: "0027"; without it {DEFAULT_UMASK:04o}; of new Unix sockets in `bind`, too (else 0666)',
