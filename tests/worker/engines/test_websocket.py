@@ -282,10 +282,8 @@ def test_a_client_that_answers_no_ping_is_let_go(serve: Serve, loop: str, monkey
     wait_until(lambda: site.row[F.OPEN] == 0)
 
 
-def test_a_ping_behind_messages_that_the_app_has_not_taken_is_answered(serve: Serve, loop: str) -> None:
-    """Up to 64 KiB of them: a browser's or library's client would give up a connection whose app is busy for long."""
-    heard: list[str] = []
-    go: list[asyncio.Event] = []
+def hears_later(heard: list[str], go: list[asyncio.Event]) -> Any:
+    """Return an app that takes messages once the event, which it puts into `go`, is set."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         go.append(asyncio.Event())
@@ -295,7 +293,14 @@ def test_a_ping_behind_messages_that_the_app_has_not_taken_is_answered(serve: Se
         while (message := await receive())["type"] != "websocket.disconnect":
             heard.append(message["text"])
 
-    site = serve(app, loop=loop)
+    return app
+
+
+def test_a_ping_behind_messages_that_the_app_has_not_taken_is_answered(serve: Serve, loop: str) -> None:
+    """Up to 64 KiB of them: a browser's or library's client would give up a connection whose app is busy for long."""
+    heard: list[str] = []
+    go: list[asyncio.Event] = []
+    site = serve(hears_later(heard, go), loop=loop)
     client = opened(site.client(), b"\x81\x81\0\0\0\0a" * 100)
     (protocol,) = site.running.server._websockets._all()
     for _ in range(2):
@@ -314,16 +319,7 @@ def test_a_client_whose_answer_to_a_ping_waits_behind_what_the_app_has_not_taken
     monkeypatch.setattr(websocket, "UNTAKEN", 0)
     heard: list[str] = []
     go: list[asyncio.Event] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        go.append(asyncio.Event())
-        await receive()
-        await send({"type": "websocket.accept"})
-        await go[0].wait()
-        while (message := await receive())["type"] != "websocket.disconnect":
-            heard.append(message["text"])
-
-    site = serve(app, loop=loop)
+    site = serve(hears_later(heard, go), loop=loop)
     client = opened(site.client(), b"\x81\x81\0\0\0\0a\x81\x81\0\0\0\0b")
     (protocol,) = site.running.server._websockets._all()
     wait_until(lambda: protocol.read_paused, what="the first message")
