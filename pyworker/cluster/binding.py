@@ -30,13 +30,12 @@ from typing import Any, NamedTuple
 
 from pyworker.cluster import stand_ins
 from pyworker.cluster.inbox import Inbox
+from pyworker.policy.pulse import NOTICED
 from pyworker.unix.epoll import unregister_everywhere
 from pyworker.unix.files import real_file
 from pyworker.unix.ready import new_poll
 
 _LOOK = 1.0  # seconds: how long a wait to accept lasts before it looks whether another thread has shut the socket down
-# seconds by which a moment is too long, in a process that was frozen, and with it perhaps the whole machine
-_STOOD_STILL = 1.0
 
 _MULTIPROCESSING = "pymp-"  # a folder of its own for the sockets in which it hands descriptors around (its forkserver)
 
@@ -245,7 +244,7 @@ class Binding:
         while (self._taking or self.count_open()) and (now := time.monotonic()) < deadline:
             time.sleep(0.02)
             late = time.monotonic() - now
-            deadline += late if late > _STOOD_STILL else 0.0
+            deadline += late if late > NOTICED else 0.0  # it was frozen, and with it perhaps the whole machine
         return self.count_open()
 
     @property

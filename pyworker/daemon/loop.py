@@ -7,7 +7,8 @@ Laws:
    copy is closed. An fd that was closed first is noticed, and the epoll instance replaced.
 3. No event reaches a registration that is younger than the event: fd numbers are used again at once.
 4. An fd that there is no room for in the epoll now (memory, the user's share of watches) rests, too: it is not forgotten.
-5. A wait in which we stood still (a paused container, SIGSTOP for all) counts against nobody: nobody may have run in it.
+5. A wait in which we stood still (a paused container, SIGSTOP for all) counts against nobody: nobody may have run in it. Not
+   so another soon after: on a machine where each wait ends late nothing would ever be due.
 
 It starts no thread, installs no signal handler and knows nothing of what the fds are.
 """
@@ -199,7 +200,6 @@ class Loop:
         # what is due by now comes after all that has come by now; if a callback takes long, what comes meanwhile is heard first
         now = self.clock()
         late = 0.0 if patience is None else now - began - patience
-        # seldom: on a machine where each wait ends late, nothing would ever be due
         if late > NOTICED and began >= self._stood_still_at + SELDOM:
             self._stood_still_at = now
             # when it began is not known: of what was waited for some may have passed before

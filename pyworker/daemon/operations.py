@@ -205,13 +205,11 @@ def started(action: str, generation: int) -> Goal:
     def goal(app: App, now: float) -> Outcome | None:
         if generation in app.refused:
             return Outcome(False, "failed", app.refused[generation])
+        if not app.wanted:
+            return _by_another(app)
         if app.generation != generation or app.restart_to is not None:
-            if not app.wanted:  # while it restarted
-                return _by_another(app)
             return None if app.restart_to == generation else _overtaken("another command came first")
         if not app.running and not app.keep_listening:
-            if not app.wanted:
-                return _by_another(app)
             return Outcome(False, "failed", app.failure) if app.closed or app.failure else None
         if app.record.permanent or app.record.failed:
             return Outcome(False, "failed", app.failure)

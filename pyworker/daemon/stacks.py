@@ -13,7 +13,7 @@ import functools
 import os
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyworker.daemon.app import App
 from pyworker.daemon.handles import WorkerHandle
@@ -29,7 +29,6 @@ PATIENCE = 2.0  # seconds for the signal to be taken and the dump to be written
 LOOP_PATIENCE = 0.5  # ... and for the loop, which may be blocked: then it is what the threads do that counts
 _LOOK_EVERY = 0.02
 
-_P = ParamSpec("_P")
 Then = Callable[[str, str, str], None]  # text, or what went wrong and what to do about it
 
 
@@ -40,14 +39,14 @@ class _Job(NamedTuple):
     dumps: tuple[int, ...]  # the signals for them; the last one's is the memfd's
 
 
-def _or_none(step: Callable[Concatenate[Stacks, deque[_Job], _P], None]) -> Callable[..., None]:
+def _or_none(step: Callable[..., None]) -> Callable[..., None]:
     """Say that there is no dump if anything goes wrong: a worker that is to be killed is asked first where it is."""
 
     @functools.wraps(step)
-    def tried(stacks: Stacks, queue: deque[_Job], *args: _P.args, **named: _P.kwargs) -> None:
+    def tried(stacks: Stacks, queue: deque[_Job], *args: Any) -> None:
         job = queue[0]
         try:
-            step(stacks, queue, *args, **named)
+            step(stacks, queue, *args)
         except Exception:
             if queue and queue[0] is job:
                 stacks._end(queue, "", "it could not be asked", "try again in a moment")

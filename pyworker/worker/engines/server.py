@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from pyworker.config.schema import AppConfig
+from pyworker.policy.pulse import NOTICED
 from pyworker.protocol.scoreboard import LATENCY_BUCKETS, F
 from pyworker.protocol.worker import CHECK_HEADER
 from pyworker.record import record
@@ -36,8 +37,7 @@ from pyworker.worker.row import Row
 
 __all__ = ["DrainReport", "LifespanFailed", "Server"]
 
-STOOD_STILL = 1.0  # seconds by which the end of a drain is late, in a worker that was frozen or busy
-ANOTHER_WORD = 0.5  # seconds until it then ends all the same
+ANOTHER_WORD = 0.5  # seconds until a drain whose end came late is over all the same
 MARGIN = 1.0  # an idle connection is kept this much longer than its time-out while draining
 TLS_READ = 64 * 1024  # bytes that asyncio has room for, for each connection: its own 256 KiB are most of what one costs
 TLS_END = 86400.0  # the loops cut a TLS client after so many seconds of closing; ours is the one that knows the slow from the dead
@@ -188,7 +188,7 @@ class Server:
         self._cut_timers = [self.loop.call_at(due := self.loop.time() + timeout, self._cut_at_last, due)]
 
     def _cut_at_last(self, due: float) -> None:
-        if self.loop.time() - due > STOOD_STILL:
+        if self.loop.time() - due > NOTICED:
             # and perhaps the whole machine: then the daemon gives more time, in a moment
             self._cut_timers = [self.loop.call_later(ANOTHER_WORD, self._cut)]
         else:

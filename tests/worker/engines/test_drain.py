@@ -203,7 +203,7 @@ def test_at_the_time_out_requests_are_answered_503(serve: Serve) -> None:
 def test_a_worker_that_was_frozen_as_its_time_to_drain_ended_waits_for_what_the_daemon_says(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "STOOD_STILL", -1.0)  # so late is any
+    monkeypatch.setattr(server, "NOTICED", -1.0)  # so late is any
     monkeypatch.setattr(server, "ANOTHER_WORD", 30.0)
     entered, go = slow_gate["/b"] = threading.Event(), threading.Event()
     site = serve(slow)
