@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -161,12 +162,9 @@ def _change(path: str, edit: Callable[[str], str]) -> tuple[int, int] | None:
         after = edit(before)
         if after == before:
             return None
-        with replacing(at, name) as new:
+        with replacing(at, name, stat.S_IMODE(info.st_mode), info) as new:
             new.write(after.encode())
             new.flush()
-            os.fchmod(new.fileno(), info.st_mode & 0o7777)  # only now, as it may hold passwords
-            with contextlib.suppress(PermissionError):
-                os.fchown(new.fileno(), info.st_uid, info.st_gid)
             written_at = os.fstat(new.fileno()).st_mtime_ns
         return info.st_mtime_ns, written_at
     finally:

@@ -134,9 +134,9 @@ def open_regular(path: str) -> BinaryIO:
 
 
 @contextlib.contextmanager
-def replacing(dirfd: int, name: str) -> Iterator[BinaryIO]:
-    """Give a new file (0600) that takes the place of `name` below `dirfd` at the end of the block: a reader sees the old or the
-    new. When the block raises, or the disk is full, it is the old one that stays."""
+def replacing(dirfd: int, name: str, mode: int = 0o600, like: os.stat_result | None = None) -> Iterator[BinaryIO]:
+    """Give a new file that takes the place of `name` below `dirfd` at the end of the block: a reader sees the old or the
+    new. When the block raises, or the disk is full, it is the old one that stays. `like`: whose owner it gets."""
     temporary = f".{name}.{os.getpid()}"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary, dir_fd=dirfd)
@@ -145,12 +145,65 @@ def replacing(dirfd: int, name: str) -> Iterator[BinaryIO]:
         with open(os.open(temporary, flags, 0o600, dir_fd=dirfd), "wb") as file:
             yield file
             file.flush()
+            if mode != 0o600:
+                os.fchmod(file.fileno(), mode)  # only now, as it may hold passwords
+            if like is not None:
+                with contextlib.suppress(OSError):
+                    os.fchown(file.fileno(), like.st_uid, like.st_gid)
             os.fsync(file.fileno())
         os.replace(temporary, name, src_dir_fd=dirfd, dst_dir_fd=dirfd)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=dirfd)
         raise
+
+
+def write_file(path: str, data: bytes, *, new: bool = False, mask: int = 0) -> None:
+    """Write a file as a whole or not at all: on a full disk the old one stays, and a new one goes.
+
+    A link stays a link; an old file keeps its owner, and of its mode what is not in `mask`. `new`: there must be none.
+    """
+    flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY
+    is_made = new
+    try:
+        fd = os.open(path, flags | (os.O_CREAT | os.O_EXCL if new else 0), 0o666)
+    except FileNotFoundError:
+        fd = os.open(path, flags | os.O_CREAT, 0o666)
+        is_made = True
+    real = os.path.realpath(path)
+    with open(fd, "wb") as file:
+        old = os.fstat(fd)
+        if is_made:
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(fd)
+            except BaseException:
+                os.unlink(real)
+                raise
+        elif not stat.S_ISREG(old.st_mode):
+            file.write(data)
+        elif not _replace(real, data, stat.S_IMODE(old.st_mode) & ~mask, old):
+            if mask:
+                os.fchmod(fd, stat.S_IMODE(old.st_mode) & ~mask)
+            file.truncate(0)
+            file.write(data)
+
+
+def _replace(path: str, data: bytes, mode: int, old: os.stat_result) -> bool:
+    """Put a new file in the place of an old one; False where that cannot be: in a folder of others, or for a mount."""
+    folder, name = os.path.split(path)
+    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with replacing(at, name, mode, old) as file:
+            file.write(data)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EBUSY):
+            raise
+        return False
+    finally:
+        os.close(at)
+    return True
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import socket
 import stat
 import tempfile
@@ -138,6 +139,48 @@ def test_a_file_is_replaced_as_a_whole_or_stays_as_it_was(tmp_path: Path) -> Non
     assert ((tmp_path / "x").read_bytes(), os.listdir(tmp_path)) == (b"new", ["x"])
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o600
     os.close(folder)
+
+
+def test_a_file_that_finds_no_room_leaves_the_old_one_or_none(tmp_path: Path) -> None:
+    old, link, new = (tmp_path / name for name in ("old", "link", "new"))
+    old.write_bytes(b"old")
+    old.chmod(0o646)
+    link.symlink_to("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        for path, must_be_new in ((link, False), (new, False), (new, True)):
+            with pytest.raises(OSError, match="File too large"):
+                files.write_file(str(path), b"longer than ten bytes", new=must_be_new)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (sorted(os.listdir(tmp_path)), link.read_bytes()) == (["link", "old"], b"old")
+    files.write_file(str(link), b"now there is room", mask=0o022)
+    assert (link.is_symlink(), old.read_bytes(), old.stat().st_mode & 0o777) == (True, b"now there is room", 0o644)
+    with pytest.raises(FileExistsError):
+        files.write_file(str(link), b"not this one", new=True)
+
+
+def test_a_file_that_no_other_can_take_the_place_of_is_written_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_mounted(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.EBUSY, "busy")
+
+    monkeypatch.setattr(os, "replace", is_mounted)
+    path = tmp_path / "file"
+    path.write_bytes(b"longer than the new one")
+    path.chmod(0o644)
+    files.write_file(str(path), b"new", mask=0o077)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777, os.listdir(tmp_path)) == (b"new", 0o600, ["file"])
+
+
+def test_what_is_no_file_is_written_to(tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    files.write_file(f"/proc/self/fd/{writes}", b"text")
+    assert os.read(reads, 10) == b"text"
+    os.close(reads)
+    os.close(writes)
 
 
 def test_a_directory_is_locked_by_one_at_a_time_for_as_long_as_that_one_has_it_open(tmp_path: Path) -> None:

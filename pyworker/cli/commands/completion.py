@@ -16,6 +16,7 @@ from pyworker.cli.homes import config_home, data_home
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import note, out
 from pyworker.errors import PyworkerError
+from pyworker.unix.files import write_file
 
 _BASH = """\
 _pyworker() {
@@ -81,8 +82,7 @@ def cmd(settings: Settings, shell: str | None, install: bool) -> int:
     path = _place(name)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(_SCRIPTS[name])
+        write_file(path, _SCRIPTS[name].encode())
     except OSError as error:
         raise cannot("write", path, error, f"put it elsewhere: pyworker completion {name} > FILE") from None
     if settings.json:

@@ -15,6 +15,7 @@ from pyworker.cli.here import absolute, here
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import line
 from pyworker.errors import PyworkerError
+from pyworker.unix.files import write_file
 
 _REQUIREMENTS = ("requirements.txt", "pyproject.toml")
 _MADE = b"# Made by `pyworker export "
@@ -131,8 +132,7 @@ def _write(folder: str, files: dict[str, bytes], force: bool) -> None:
             message = f"{', '.join(theirs)}: is there, and not made by `pyworker export`; nothing was written"
             raise PyworkerError(message, hint="another folder: -o DIR; or overwrite it: --force", code="exists")
         for path, text in paths.items():
-            with open(path, "wb") as out:
-                out.write(text)
+            write_file(path, text)
     except OSError as error:
         raise cannot("write to", folder, error, "choose another folder with -o") from None
 

@@ -9,7 +9,6 @@ import glob
 import json
 import os
 import re
-import stat
 import subprocess
 import sys
 import tempfile
@@ -17,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyworker.cli.files import cannot
+from pyworker.cli.files import as_bytes, cannot
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Look, argument, home, line, look, note, out, paint, wrap
 from pyworker.errors import PyworkerError
 from pyworker.importers.kinds import KINDS
+from pyworker.unix.files import write_file
 from pyworker.unix.venv import install_command
 
 if TYPE_CHECKING:
@@ -279,12 +279,9 @@ def _check(text: str, target: str) -> list[Problem]:
 
 def _write(target: str, text: str, force: bool) -> None:
     try:
-        with open(target, "w" if force else "x", encoding="utf-8") as file:
-            mode, mask = os.fstat(file.fileno()).st_mode, os.umask(0o077)
-            os.umask(mask)
-            if stat.S_ISREG(mode) and mode & mask & 0o044:  # what is overwritten has kept its own mode
-                os.fchmod(file.fileno(), stat.S_IMODE(mode) & ~mask)
-            file.write(text)
+        mask = os.umask(0o077)
+        os.umask(mask)
+        write_file(target, as_bytes(text), new=not force, mask=mask & 0o077 if mask & 0o044 else 0)
     except FileExistsError:
         hint = "name another with -o FILE, see it with -o -, or overwrite it with --force"
         raise PyworkerError(f"{target} is there already", hint=hint, code="exists") from None

@@ -15,6 +15,7 @@ from pyworker.cli.files import as_bytes, cannot
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import argument, home, line, look, note, paint
 from pyworker.errors import PyworkerError
+from pyworker.unix.files import open_regular, write_file
 
 if TYPE_CHECKING:
     from pyworker.importers.detect import Found
@@ -65,15 +66,14 @@ def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
     chosen = found[0] if found else None
     text = as_bytes(_text(folder, chosen, schema))
     try:
-        with open(path, "wb" if force else "xb") as file:
-            file.write(text)
-        if schema:
-            _write_schema(os.path.join(folder, _SCHEMA))
+        write_file(path, text, new=not force)
     except FileExistsError:
         hint = f"pyworker check {argument(path)}; --force overwrites it"
         raise PyworkerError(f"{home(path)} is there already", hint=hint, code="exists") from None
     except OSError as error:
         raise cannot("write", path, error) from None
+    if schema:
+        _write_schema(os.path.normpath(os.path.join(folder, _SCHEMA)))
     if settings.json:
         click.echo(json.dumps({"v": 1, "ok": True, "written": path, "found": [f.__dict__ for f in found[:10]]}))
     elif not settings.quiet:
@@ -87,7 +87,6 @@ def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
 
 def _sources(folder: str) -> dict[str, str]:
     from pyworker.importers.detect import is_source
-    from pyworker.unix.files import open_regular
 
     found: dict[str, str] = {}
     for where, below, files in os.walk(folder):
@@ -110,7 +109,6 @@ def _sources(folder: str) -> dict[str, str]:
 
 def _node(folder: str) -> list[Found]:
     from pyworker.importers.detect import node_program
-    from pyworker.unix.files import open_regular
 
     try:
         with open_regular(os.path.join(folder, "package.json")) as file:
@@ -183,8 +181,11 @@ def _environment(folder: str, cwd: str) -> str:
 def _write_schema(path: str) -> None:
     from pyworker.config.jsonschema import schema
 
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(json.dumps(schema(), indent=1) + "\n")
+    try:
+        write_file(path, json.dumps(schema(), indent=1).encode() + b"\n")
+    except OSError as error:
+        later = f"app.toml is written; this later: pyworker schema -o {argument(path)}"
+        raise cannot("write", path, error, later) from None
 
 
 def _say(settings: Settings, path: str, found: list[Found]) -> None:

@@ -10,6 +10,7 @@ import click
 from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings, common, option, say
 from pyworker.cli.render import home, out
+from pyworker.unix.files import write_file
 
 
 @click.command()
@@ -31,8 +32,7 @@ def cmd(settings: Settings, output: str | None) -> int:
         out(text)
         return 0
     try:
-        with open(output, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+        write_file(output, text.encode() + b"\n")
     except OSError as error:
         raise cannot("write", output, error) from None
     path = output if os.path.isabs(output) else f"./{output}"
