@@ -13,7 +13,7 @@ from pyworker.daemon import desired
 from pyworker.daemon.adopt import Adopted, found_listeners, let_go, raw_resolved
 from pyworker.daemon.app import Failure, Listener
 from pyworker.daemon.requests.apps import forget
-from pyworker.daemon.requests.auto import RESTORE_AGAIN, start_again
+from pyworker.daemon.requests.auto import READ_AGAIN, RESTORE_AGAIN, start_again
 from pyworker.daemon.requests.delete import delete_closed
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.requests.start import restore
@@ -36,6 +36,7 @@ def bring_back(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
 def _bring_back(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
     failures: list[str] = []
     restored: list[str] = []
+    refused: list[str] = []
     unsaved = False  # what the daemon before this one had decided when it was killed
     for name in sorted(set(found.let_go) - set(wanted) - set(found.wanted)):
         # nobody knows what it is: its fds stay where they are, and its workers serve on
@@ -70,8 +71,10 @@ def _bring_back(desk: Desk, wanted: desired.Desired, found: Adopted) -> None:
             desk.brain.note(desk.brain.apps[name], words)
         if failure:
             failures.append(failure)
+            refused.append(name)
         elif app.running:
             restored.append(name)
+    _start_later(desk, refused)
     if restored or found.wanted or unsaved:
         desk.save()  # each is a generation further, or the file was lost, or is not of this state
     delete_closed(desk)  # the daemon before this one was about to
@@ -84,9 +87,13 @@ def _bring(desk: Desk, app: desired.DesiredApp, listeners: dict[int, Listener], 
     failure = restore(desk, app, values, listeners)
     there = desk.brain.apps[app.name]
     there.restored = app.running
-    if failure and not there.unusable:
-        start_again(desk, there, RESTORE_AGAIN)
     return failure
+
+
+def _start_later(desk: Desk, refused: list[str]) -> None:
+    apps = [desk.brain.apps[name] for name in refused]
+    start_again(desk, [app for app in apps if not app.unusable], RESTORE_AGAIN)
+    start_again(desk, [app for app in apps if app.unusable], READ_AGAIN)
 
 
 def _try_later(desk: Desk, app: desired.DesiredApp, bring: Callable[[], str], error: OSError) -> str:
@@ -103,6 +110,8 @@ def _try_later(desk: Desk, app: desired.DesiredApp, bring: Callable[[], str], er
         except OSError:
             desk.brain.loop.call_later(RESTORE_AGAIN, again)
             return
+        if failure:
+            _start_later(desk, [name])
         stderr.say("daemon", failure or f"restored {name}")
         desk.save()
 

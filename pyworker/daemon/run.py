@@ -129,7 +129,7 @@ class Run:
             app = self._desk.brain.apps[name]
             if failure and not app.unusable:  # should others serve meanwhile
                 app.restored = True
-                start_again(self._desk, app, RESTORE_AGAIN)
+                start_again(self._desk, [app], RESTORE_AGAIN)
         self._save()
         self._desk.brain.loop.call_soon(self._look)
         self._manager = ServiceManager.from_environment(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,9 +16,10 @@ from pyworker.daemon.adopt import Adopted
 from pyworker.daemon.app import Failure
 from pyworker.daemon.board import Board
 from pyworker.daemon.brain import Brain
-from pyworker.daemon.desired import DesiredApp, InlineSource
+from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource
 from pyworker.daemon.loop import Loop
-from pyworker.daemon.requests.auto import RESTORE_AGAIN
+from pyworker.daemon.requests.apps import forget
+from pyworker.daemon.requests.auto import READ_AGAIN, RESTORE_AGAIN
 from pyworker.policy.lifecycle import State
 from pyworker.unix.fds import memfd
 from tests.support.brain import app_of_one_worker
@@ -47,7 +49,7 @@ class World:
         monkeypatch.setattr(bringback, "let_go", lambda brain, name: self.did.append(("let go", name)))
         monkeypatch.setattr(bringback, "raw_resolved", lambda brain, name: {"env": self.env})
         monkeypatch.setattr(bringback, "found_listeners", lambda brain, name: {0: "found"})
-        monkeypatch.setattr(bringback, "start_again", lambda desk, app, every: self.did.append(("again", app.name, every)))
+        monkeypatch.setattr(bringback, "start_again", lambda desk, apps, every: self.did.extend(("again", app.name, every) for app in apps))
         monkeypatch.setattr(bringback.stderr, "say", lambda who, text: self.lines.append(text))
 
     def restore(self, desk: Any, app: DesiredApp, values: dict[str, str], listeners: dict[int, Any]) -> str:
@@ -137,19 +139,46 @@ def test_what_cannot_be_taken_over_is_started_again_on_its_listeners_with_the_va
     assert world.lines[1].endswith("started again: missing 'state'")
 
 
-@pytest.mark.parametrize("unusable", [True, False])
-def test_a_start_that_fails_is_said_and_tried_again_unless_it_would_fail_in_the_same_way(
-    world: World, monkeypatch: pytest.MonkeyPatch, unusable: bool
-) -> None:
+@pytest.mark.parametrize(("unusable", "every"), [(True, READ_AGAIN), (False, RESTORE_AGAIN)])
+def test_a_start_that_fails_is_said_and_tried_again(world: World, monkeypatch: pytest.MonkeyPatch, unusable: bool, every: float) -> None:
     def restore(*args: Any) -> str:
         world.restore(*args)
         world.apps["api"].unusable = unusable
         return "api: no module"
 
     monkeypatch.setattr(bringback, "restore", restore)
-    assert world.bring_back(API)[1:] == ([] if unusable else [("again", "api", RESTORE_AGAIN)])
+    assert world.bring_back(API)[1:] == [("again", "api", every)]
     assert world.apps["api"].restored
     assert world.lines == ["restored no app; failed: api: no module"]
+
+
+def test_what_a_boot_cannot_read_is_started_once_it_can_be_and_what_is_lacking_meanwhile_is_said(
+    brain: Brain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is on a disk that is mounted after the boot, its folder on another one."""
+    now = 100.0
+    monkeypatch.setattr(brain.loop, "clock", lambda: now)
+    begun: list[int] = []
+    monkeypatch.setattr(brain, "begin", lambda app, number: begun.append(number))
+    desk: Any = SimpleNamespace(brain=brain, waiting={}, shutting_down=False, save=lambda: None, home=str(tmp_path))
+    file = tmp_path / "disk" / "app.toml"
+    bringback.bring_back(desk, {"api": DesiredApp("api", FileSource(str(file), "api"), generation=3)}, Adopted())
+    said = []
+    for step in (
+        lambda: None,
+        lambda: (file.parent.mkdir(), file.write_text('[apps.api]\ncommand = "sleep 9"\ncwd = "mnt"\n')),
+        lambda: (file.parent / "mnt").mkdir(),
+        lambda: None,
+    ):
+        step()
+        now += READ_AGAIN + 0.1
+        brain.loop.turn(0)
+        failure = brain.apps["api"].failure
+        said.append((failure.message if failure else "", begun[:]))
+        brain.apps["api"].running = bool(begun)
+    no_folder = f"`cwd` of app `api` names {file.parent}/mnt, which does not exist"
+    assert said == [("cannot read app.toml: no such file", []), (no_folder, []), (no_folder, [4]), (no_folder, [4])]
+    forget(desk, brain.apps["api"])
 
 
 NO_DESCRIPTOR = OSError(errno.EMFILE, os.strerror(errno.EMFILE))

@@ -69,14 +69,14 @@ def test_what_is_made_again_of_a_generation_has_the_values_that_it_began_with(
     assert {pw.get() for _ in range(8)} == {"hello"}
 
 
-def test_a_boot_without_the_env_file_says_which_one_it_misses(pw: Pyworker, greeting: str) -> None:
+def test_a_boot_without_the_env_file_says_which_one_it_misses_and_starts_once_it_is_there(pw: Pyworker, greeting: str) -> None:
     os.unlink(greeting)
     pw.ok("daemon", "stop", "-y")
     pw.ok("daemon", "start")
     assert pw.app()["state"] == "failed"
     assert "names .env, which does not exist" in pw.ok("describe", "api").stdout
     pw.write(".env", "GREETING=back\n")
-    pw.ok("start", "app.toml")
+    wait_until(lambda: pw.app()["state"] == "running", LONG, "the app")
     assert pw.get() == "back"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Sequence
 
+from pyworker.config.load import parsed_once
 from pyworker.config.problem import ConfigError
 from pyworker.daemon.app import App
 from pyworker.daemon.listener import ListenFailed
@@ -14,7 +15,10 @@ from pyworker.daemon.shortage import step_for
 from pyworker.policy.restart import wants_replacement
 from pyworker.protocol.events import Event
 
-RESTORE_AGAIN = 5.0  # seconds until an app is tried again that a boot had no descriptors or no address for
+# seconds until an app is tried again that a boot had no descriptors or no address for, ...
+RESTORE_AGAIN = 5.0
+# ... and one whose config cannot be used: a disk may be mounted later, and users of a network be known then
+READ_AGAIN = 15.0
 
 
 def reload_by_itself(desk: Desk, app: App, why: str) -> None:
@@ -51,28 +55,42 @@ def start_again_after_boot(desk: Desk, *, foreground: bool) -> None:
         is_left = app.is_unusable or not wants_replacement(app.restart_config, clean=False)
         app.restored = (app.restored or foreground) and not is_left  # the next daemon goes by that, too
         if app.restored:
-            start_again(desk, app, app.restart_config.retry)
+            start_again(desk, [app], app.restart_config.retry)
 
     desk.brain.events.subscribe(on_event)
 
 
-def start_again(desk: Desk, app: App, every: float) -> None:
-    """Do it until it is begun, or somebody has said something else. 0: never."""
+def start_again(desk: Desk, apps: Sequence[App], every: float) -> None:
+    """Do it until each is begun, or somebody has said something else. 0: never."""
 
     def again() -> None:
-        if desk.shutting_down or desk.brain.apps.get(app.name) is not app:
-            return
-        if not app.restored or not app.wanted or app.running or app.restart_to is not None:
-            return
-        if app.closed:  # what was left of the last try has ended
-            with contextlib.suppress(ConfigError, ListenFailed, OSError):
-                generation = read_again(desk, app, shell_of(app, {}))
-                desk.brain.add_generations([(app, generation)])
-                desk.brain.begin(app, generation.number)
-                app.restored = True
-                desk.save()
-                return
-        start_again(desk, app, every)
+        with parsed_once():
+            wanted = [app for app in apps if _is_to_start(desk, app)]
+            left = [app for app in wanted if not app.closed or not _begins(desk, app)]
+        if len(left) < len(wanted):
+            desk.save()
+        start_again(desk, left, every)
 
-    if every:
+    if every and apps:
         desk.brain.loop.call_later(every, again)
+
+
+def _is_to_start(desk: Desk, app: App) -> bool:
+    if desk.shutting_down or desk.brain.apps.get(app.name) is not app:
+        return False
+    return app.restored and app.wanted and not app.running and app.restart_to is None
+
+
+def _begins(desk: Desk, app: App) -> bool:
+    try:
+        generation = read_again(desk, app, shell_of(app, {}))
+        desk.brain.add_generations([(app, generation)])
+    except (ConfigError, ListenFailed) as error:
+        if app.failure is None or app.failure.message != error.message:  # it lacks something else by now
+            app.failure = desk.brain.fail(error.message, hint=error.hint)
+        return False
+    except OSError:
+        return False
+    desk.brain.begin(app, generation.number)
+    app.restored = True
+    return True
