@@ -181,7 +181,7 @@ class _Channel:
         callback()
 
     def disconnect(self) -> None:
-        """Close, once all that was sent has gone."""
+        """Close, once all that was sent has gone, and what has come is no half message."""
         with self._lock:
             self.connected = False
             self._flush()
@@ -240,7 +240,7 @@ class _Channel:
         if self._room and self.link.is_calm:
             self._todo.extend(self._room)
             self._room.clear()
-        if not self.connected and self.link.is_idle:
+        if not self.connected and self.link.is_idle and not self.link.is_within_line:
             self._close()
         return total
 
@@ -357,7 +357,18 @@ class LoopChannel(_Channel):
     def __init__(self, sock: socket.socket, receiver: Receiver, *, files: bool = True) -> None:
         super().__init__(sock, receiver, files=files)
         self._loop = asyncio.get_running_loop()
+        self._leaving = False
         self._loop.add_reader(sock.fileno(), self._on_readable)
+
+    def disconnect(self) -> None:
+        self._leaving = True  # who asks for the end right after this is told of it, too
+        super().disconnect()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody asks
+            self._loop.call_soon(self._left)
+
+    def _left(self) -> None:
+        self._leaving = False
+        self._tell_all()
 
     def read_now(self) -> bool:
         """Take one read's worth of what is there; False when there was nothing, or it was the end."""
@@ -371,7 +382,7 @@ class LoopChannel(_Channel):
                 return
 
     def _tells_end(self) -> bool:
-        return True
+        return not self._leaving
 
     def _on_writable(self) -> None:
         if self._closed:

@@ -25,7 +25,7 @@ from pyworker.cluster.ipc import (
     ThreadChannel,
 )
 from pyworker.unix.fds import close_all, recv_packet, refuse_fds
-from tests.cluster.helpers import open_fds
+from tests.cluster.helpers import asynchronous, eventually, open_fds
 from tests.support.steps import Rung, acts_at, keeps_locks, no_collection
 
 
@@ -193,6 +193,33 @@ async def exchange(here: list[Any], there: list[Any], end: tuple[int, str] | Non
             one.close()
     assert finished(second.channel)
     assert open_fds() == before
+
+
+@asynchronous
+async def test_a_message_that_has_half_come_when_its_receiver_disconnects_comes_whole() -> None:
+    ours, theirs = socket.socketpair()
+    heard = Heard()
+    channel = LoopChannel(ours, heard)
+    with theirs:
+        theirs.send(b'"begun')
+        await eventually(lambda: channel.link.offset)
+        channel.disconnect()
+        theirs.send(b' and ended"\n')
+        await eventually(heard.closed.is_set)
+    assert heard.values == ["begun and ended"]
+
+
+@asynchronous
+async def test_the_end_is_told_after_the_call_that_asks_for_it() -> None:
+    ours, theirs = socket.socketpair()
+    heard = Heard()
+    channel = LoopChannel(ours, heard)
+    with theirs:
+        channel.disconnect()
+        channel.send("x", callback=lambda error: None)
+        assert not heard.closed.is_set(), "who asks for it in the next line is told, too"
+        await asyncio.sleep(0)
+        assert heard.closed.is_set()
 
 
 def test_a_handle_may_be_closed_while_it_waits_to_be_sent() -> None:
