@@ -53,6 +53,7 @@ def spawn(
     """Start a command. What happens to it is told by events; one that cannot be started is the event `error`.
 
     `env` replaces the environment. `detached` gives it a session of its own, so that it outlives a Ctrl-C here.
+    Run by root as another `user`, it has that user's groups and none of root's.
     `shell=True` lets /bin/sh read the command line.
     """
     line = [os.fspath(command), *as_list(args)]

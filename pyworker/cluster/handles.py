@@ -34,6 +34,8 @@ def kind_of(handle: Any) -> Kind:
             raise ValueError("this socket is closed")
         if handle.type == socket.SOCK_STREAM:
             listening = handle.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if not listening and hasattr(handle, "do_handshake"):  # ssl.SSLSocket, without importing ssl for it
+                raise TypeError("a TLS connection cannot be sent, its keys stay here: send it before it is wrapped")
             return Kind("net.Server" if listening else "net.Socket", {})
         if handle.type == socket.SOCK_DGRAM and handle.family in (socket.AF_INET, socket.AF_INET6):
             return Kind("dgram.Socket", {"dgramType": "udp4" if handle.family == socket.AF_INET else "udp6"})

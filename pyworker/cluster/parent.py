@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import grp
 import os
+import pwd
 import shutil
 import signal as signals
 import socket
@@ -233,6 +235,9 @@ class ChildProcess(Emitter, Receiver):
                 sock.close()
             if not isinstance(error, OSError):
                 raise
+            if not isinstance(error, SpawnError):  # no descriptor is free, say
+                why = f"cannot run {self.args[0]}: {error.strerror}"
+                error = SpawnError(error.errno or 0, why, error.filename)
             self._not_started(error)
             return
         finally:
@@ -361,7 +366,12 @@ def _run(
     if found is None:
         raise SpawnError(errno.ENOENT, f"cannot run {command}: no such command on PATH", command)
     try:
-        process = subprocess.Popen(args, executable=found, cwd=cwd, env=environment, user=user, group=group, **options)
+        gid, groups = _groups_of(command, user, group)
+        process = subprocess.Popen(
+            args, executable=found, cwd=cwd, env=environment, user=user, group=gid, extra_groups=groups, **options
+        )
+    except SpawnError:
+        raise
     except OSError as error:
         what = f"the folder {os.fspath(cwd)}" if cwd is not None and error.filename == cwd else command
         if error.errno == errno.EPERM and (user is not None or group is not None):
@@ -372,6 +382,28 @@ def _run(
         raise SpawnError(errno.EINVAL, f"cannot run {command}: there is no {kind} {name!r}", command) from None
     process.returncode = 0  # for Popen it is over: it would reap it otherwise
     return process.pid
+
+
+def _groups_of(
+    command: str, user: str | int | None, group: str | int | None
+) -> tuple[str | int | None, list[int] | None]:
+    """Return the group and all groups of a child that root runs as another: that one's, never root's own."""
+    if os.geteuid() != 0 or (user is None and group is None):
+        return group, None
+    gid = grp.getgrnam(group).gr_gid if isinstance(group, str) else group
+    if user is None:
+        return gid, None if gid is None else [gid]
+    try:
+        entry = pwd.getpwnam(user) if isinstance(user, str) else pwd.getpwuid(user)
+    except KeyError:
+        if isinstance(user, str):
+            raise
+        if gid is None:
+            why = f"cannot run {command}: user {user} has no entry in the user database: say its group, too"
+            raise SpawnError(errno.EINVAL, why, command) from None
+        return gid, [gid]
+    gid = entry.pw_gid if gid is None else gid
+    return gid, os.getgrouplist(entry.pw_name, gid)
 
 
 def _watched(pid: int, command: str) -> int:
@@ -411,7 +443,7 @@ def _stdio(wanted: Stdio, ours: list[int], theirs: list[int], *, writable: bool)
         ours.append(write_end if writable else read_end)
         theirs.append(read_end if writable else write_end)
         return theirs[-1]
-    if isinstance(wanted, str) or wanted == subprocess.PIPE:
+    if wanted == subprocess.PIPE or not (isinstance(wanted, int) or hasattr(wanted, "fileno")):
         raise ValueError(f"stdin, stdout and stderr are 'pipe', 'inherit', 'ignore' or a file, not {wanted!r}")
     return wanted if isinstance(wanted, int) else wanted.fileno()
 

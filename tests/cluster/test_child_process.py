@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -145,7 +146,7 @@ async def test_a_child_that_the_loop_has_no_room_to_wait_for_is_ended_and_an_err
         patch.setattr(loop, "add_reader", refuse)
         child = child_process.fork("no-such-script.py", stdin="pipe", stdout="pipe", stderr="pipe")
     assert (child.pid, child.is_running, child.connected) == (None, False, False)
-    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+    with pytest.raises(SpawnError, match=f"cannot run .*python.*: {os.strerror(errno.ENOSPC)}"):
         await child.wait()
 
 
@@ -332,6 +333,33 @@ async def test_root_can_run_a_command_as_another_user() -> None:
     assert result.stdout.split()[0] != "0"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a command as another user")
+@pytest.mark.parametrize(
+    ("user", "group", "groups"),
+    [("daemon", None, "1"), (1, None, "1"), ("daemon", 2, "2"), (54321, 2, "2"), (None, 2, "2"), (None, "bin", "2")],
+)
+@asynchronous
+async def test_a_command_of_another_user_has_none_of_roots_groups(
+    user: str | int | None, group: str | int | None, groups: str
+) -> None:
+    before = os.getgroups()
+    os.setgroups([0, 4])
+    try:
+        child = child_process.spawn("id", ["-G"], user=user, group=group)
+    finally:
+        os.setgroups(before)
+    assert child.stdout is not None
+    assert (await child.stdout.read()).decode().split() == [groups]
+    await child.wait_closed()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a command as another user")
+@asynchronous
+async def test_a_user_whose_group_nobody_knows_needs_one() -> None:
+    with pytest.raises(SpawnError, match="cannot run true: user 54321 has no entry in the user database: say its group, too"):
+        await child_process.spawn("true", user=54321).wait()
+
+
 @asynchronous
 async def test_a_user_or_group_that_there_is_not_or_may_not_be_taken_is_what_the_error_names() -> None:
     with pytest.raises(SpawnError, match="cannot run true: there is no user 'no-such-user'"):
@@ -364,8 +392,9 @@ async def test_what_makes_no_sense_is_refused_before_anything_runs() -> None:
         child_process.exec("sleep 60", encoding="no-such-encoding")
     with pytest.raises(TypeError, match="arguments are a list of texts, not one text: \\['60'\\]"):
         child_process.spawn("sleep", "60")
-    with pytest.raises(ValueError, match="stdin, stdout and stderr are 'pipe'"):
-        child_process.spawn("sleep", ["60"], stdout=subprocess.PIPE)
+    for nothing in (subprocess.PIPE, None, asyncio.StreamReader()):
+        with pytest.raises(ValueError, match="stdin, stdout and stderr are 'pipe'"):
+            child_process.spawn("sleep", ["60"], stdin=nothing)  # type: ignore[arg-type]
 
 
 # ---- exec and exec_file ------------------------------------------------------------------------------
@@ -608,6 +637,10 @@ async def test_what_cannot_be_sent_is_said_at_once(echo: str) -> None:
         child.send({"cmd": "NODE_HANDLE"})
     with pytest.raises(TypeError, match="a dict cannot be sent: only sockets and open files can"):
         child.send("x", {"a": 1})
+    ours, theirs = socket.socketpair()
+    tls = ssl.create_default_context().wrap_socket(ours, server_hostname="x", do_handshake_on_connect=False)
+    with theirs, tls, pytest.raises(TypeError, match="a TLS connection cannot be sent"):
+        child.send("x", tls)
     child.disconnect()
     await child.wait_closed()
     with pytest.raises(ChannelClosedError, match="only fork"):
