@@ -50,7 +50,12 @@ class RedisStore:
         self._quote = _QUOTE if _is_cut_short(url) else ""
         try:
             self._client: Any = redis.Redis.from_url(
-                url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, decode_responses=True
+                url,
+                socket_timeout=_TIMEOUT,
+                socket_connect_timeout=_TIMEOUT,
+                decode_responses=True,
+                # what was sent may have been done: sent again it is done twice
+                retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
             )
         except ValueError as error:
             raise StateUnavailable(f"{self._where} is no address of a Redis server: {self._quote or error}") from None
@@ -74,8 +79,8 @@ class RedisStore:
             yield
         except errors.AuthenticationError as error:
             raise StateUnavailable(f"{self._where} refuses the password: {error}") from error
-        except (errors.ConnectionError, errors.TimeoutError, OSError) as error:
-            message = f"{self._where} does not answer: {self._quote or error}. Does the server run?"
+        except (errors.ConnectionError, errors.TimeoutError, errors.WatchError, OSError) as error:
+            message = f"{self._where} does not answer: {self._quote or str(error).rstrip('.')}. Does the server run?"
             raise StateUnavailable(message) from error
         except errors.OutOfMemoryError as error:
             raise StateTooLarge(f"{self._where} is full: {error}") from error
@@ -144,6 +149,7 @@ class RedisStore:
                     else:
                         pipe.set(self._prefix + key, text, px=_milliseconds(ttl), keepttl=ttl is None)
                     pipe.publish(self._changed, key)
+                pipe.watching = False  # else a lost connection is a WatchError, too, and what may be done is done again
                 try:
                     pipe.execute()
                     return

@@ -930,6 +930,25 @@ def test_redis_that_goes_away_is_named_without_its_password_and_watches_catch_up
         seen.wait("after")
 
 
+def test_redis_that_does_what_it_is_told_and_does_not_answer_is_not_told_again(server: RedisServer) -> None:
+    with state.open(f"{server.url}?socket_timeout=0.2&retry_on_timeout=true", "mute") as one:
+        pool: Any = one._store._client.connection_pool  # type: ignore[attr-defined]
+
+        def mute(value: int) -> int:
+            (connection,) = [*pool._in_use_connections, *pool._available_connections]
+            connection.send_command("CLIENT", "REPLY", "OFF")
+            return value
+
+        one.incr("n")
+        with pytest.raises(state.StateUnavailable, match="does not answer"):
+            one.update("n", lambda value: mute(value) + 1)
+        assert one.get("n") == 2
+        mute(0)
+        with pytest.raises(state.StateUnavailable, match="does not answer"):
+            one.incr("n")
+        assert one.get("n") == 3
+
+
 def subscriptions(one: State, change: Callable[[Any], None]) -> list[Any]:
     """Those that a store makes from now on, each changed before it is used."""
     made: list[Any] = []
