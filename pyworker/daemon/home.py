@@ -19,11 +19,12 @@ def open_again(home: str, store: FdStore) -> int:
 
     -1: another daemon was started there meanwhile. Its apps are not ours to start, and none that it knows are ours to end.
     """
+    lock = store.get(LOCK)
     try:
-        fd = open_home(home, create=False)
+        fd = open_home(home, create=False, file=(LOCK_FILE, lock) if lock is not None else None)
     except FileNotFoundError:
         fd = open_home(home, create=True)
-    ours = os.fstat(lock) if (lock := store.get(LOCK)) is not None else None
+    ours = os.fstat(lock) if lock is not None else None
     if ours is None or same_file(fd, LOCK_FILE, ours.st_dev, ours.st_ino):
         return fd
     # it may be a new folder, which nobody has locked: our guardian has the one that was removed

@@ -129,7 +129,7 @@ def _prepare(home: int, store: FdStore) -> None:
 def _take_over(path: str, store: FdStore) -> int:
     """Prepare to guard what another guardian has left, and return the home's fd."""
     failpoint.hit("guardian.adopted")
-    home = boot.open_home(path)
+    home = boot.open_home(path, store.get(inherited.LOCK))
     try:
         files.lock_directory(home)
         with contextlib.suppress(BootError):  # stdout and stderr are the log still

@@ -32,10 +32,10 @@ class BootError(PyworkerError):
     """The guardian cannot start."""
 
 
-def open_home(path: str) -> int:
-    """Open (make) the home and return its fd."""
+def open_home(path: str, lock: int | None = None) -> int:
+    """Open (make) the home and return its fd. `lock`: of the guardian before this one."""
     try:
-        return files.open_home(path, create=True)
+        return files.open_home(path, create=True, file=(names.LOCK_FILE, lock) if lock is not None else None)
     except files.UnsafeDirectory as error:
         raise BootError(error.reason, hint=error.hint, exit=Exit.NO_PERMISSION) from None
     except OSError as error:

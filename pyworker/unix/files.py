@@ -28,23 +28,29 @@ class UnsafeDirectory(OSError):
         self.hint = hint
 
 
-def open_home(path: str, create: bool) -> int:
+def open_home(path: str, create: bool, file: tuple[str, int] | None = None) -> int:
     """Open a private directory and return its fd (the caller's to close), close-on-exec.
 
     With `create` it is made (0700), with its parents, and must be our own. Without, root may also look into
-    another user's. Raises UnsafeDirectory, or OSError for what the file system says (FileNotFoundError...).
+    another user's. A link is followed only to where `file` is, a name and an open file: it was moved. Raises UnsafeDirectory, or OSError for what the file system says (FileNotFoundError...).
     """
     path = os.path.abspath(path)
     if create:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
-    if os.path.islink(path):
-        message = f"{path} is a symbolic link"
-        raise UnsafeDirectory(message, f"use the folder that it points to: {os.path.realpath(path)}")
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    is_link = os.path.islink(path)
+    real = os.path.realpath(path) if is_link else path
+    refused = UnsafeDirectory(f"{path} is a symbolic link", f"use the folder that it points to: {real}")
+    if is_link and file is None:
+        raise refused
+    fd = os.open(real, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        _check_private(path, os.fstat(fd), ours=create)
+        if is_link and file is not None:
+            known = os.fstat(file[1])
+            if not same_file(fd, file[0], known.st_dev, known.st_ino):
+                raise refused
+        _check_private(real, os.fstat(fd), ours=create)
     except BaseException:
         os.close(fd)
         raise

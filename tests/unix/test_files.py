@@ -49,6 +49,22 @@ def test_link_is_refused_and_its_target_named(tmp_path: Path) -> None:
     assert str(tmp_path / "real") in refused.value.hint
 
 
+def test_a_link_is_followed_to_where_it_was_moved_only(tmp_path: Path) -> None:
+    moved, other, link = (tmp_path / name for name in ("moved", "other", "link"))
+    for folder in (moved, other):
+        folder.mkdir(mode=0o700)
+        (folder / "lock").touch()
+    link.symlink_to("moved")
+    with open(moved / "lock") as lock:
+        fd = files.open_home(str(link), create=True, file=("lock", lock.fileno()))
+        assert os.path.samestat(os.fstat(fd), moved.stat())
+        os.close(fd)
+        link.unlink()
+        link.symlink_to("other")
+        with pytest.raises(files.UnsafeDirectory, match="symbolic link"):
+            files.open_home(str(link), create=True, file=("lock", lock.fileno()))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root to give a folder away")
 def test_home_of_another_user_is_refused_for_writing(tmp_path: Path) -> None:
     home = tmp_path / "home"
