@@ -108,8 +108,10 @@ class Templates:
 
     def _note_other_code(self, app: App, number: int, loaded: t.Loaded) -> None:
         """A generation is one moment's code; a template that had to be rebuilt may have found another's. Said aloud."""
-        first = app.codes.setdefault(number, loaded.code)
-        if loaded.code and first and first != loaded.code:
+        first, _, looked_at = app.codes.setdefault(number, loaded.code).partition(" ")
+        # an import may take other modules than the one before, of files that nobody has changed
+        is_changed = loaded.newest_at > (int(looked_at[:20]) if looked_at.isdecimal() else 0)
+        if loaded.code and first and first != loaded.code.partition(" ")[0] and is_changed:
             app.codes[number] = loaded.code
             newest = f" (last changed: {loaded.newest})" if loaded.newest else ""
             self._brain.note(

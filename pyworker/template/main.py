@@ -80,7 +80,7 @@ class _Ready(NamedTuple):
 
 def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) -> None:
     """Run the template; in a forked child, the worker. `boot` is kept alive: we still run inside of it."""
-    started = time.monotonic()
+    started, born_at = time.monotonic(), time.time_ns()
     spec = read_spec(spec_fd)
     fds = spec_fds(spec, spec_fd)
     pass_on(fds, inheritable=False)
@@ -92,7 +92,7 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     sys.argv = [spec.app.target or ""]
     channel = open_channel(spec)
     cpus, niceness = os.sched_getaffinity(0), os.nice(0)
-    ready = prepare_app(spec, channel, argv, started)
+    ready = prepare_app(spec, channel, argv, started, born_at)
     if not ready.loaded.preload and ready.server is not None:
         # an exec keeps them, and each worker's import would begin where this one has ended
         with contextlib.suppress(OSError):
@@ -120,7 +120,7 @@ def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) ->
     ending.end(worker_main.run(birth))
 
 
-def prepare_app(spec: t.LaunchSpec, channel: socket.socket, argv: list[str], started: float) -> _Ready:
+def prepare_app(spec: t.LaunchSpec, channel: socket.socket, argv: list[str], started: float, born_at: int) -> _Ready:
     """Import engine and app, say what failed and exit, or return what workers will need."""
     again = next((a.removeprefix(_AGAIN) for a in argv if a.startswith(_AGAIN)), "")
     try:
@@ -167,11 +167,11 @@ def prepare_app(spec: t.LaunchSpec, channel: socket.socket, argv: list[str], sta
     why = "preload = false" if spec.app.preload is False else clip(forksafe.why_not(before))
     took = time.monotonic() - started
     version = sys.version.split(" ", 1)[0]
-    code, newest = imported_code()
+    code, newest, newest_at = imported_code(born_at)
     valid = tls.validity(_path(spec.cert_fd), _path(spec.key_fd)) if ssl_context is not None else None
     loaded = t.Loaded(
         os.getpid(), version, target.interface, engine.description, engine.loop, not why, why, round(took, 4),
-        __version__, code, clip(newest), *(valid or ()),
+        __version__, f"{code} {time.time_ns()}", clip(newest), newest_at, *(valid or ()),
     )  # fmt: skip
     server = worker_main.new_server(spec.app, target.application, target.interface, ssl_context)
     return _Ready(loaded, server, ssl_context, handlers=own)
@@ -206,8 +206,9 @@ def share_websockets(here: str) -> None:
         sys.path[:] = path
 
 
-def imported_code() -> tuple[str, str]:
-    """Return a text that changes when a file of the imported modules does, and the file that was changed last."""
+def imported_code(before: int) -> tuple[str, str, int]:
+    """Return a text that changes when a file of the imported modules does, and of those that were changed before a moment (in ns
+    since the epoch) which was the last, and when."""
     newest, path = 0, ""
     content = []
     for module in list(sys.modules.values()):
@@ -219,9 +220,10 @@ def imported_code() -> tuple[str, str]:
         except OSError:
             continue  # in a zip, or gone
         content.append(f"{file} {found.st_mtime_ns} {found.st_size}")
-        if found.st_mtime_ns > newest:
-            newest, path = found.st_mtime_ns, file
-    return f"{zlib.crc32(chr(10).join(sorted(content)).encode('utf-8', 'surrogateescape')):08x}", path
+        # not by its mtime, which may have been copied with it
+        if newest < found.st_ctime_ns < before:
+            newest, path = found.st_ctime_ns, file
+    return f"{zlib.crc32(chr(10).join(sorted(content)).encode('utf-8', 'surrogateescape')):08x}", path, newest
 
 
 def replace_self(spec: t.LaunchSpec, fds: list[int], archive: str, spec_fd: int, loaded: t.Loaded) -> NoReturn:

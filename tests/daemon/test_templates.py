@@ -381,6 +381,27 @@ def test_one_that_cannot_be_made_fails_a_start_and_is_tried_again_at_a_boot(
     assert (app.templates, len(closed)) == ({}, 5)
 
 
+@pytest.mark.parametrize(
+    ("first", "code", "newest_at", "said"),
+    [
+        ("a 100", "a 300", 200, False),
+        ("a 100", "b 300", 99, False),
+        ("a 100", "b 300", 200, True),
+        ("a", "b 300", 1, True),  # a daemon of before
+        ("a 100", "b", 0, False),  # a template of before
+        (f"a {'9' * 5000}", "b", 1, False),
+    ],
+)
+def test_other_code_is_what_was_changed_and_not_what_was_imported_by_chance(
+    first: str, code: str, newest_at: int, said: bool
+) -> None:
+    notes: list[str] = []
+    brain: Any = SimpleNamespace(note=lambda app, text: notes.append(text))
+    app: Any = SimpleNamespace(name="api", codes={1: first})
+    Templates(brain)._note_other_code(app, 1, t.Loaded(7, "3.11", "asgi", "e", "uvloop", True, "", 0.5, "", code, "web.py", newest_at))
+    assert bool(notes) == said
+
+
 def test_that_a_template_has_loaded_stays_in_its_channel_until_it_is_written_down(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:

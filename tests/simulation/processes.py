@@ -152,7 +152,7 @@ class Template(Process):
             self.says(t.LoadFailed("import", "ModuleNotFoundError: No module named 'x'", ""))
         else:
             self.becomes("ready")
-            self.says(t.Loaded(0, "3.11.7", "asgi", "uvicorn", "asyncio", True, "", 0.1, "1", "web.py"))
+            self.says(t.Loaded(0, "3.11.7", "asgi", "uvicorn", "asyncio", True, "", 0.1, "1"))
 
     def reads(self) -> None:
         message, fds = self.hears(t.ToTemplate)

@@ -168,7 +168,7 @@ def app(environ, start_response):
 
 def test_what_workers_and_templates_say_of_themselves_is_an_event_once(pw: Pyworker) -> None:
     """Said again and again, and not too fast, it drove all that had happened out of the history."""
-    loaded = encode(Loaded(1, "3", "wsgi", "e", "asyncio", True, "", 0.5, code="NUMBER"))
+    loaded = encode(Loaded(1, "3", "wsgi", "e", "asyncio", True, "", 0.5, code="NUMBER", newest_at=1 << 62))
     pw.api(BRAGGART.replace("LOADED", repr(loaded)), workers=1)
     pw.ok("start", "app.toml")
     pw.get()

@@ -54,6 +54,20 @@ def test_app_is_imported_once_and_its_output_goes_to_the_right_pipes(daemon: Any
     wait_until(lambda: children.read_text() == "", what="no child of the template's")
 
 
+def test_what_an_import_writes_itself_is_no_file_that_was_changed(daemon: Any, folder: Path) -> None:
+    shop = (folder / "shop.py").read_text()
+    make = "import time\ntry:\n    import parsed\nexcept ImportError:\n    open('parsed.py', 'w').close()\n"
+    (folder / "shop.py").write_text(make + "open('now.py', 'w').write(str(time.time()))\nimport now\n" + shop)
+    codes, changes = [], []
+    for _ in range(2):
+        d = daemon()
+        d.load()
+        codes.append(d.loaded.code.split())
+        changes.append(d.loaded.newest_at)
+    assert codes[0][0] != codes[1][0]
+    assert changes[1] <= int(codes[0][1]), d.loaded.newest
+
+
 def test_a_fork_warns_of_no_threads_where_there_are_none(daemon: Any, folder: Path) -> None:
     """Since 3.12 Python looks for them in /proc/self/stat, and counts its fields by the blanks."""
     shop = (folder / "shop.py").read_text()
