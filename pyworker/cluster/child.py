@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import time
+from _thread import start_new_thread  # of the kernel, also when the program has green ones later: we block in it
 from typing import Any
 
 from pyworker.cluster import process
@@ -224,7 +225,7 @@ def _say(fields: dict[str, Any], seq: int | None = None) -> None:
 
 
 def _leave_soon(code: int) -> None:
-    threading.Thread(target=_leave, args=(code,), name="pyworker leaves", daemon=True).start()
+    start_new_thread(_leave, (code,))
 
 
 def _leave(code: int) -> None:

@@ -21,6 +21,7 @@ from pyworker.cluster import handles
 from pyworker.cluster.emitter import let_exit_through, report
 from pyworker.protocol import node
 from pyworker.unix.fds import Packet, close_all, recv_packet, send_into
+from pyworker.unix.ready import green_poll
 
 _MAX_FDS = 16  # of one read; Linux gives those of one message
 _READS = 8  # per turn of the loop, so that a chatty peer does not starve the others
@@ -455,7 +456,7 @@ class ThreadChannel(_Channel):
         return not self.started or self.is_here
 
     def _run(self) -> None:
-        poll = select.poll()
+        poll = green_poll()
         poll.register(self._wake_reader, select.POLLIN)
         watched = 0
         while True:

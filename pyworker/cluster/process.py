@@ -59,8 +59,11 @@ class _Process(Emitter, Receiver):
 
     def start(self) -> None:
         """Read the channel from now on."""
+        # asked without the lock first: whoever starts it may have given way to us, in a green thread
+        if self.channel is None or self.channel.started:
+            return
         with self._starting:
-            if self.channel is not None and not self.channel.started:
+            if not self.channel.started:
                 self.channel.start()
 
     def forked(self) -> None:

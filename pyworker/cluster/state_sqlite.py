@@ -26,6 +26,7 @@ from pyworker.cluster.state_store import (
 )
 from pyworker.cluster.state_watch import Interests, Thread
 from pyworker.unix import bell
+from pyworker.unix.ready import green_poll
 
 _LOOK = 1.0  # seconds: watchers look by themselves, for changes whose writer died before it could ring
 _POLL = 0.02  # seconds, where the kernel has no inotify for us
@@ -231,7 +232,7 @@ class SqliteStore:
             with contextlib.suppress(OSError):  # none left for this user: looked every 20 ms instead
                 os.close(open_bell(self._folder))
                 self._rung_fd = bell.watch(os.path.join(self._folder, BELL))
-            poll = select.poll()
+            poll = green_poll()
             poll.register(wake, select.POLLIN)
             if self._rung_fd >= 0:
                 poll.register(self._rung_fd, select.POLLIN)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import select
 
 from pyworker.unix import inotify
+from pyworker.unix.ready import ready
 
 
 def ring(fd: int) -> None:
@@ -30,6 +31,6 @@ def watch(path: str) -> int:
 
 def take(fd: int) -> None:
     """Read away the rings so far."""
-    with contextlib.suppress(BlockingIOError):
-        while os.read(fd, 4096):
-            pass
+    # asked first: a program of eventlet's has an os.read that waits
+    if ready(fd, select.POLLIN):
+        os.read(fd, 4096)

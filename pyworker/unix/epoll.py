@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 
 from pyworker.unix.procfs import read_all
+from pyworker.unix.ready import Epoll
 
 
 def registered() -> dict[int, set[int]]:
@@ -31,7 +31,7 @@ def waiting_for(epoll_fd: int) -> set[int]:
 def unregister_everywhere(fds: set[int]) -> None:
     """Take fds out of every epoll of this process: no event loop sees them any more."""
     for epoll_fd, watched in registered().items():
-        with contextlib.suppress(OSError), contextlib.closing(select.epoll.fromfd(os.dup(epoll_fd))) as epoll:
+        with contextlib.suppress(OSError), contextlib.closing(Epoll.fromfd(os.dup(epoll_fd))) as epoll:
             for fd in watched & fds:
                 with contextlib.suppress(OSError):
                     epoll.unregister(fd)

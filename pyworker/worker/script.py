@@ -17,6 +17,7 @@ import signal
 import socket
 import threading
 import time
+from _thread import start_new_thread  # of the kernel, also when the script has green ones later: `ask` blocks
 from typing import Literal
 
 from pyworker.cluster.binding import Address, Binding, Grant
@@ -47,7 +48,7 @@ class Runtime(Binding):
         self._lock = threading.Lock()  # one bind at a time, one answer each
         self._answers: queue.SimpleQueue[Grant] = queue.SimpleQueue()
         self._asks: Address | None = None
-        self._reader: threading.Thread | None = None
+        self._reading = False
         self._said_ready = False
         self.bound = False
 
@@ -94,9 +95,9 @@ class Runtime(Binding):
             self._channel.send(Ready(serving))
 
     def _start_reader(self) -> None:
-        if self._reader is None:
-            self._reader = threading.Thread(target=self._read, name="pyworker", daemon=True)
-            self._reader.start()
+        if not self._reading:
+            start_new_thread(self._read, ())
+            self._reading = True
 
     def _read(self) -> None:
         """The thread: answers of the daemon, and the end."""

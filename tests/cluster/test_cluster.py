@@ -782,14 +782,18 @@ threading.Event().wait()
 """
 
 
+GREEN = "import select, threading\ndel select.epoll\nthreading._start_new_thread = lambda *_: None\n"  # as gevent does
+
+
 @pytest.mark.parametrize(
     ("word", "outcome"), [("disconnect", (True, None)), ("kill", (True, "SIGTERM")), ("suicide", (False, None))]
 )
+@pytest.mark.parametrize("first", ["", GREEN])
 @asynchronous
 async def test_a_worker_knows_itself_and_may_leave_in_three_ways(
-    word: str, outcome: tuple[bool, str | None], tmp_path: Path
+    first: str, word: str, outcome: tuple[bool, str | None], tmp_path: Path
 ) -> None:
-    (tmp_path / "worker.py").write_text(WORKER)
+    (tmp_path / "worker.py").write_text(first + WORKER)
     made = cluster.Cluster()
     made.setup_primary(tmp_path / "worker.py")
     worker = made.fork({"EXTRA": "yes"})

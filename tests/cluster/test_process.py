@@ -9,6 +9,8 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pyworker import child_process
 from pyworker.cluster.parent import ChildProcess
 from pyworker.cluster.process import _ToLoop
@@ -43,6 +45,43 @@ async def test_messages_wait_for_the_program_and_keep_their_order(tmp_path: Path
     child.send("last")
     assert await inbox.next() == [*range(800), "last"]
     child.disconnect()
+    await child.wait_closed()
+
+
+GREEN = "import select\ndel select.epoll, select.poll\n"  # as eventlet.monkey_patch() does
+
+
+@pytest.mark.parametrize("first", [GREEN + "from pyworker import process\n", "from pyworker import process\n" + GREEN])
+@asynchronous
+async def test_a_program_whose_poll_was_taken_away_gets_its_messages(tmp_path: Path, first: str) -> None:
+    child = start(
+        tmp_path,
+        f"{first}import threading\nended = threading.Event()\nprocess.on('disconnect', ended.set)\n"
+        "process.on('message', lambda message, handle: process.send(message))\nended.wait()",
+    )
+    inbox = Inbox(child)
+    for message in ("a", "x" * 1_000_000):  # one that is written at once, and one that has to wait for room
+        child.send(message)
+        assert await inbox.next() == message
+    child.disconnect()
+    await child.wait_closed()
+
+
+@asynchronous
+async def test_the_thread_that_reads_needs_nothing_of_who_starts_it(tmp_path: Path) -> None:
+    """A green thread may run, with all that its program does, before the call returns that starts it."""
+    child = start(
+        tmp_path,
+        "import threading\nfrom pyworker import process\n"
+        "got = threading.Event()\n"
+        "class Thread(threading.Thread):\n    def start(self):\n        super().start()\n        got.wait()\n"
+        "process._process.channel._thread.__class__ = Thread\n"
+        "def take(message, handle):\n    process.on('error', print)\n    process.send(message)\n    got.set()\n"
+        "process.on('message', take)\nprocess.disconnect()",
+    )
+    inbox = Inbox(child)
+    child.send("a")
+    assert await inbox.next() == "a"
     await child.wait_closed()
 
 

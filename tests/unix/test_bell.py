@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,25 @@ def test_every_watcher_is_woken_by_a_ring_and_rings_do_not_pile_up(tmp_path: Pat
     finally:
         for fd in (ringer, *watchers):
             os.close(fd)
+
+
+def test_rings_are_taken_where_a_read_waits_for_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a program of eventlet's, which waits in os.read whatever the descriptor says of itself."""
+
+    def read(fd: int, size: int, plain: Callable[[int, int], bytes] = os.read) -> bytes:
+        assert rung(fd)
+        return plain(fd, size)
+
+    path = tmp_path / "bell"
+    path.touch()
+    ringer, watcher = os.open(path, os.O_RDWR), bell.watch(str(path))
+    monkeypatch.setattr(os, "read", read)
+    bell.ring(ringer)
+    bell.take(watcher)
+    bell.take(watcher)
+    assert not rung(watcher)
+    os.close(ringer)
+    os.close(watcher)
 
 
 def test_a_file_that_is_not_there_is_named_and_no_descriptor_stays(tmp_path: Path) -> None:

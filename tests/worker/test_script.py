@@ -60,7 +60,8 @@ while True:
         body = str(os.getpid()).encode()
         client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
 """,
-    "blocking accept, with poll taken away": "import select\ndel select.poll\n" + HTTP_SERVER % "http.server.HTTPServer",
+    "blocking accept, with green threads": "import select, threading\ndel select.epoll, select.poll\n"
+    "threading._start_new_thread = lambda *_: None\n" + HTTP_SERVER % "http.server.HTTPServer",
     "asyncio": """
 import asyncio, os, sys
 async def handle(reader, writer):
