@@ -148,6 +148,19 @@ def has_no_file(address: Address) -> bool:
     return address.family == "unix" and not os.path.lexists(address.path)
 
 
+def has_no_address(listener: socket.socket) -> bool:
+    """True while this machine lacks the address: an interface that is down, or has got another one."""
+    if listener.family == socket.AF_UNIX:
+        return False
+    host, _, *scope = listener.getsockname()
+    with contextlib.suppress(OSError), socket.socket(listener.family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host.partition("%")[0], 0, *scope))
+        except OSError as error:
+            return error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV)
+    return False
+
+
 def is_listening(listener: socket.socket) -> bool:
     """False for one of TCP after `shut_down`; a Unix socket's does not show it."""
     return listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) != 0

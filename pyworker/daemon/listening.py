@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from typing import TYPE_CHECKING
 
 from pyworker.config.address import Address, collide
@@ -16,6 +17,7 @@ from pyworker.daemon.listener import (
     UNIX_MODE,
     ListenFailed,
     bound_to,
+    has_no_address,
     has_no_file,
     inode,
     is_listening,
@@ -60,6 +62,35 @@ def not_bound(address: Address) -> str:
     return f"{NOT_BOUND} {address}, which `bind` names: who connects there waits. Is it where the program listens?"
 
 
+def why_unreachable(app: App, listener: Listener) -> str:
+    """Return why nobody can connect to what is listened on, and what helps; "" while all is well."""
+    step = f"pyworker reload {app.name} makes it again"
+    if has_no_file(listener.address):
+        return f"{listener.address}: its file was removed, and nobody can connect: {step}"
+    if _has_no_interface(listener):
+        return f"{listener.address}: its network interface was made anew, and nobody can connect: {step}"
+    if has_no_address(listener.sock):
+        return f"{listener.address}: this machine does not have that address now: nobody can connect until it is back"
+    return ""
+
+
+def _has_no_interface(listener: Listener) -> bool:
+    """True for a link-local address whose network interface was made anew: the kernel knows it by another number by now."""
+    interface = listener.address.host.partition("%")[2]
+    if not interface:
+        return False
+    try:
+        bound_to_it: int = listener.sock.getsockname()[3]
+        return bound_to_it != socket.if_nametoindex(interface)
+    except OSError:  # there is none now: it may come back, and a new listener cannot be had
+        return False
+
+
+def _is_lost(listener: Listener) -> bool:
+    """True where nobody can connect any more, and a new one can be had."""
+    return has_no_file(listener.address) or _has_no_interface(listener)
+
+
 class Listening:
     """Opens, finds and closes; whom a listener belongs to is App.listeners."""
 
@@ -70,7 +101,7 @@ class Listening:
         """The newest: it is the one that has the file of a Unix socket whose file was removed."""
         if not app.listening or has_no_file(address):
             return None
-        newest_first = list(reversed(app.listeners.values()))
+        newest_first = [x for x in reversed(app.listeners.values()) if not _has_no_interface(x)]
         named = (x for x in newest_first if x.address == address)
         # a script that listens on localhost has looked it up, and `bind` may have the name
         return next(named, None) or next((x for x in newest_first if bound_to(x.sock) == address), None)
@@ -93,7 +124,7 @@ class Listening:
             if collide(left.address, address):  # kept open for the new code, which listens here instead
                 self.close(app, left)
         for mine in app.listeners.values():
-            if collide(mine.address, address) and not has_no_file(mine.address):
+            if collide(mine.address, address) and not _is_lost(mine):
                 text = f"cannot listen on {address}: already in use by {app.name} itself, on {mine.address}"
                 hint = f"pyworker stop {app.name}, then start it again: nobody is answered in between"
                 if mine.index in generation.listeners:  # else it is of other code, and goes with that

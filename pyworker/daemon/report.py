@@ -19,7 +19,8 @@ from pyworker.daemon.brain import Brain
 from pyworker.daemon.desired import DesiredApp, FileSource
 from pyworker.daemon.diagnosis import log_file
 from pyworker.daemon.handles import WorkerHandle
-from pyworker.daemon.listener import actual, has_no_file, is_listening, queue_depth, url
+from pyworker.daemon.listener import actual, is_listening, queue_depth, url
+from pyworker.daemon.listening import why_unreachable
 from pyworker.daemon.sample import Sampler, Served
 from pyworker.daemon.shown import all_notes, state_word
 from pyworker.daemon.wallclock import next_at
@@ -124,7 +125,7 @@ def app_document(brain: Brain, sampler: Sampler | None, app: App) -> dict[str, A
             "changed_files": changed,
         },
         "last_failure": dict(vars(failure)) | {"message": why + failure.message} if failure else None,
-        "notes": [*all_notes(app), *_log_trouble(brain, app), *_sockets_without_file(app)],
+        "notes": [*all_notes(app), *_log_trouble(brain, app), *_unreachable(app)],
         "drops": app.drops.lines(now, brain.store.logger_pid),
         "pool": pool,
     }
@@ -156,12 +157,10 @@ def _log_trouble(brain: Brain, app: App) -> list[str]:
     return [f"log: {trouble}"] if trouble else []
 
 
-def _sockets_without_file(app: App) -> list[str]:
-    lost = [x.address for x in app.listeners.values() if app.current is not None and x.index in app.current.listeners]
-    step = f"pyworker reload {app.name} makes it again"
-    return [
-        f"{address}: its file was removed, and nobody can connect: {step}" for address in lost if has_no_file(address)
-    ]
+def _unreachable(app: App) -> list[str]:
+    named = app.current.listeners if app.current is not None else ()
+    today = [x for x in app.listeners.values() if x.index in named or app.generation in x.asked]
+    return [why for x in today if (why := why_unreachable(app, x))]
 
 
 def _http(totals: Totals, served: Served) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from pyworker.config.address import Address
 from pyworker.daemon.app import Listener
 from pyworker.daemon.listener import ListenFailed, bound_to, open_listener
-from pyworker.daemon.listening import Listening
+from pyworker.daemon.listening import Listening, why_unreachable
 from pyworker.record import replace
 from pyworker.unix import user
 
@@ -41,6 +42,41 @@ def test_an_address_of_bind_may_be_written_as_a_name_when_it_was_a_number() -> N
         assert listening.find_named(app, replace(at, host="localhost")) is listener
         assert listening.find(app, replace(at, host="localhost")) is None, "a worker may ask for it: no name is looked up"
         assert listening.find_named(app, Address("unix", path="/no/such")) is None
+
+
+class Bound:
+    """A listener on an address that no test may have."""
+
+    def __init__(self, *name: Any) -> None:
+        self._name = name
+        self.family = socket.AF_INET6 if ":" in name[0] else socket.AF_INET
+
+    def getsockname(self) -> tuple[Any, ...]:
+        return self._name
+
+
+def test_a_listener_on_a_network_interface_that_was_made_anew_is_said_to_be_out_of_reach_and_not_used_again() -> None:
+    interface = socket.if_indextoname(index := socket.if_nameindex()[0][0])
+    address = Address("inet6", f"fe80::1%{interface}", 8000)
+    app: Any = SimpleNamespace(name="api", listening=True, listeners={})
+    listening = Listening(SimpleNamespace())  # type: ignore[arg-type]
+    for number in (index, index + 1):
+        sock: Any = Bound(f"fe80::1%{number}", 8000, 0, number)
+        app.listeners = {0: Listener(0, address, sock)}
+        assert listening.find(app, address) is (app.listeners[0] if number == index else None)
+    again = "its network interface was made anew, and nobody can connect: pyworker reload api makes it again"
+    assert why_unreachable(app, app.listeners[0]) == f"{address}: {again}"
+    gone = replace(address, host="fe80::1%nosuch0")  # a new listener could not be had: the reload would be refused
+    app.listeners = {0: Listener(0, gone, sock)}
+    assert listening.find(app, gone) is app.listeners[0]
+
+
+@pytest.mark.parametrize(("host", "is_here"), [("127.0.0.1", True), ("0.0.0.0", True), ("::1", True), ("192.0.2.1", False), ("2001:db8::1", False)])
+def test_a_listener_whose_address_the_machine_lost_is_said_to_be_out_of_reach(host: str, is_here: bool) -> None:
+    app: Any = SimpleNamespace(name="api")
+    sock: Any = Bound(host, 8000, *((0, 0) if ":" in host else ()))
+    said = why_unreachable(app, Listener(0, address := Address("inet6" if ":" in host else "inet", host, 8000), sock))
+    assert said == ("" if is_here else f"{address}: this machine does not have that address now: nobody can connect until it is back")
 
 
 @pytest.mark.parametrize(("named", "step"), [(True, 'name where the program listens: bind = "127.0.0.1:8000"'), (False, "pyworker stop api")])
