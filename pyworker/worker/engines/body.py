@@ -21,9 +21,7 @@ class Body:
     def append(self, data: bytes) -> None:
         self.size += len(data)
         if self.size > IN_MEMORY and isinstance(self._file, io.BytesIO):
-            import tempfile  # few ever need it, and it costs every start
-
-            spooled: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+            spooled = _temporary()
             spooled.write(self._file.getvalue())
             self._file = spooled
         self._file.write(data)
@@ -36,3 +34,14 @@ class Body:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # there is no room for what is in its buffer, and nobody wants it
             self._file.close()
+
+
+def _temporary() -> IO[bytes]:
+    import tempfile  # few ever need it, and it costs every start
+
+    try:
+        return tempfile.TemporaryFile()
+    except (
+        FileNotFoundError
+    ):  # $TMPDIR was removed: that of a login which has ended, say. Python looks for another one only once
+        return tempfile.TemporaryFile(dir="/tmp")
