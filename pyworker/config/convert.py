@@ -190,21 +190,35 @@ def _unknown(cls: type, name: str, value: Any, path: Path, report: Report) -> No
     here = (*path, name)
     names = [f.name for f in fields(cls)]
     hint = ""
+    other = "" if cls is AppConfig else _of_another_table(name, path)
     if cls is AppConfig and path[-1:] == ("app",) and isinstance(value, dict) and not value.keys().isdisjoint(KINDS):
         report.attempted |= {(*path, key) for key in KINDS}
         hint = f"several apps are [apps.NAME]: write [{dotted((*path[:-1], 'apps', name))}]"
     elif cls is AppConfig and (found := _in_a_table(name, 1.0)):
         hint = f"did you mean `{found}`?"
-    elif (meant := nearest(name, names)) is not None:
+    elif (meant := nearest(name, names, 1.0 if other else 0.6)) is not None:
         report.attempted.add((*path, meant))
         hint = f"did you mean `{meant}`?"
         if meant == "bind" and name == "port" and is_port(str(value)):
             hint = f'did you mean bind = "127.0.0.1:{value}"?'
     elif cls is AppConfig and (found := _in_a_table(name, 0.8)):
         hint = f"did you mean `{found}`?"
+    elif other:
+        hint = other
     else:
         hint = "known keys: " + ", ".join(names)
     report.add(here, f"unknown key `{dotted((name,))}` in [{dotted(path)}]", hint, at="key", code="unknown_key")
+
+
+def _of_another_table(name: str, path: Path) -> str:
+    """Return where an option belongs that stands in a wrong one of the app's tables; in TOML those end only at the next."""
+    app, table = path[:-1], path[-1]
+    if table not in hints_of(AppConfig):
+        return ""
+    if name in hints_of(AppConfig):
+        return f"it belongs to [{dotted(app)}]: write it above [{dotted(path)}]"
+    found = _in_a_table(name, 1.0).split(".")[0]
+    return f"it belongs to [{dotted((*app, found))}]" if found else ""
 
 
 def _in_a_table(name: str, alike: float) -> str:
