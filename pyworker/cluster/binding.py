@@ -71,6 +71,7 @@ class Binding:
     def __init__(self) -> None:
         self.adopted: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self.inboxes: weakref.WeakKeyDictionary[socket.socket, Inbox] = weakref.WeakKeyDictionary()
+        self._bound: weakref.WeakKeyDictionary[socket.socket, Address] = weakref.WeakKeyDictionary()
         self.draining = False
         self.accepted: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._taking: set[int] = set()  # threads inside an accept that returns at once
@@ -97,6 +98,8 @@ class Binding:
     def adopt(self, sock: socket.socket, address: Any) -> bool:
         """Make `sock` the listener that we are given for this address; False when it is none of ours. OSError as bind's."""
         asked = self._question(sock, address)
+        if asked is not None and self._is_bound(sock, asked):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         grant = None if asked is None else self._files.get(asked.host) or self.ask(asked)
         if asked is None or grant is None:
             return False
@@ -114,6 +117,7 @@ class Binding:
             self._files[asked.host] = None
         if sock.type == socket.SOCK_STREAM:
             self.adopted.add(sock)
+            self._bound[sock] = asked
             return True
         if sock.gettimeout() is not None:
             os.set_blocking(sock.fileno(), False)  # the program has said so before, of the descriptor that is gone
@@ -194,6 +198,7 @@ class Binding:
     def shut(self, sock: socket.socket) -> None:
         """Let go of a listener that the program shuts down: in earnest that would close the port of all who share it."""
         self.adopted.discard(sock)
+        self._bound.pop(sock, None)
         inbox = self.inboxes.pop(sock, None)
         if inbox is not None:
             inbox.close()
@@ -220,6 +225,7 @@ class Binding:
             raise
         os.dup2(sock.fileno(), made.fileno(), inheritable=False)
         self.adopted.add(made)
+        self._bound[made] = self._bound.pop(sock)
         if sock in self.inboxes:
             self.inboxes[made] = self.inboxes.pop(sock)
         self.adopted.discard(sock)
@@ -253,6 +259,14 @@ class Binding:
         return os.getpid() == self._pid
 
     # ---- inside --------------------------------------------------------------------------------------
+    def _is_bound(self, sock: socket.socket, address: Address) -> bool:
+        """Whether another server of this program has the port: each would get some of the other's connections."""
+        if sock.family == socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+            return False
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            return False
+        return any(where == address and other.fileno() >= 0 for other, where in list(self._bound.items()))
+
     def _question(self, sock: socket.socket, address: Any) -> Address | None:
         families = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
         if sock.family not in families or sock in self.adopted or not self.is_own_process:

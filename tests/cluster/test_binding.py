@@ -76,6 +76,21 @@ def test_an_accept_says_that_the_handler_of_a_signal_has_closed_its_listener_in_
             os.close(fd)
 
 
+def test_a_program_has_a_port_once_unless_it_shares_it_or_has_closed_it() -> None:
+    with tcp_listener() as listener, socket.socket() as first, socket.socket() as second, socket.socket() as sharing:
+        shared, address = Shared(listener), listener.getsockname()
+        assert shared.adopt(first, address)
+        with pytest.raises(OSError, match="Address already in use"):
+            shared.adopt(second, address)
+        sharing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        assert shared.adopt(sharing, address)
+        first.close()
+        sharing.close()
+        assert shared.adopt(second, address)
+        for fd in (shared._wake_reader, shared._wake_writer):
+            os.close(fd)
+
+
 def test_the_removal_of_a_file_can_be_handed_to_another_process() -> None:
     """As by concurrent.futures.ProcessPoolExecutor().map(os.remove, paths)."""
     program = "import os, pickle, sys; from pyworker.cluster.binding import Binding; Binding().install(); "
