@@ -11,6 +11,7 @@ import fcntl
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +28,12 @@ CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value TEXT NOT NULL, exp
 CREATE INDEX IF NOT EXISTS expiring ON state (expires) WHERE expires IS NOT NULL;
 CREATE TABLE IF NOT EXISTS messages (seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, sender TEXT, text TEXT);
 """
+_IN_A_HANDLER = (
+    "the handler of a signal came in the middle of {} of the shared state and cannot {} it, too: "
+    "let it set a flag, or use loop.add_signal_handler"
+)
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+_opening = threading.local()  # .now: this thread does
 
 
 class Connection:
@@ -73,10 +79,7 @@ class Connection:
         """Lend the connection inside a transaction that no other process's overlaps."""
         with self.use() as db:
             if db.in_transaction:
-                raise StateError(
-                    "the handler of a signal came in the middle of a change of the shared state and cannot change it, too: "
-                    "let it set a flag, or use loop.add_signal_handler"
-                )
+                raise StateError(_IN_A_HANDLER.format("a change", "change"))
             try:
                 db.execute("BEGIN IMMEDIATE")
                 yield db
@@ -93,9 +96,10 @@ class Connection:
 
     def drop(self) -> None:
         """Close the connection; the next use opens it again."""
-        if self._db is not None and self._depth == 0:
-            db, self._db = self._db, None
-            db.close()
+        with self.lock:
+            if self._db is not None and self._depth == 0:
+                db, self._db = self._db, None
+                db.close()
 
     def _was_removed(self) -> bool:
         try:
@@ -160,6 +164,16 @@ def _identity(path: str) -> tuple[int, int]:
 
 def _open(folder: str) -> tuple[sqlite3.Connection, tuple[int, int]]:
     """Open the file, made when it is not there. One process at a time: switching to WAL does not wait by itself."""
+    if getattr(_opening, "now", False):
+        raise StateError(_IN_A_HANDLER.format("the opening", "open"))
+    try:
+        _opening.now = True
+        return _open_alone(folder)
+    finally:
+        _opening.now = False
+
+
+def _open_alone(folder: str) -> tuple[sqlite3.Connection, tuple[int, int]]:
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         gate = open_bell(folder)
@@ -167,7 +181,7 @@ def _open(folder: str) -> tuple[sqlite3.Connection, tuple[int, int]]:
         message = f"the shared state cannot be opened in {folder}: {error.strerror}. Which user owns the folder?"
         raise StateUnavailable(message) from None
     try:
-        fcntl.flock(gate, fcntl.LOCK_EX)
+        _enter(gate, folder)
         path = os.path.join(folder, FILE)
         if not os.path.exists(path):
             # of one that was removed alone: who has it open goes on in them until he looks
@@ -193,6 +207,21 @@ def _open(folder: str) -> tuple[sqlite3.Connection, tuple[int, int]]:
         raise StateUnavailable(f"the shared state cannot be opened in {folder}: {error.strerror}") from None
     finally:
         os.close(gate)
+
+
+def _enter(gate: int, folder: str) -> None:
+    """Take the lock of the gate. Who has it may have been stopped: nobody waits for ever."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise StateUnavailable(
+                    f"another process has been opening the shared state in {folder} for more than {PATIENCE:g} s: "
+                    "was one stopped? `ps -eo pid,stat,args` shows it with a T"
+                ) from None
+            time.sleep(0.002)
 
 
 def _explain(error: sqlite3.Error, folder: str) -> StateError:

@@ -33,6 +33,11 @@ from pyworker.cluster.state_store import (
 )
 from pyworker.protocol.names import ENV_APP, ENV_STATE
 
+try:  # not at the first use, in the middle of which a signal's handler may come, or a fork
+    from pyworker.cluster.state_sqlite import SqliteStore
+except ImportError as error:
+    SqliteStore, _no_sqlite = None, str(error)  # type: ignore[assignment, misc]
+
 __all__ = [
     "MAX_KEY", "MAX_MESSAGE", "MAX_VALUE", "MISSING", "Messages", "State", "StateError", "StateTooLarge",
     "StateUnavailable", "Watch", "aio", "broadcast", "compare_and_set", "connect", "delete", "get", "incr", "keys",
@@ -40,7 +45,15 @@ __all__ = [
 ]  # fmt: skip
 
 _current: State | None = None
-_lock = threading.Lock()
+_lock = threading.RLock()  # the handler of a signal may come in the middle
+
+
+def _forked() -> None:
+    global _lock
+    _lock = threading.RLock()  # another thread may have had it
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def open(address: str, name: str = "") -> State:  # noqa: A001  state.open reads well
@@ -55,10 +68,8 @@ def open(address: str, name: str = "") -> State:  # noqa: A001  state.open reads
         name = name or named or os.environ.get(ENV_APP) or "default"
         return State(RedisStore(address, name), without_password(address))
     if address.startswith("sqlite:") and address != "sqlite:":
-        try:
-            from pyworker.cluster.state_sqlite import SqliteStore
-        except ImportError as error:
-            raise StateUnavailable(f"this Python was built without SQLite ({error}): use redis://…") from None
+        if SqliteStore is None:
+            raise StateUnavailable(f"this Python was built without SQLite ({_no_sqlite}): use redis://…")
         return State(SqliteStore(address.removeprefix("sqlite:")), address)
     if address.startswith("none:"):  # the daemon says why there is none
         raise StateUnavailable(address.removeprefix("none:"))
@@ -92,7 +103,9 @@ def _state() -> State:
                         "no shared state is set up here: workers under pyworker have one, other programs call "
                         'state.connect("sqlite:./state") first'
                     )
-                _current = open(address)
+                opened = open(address)
+                if _current is None:
+                    _current = opened
     return _current
 
 

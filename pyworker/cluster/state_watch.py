@@ -24,55 +24,38 @@ class Watched:
 
 @mutable
 class Interests:
-    """What the thread looks for. Changed by any thread under `lock`; the thread takes copies."""
+    """What the thread looks for, and takes copies of. Any thread changes it, each time in one step that is C and needs no lock:
+    the end of a watch may be called by Python's collector, in the middle of anything."""
 
     watched: dict[Watched, None] = field(default_factory=dict)  # in their order; thousands may come and go
-    listening: list[Hear] = field(default_factory=list)
-    begun: int = 0  # watches so far: each is still to be told what is there, also when its key was read for another
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    listening: dict[Hear, None] = field(default_factory=dict)
+    begun: object = None  # another one with each that begins: it is still to be told what was read for others already
 
     def keys(self) -> list[str]:
-        with self.lock:
-            return sorted({w.key for w in self.watched})
+        return sorted({w.key for w in list(self.watched)})
 
     def watch(self, key: str, deliver: Deliver) -> Callable[[], None]:
         one = Watched(key, deliver)
-        with self.lock:
-            self.watched[one] = None
-            self.begun += 1
-
-        def end() -> None:
-            with self.lock:
-                self.watched.pop(one, None)
-
-        return end
+        self.watched[one] = None
+        self.begun = object()
+        return lambda: self.watched.pop(one, None)
 
     def listen(self, hear: Hear) -> Callable[[], None]:
-        with self.lock:
-            self.listening.append(hear)
-
-        def end() -> None:
-            with self.lock:
-                if hear in self.listening:
-                    self.listening.remove(hear)
-
-        return end
+        self.listening[hear] = None
+        self.begun = object()
+        return lambda: self.listening.pop(hear, None)
 
     def look(self, keys: list[str], found: dict[str, str]) -> None:
         """Deliver what is new of these keys, which were read just now. Called by the one thread only."""
         read = set(keys)
-        with self.lock:
-            todo = [w for w in self.watched if w.key in read]
-        for one in todo:
+        for one in [w for w in list(self.watched) if w.key in read]:
             text = found.get(one.key)
             if not one.told or text != one.last:
                 one.told, one.last = True, text
                 one.deliver(text)
 
     def hear(self, text: str, missed: int) -> None:
-        with self.lock:
-            todo = list(self.listening)
-        for each in todo:
+        for each in list(self.listening):
             each(text, missed)
 
 
@@ -83,16 +66,19 @@ class Thread:
         self._run = run
         self._on_error = on_error
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the handler of a signal may come in the middle
         self.closed = False
 
     def ensure(self) -> None:
         """Have it run."""
         with self._lock:
             if self._thread is None and not self.closed:
-                thread = threading.Thread(target=self._main, name="pyworker-state", daemon=True)
-                thread.start()
-                self._thread = thread  # not before: one that cannot be started now is tried again
+                self._thread = threading.Thread(target=self._main, name="pyworker-state", daemon=True)
+                try:
+                    self._thread.start()
+                except BaseException:  # none to be had now: tried again
+                    self._thread = None
+                    raise
 
     def join(self) -> None:
         """Wait until it has ended; `run` must have been told."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -23,8 +25,9 @@ import pytest
 from pyworker import state
 from pyworker.cluster import sqlite_connection, state_redis, state_sqlite
 from pyworker.cluster.state_store import MAX_INTEGER, State
+from pyworker.protocol.names import ENV_STATE
 from tests.support.redis import RedisServer, redis_server
-from tests.support.steps import Rung, no_collection
+from tests.support.steps import Rung, acts_at, no_collection
 from tests.support.wait import wait_until
 
 STORES = ["sqlite", "redis"]
@@ -708,6 +711,80 @@ def test_sqlite_has_no_change_left_open_when_the_handler_of_a_signal_raises_in_t
         assert store.incr("n") > 0
 
 
+def test_sqlite_is_used_by_the_handler_of_a_signal_in_the_middle_of_its_first_use_or_says_why_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENV_STATE, f"sqlite:{tmp_path}/state")
+    said: list[Any] = []
+
+    def rung() -> None:
+        try:
+            said.append(state.get("k", "there"))
+        except state.StateError as error:
+            said.append(str(error)[:23])
+
+    for step in itertools.count(1):
+        monkeypatch.setattr(state, "_current", None)
+        rang = acts_at(step, lambda: state.get("k"), rung)
+        state._state().close()
+        if not rang:
+            break
+    assert set(said) == {"there", "the handler of a signal"}
+
+
+def test_sqlite_is_opened_in_a_child_that_was_forked_while_another_thread_opened_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENV_STATE, f"sqlite:{tmp_path}/state")
+    monkeypatch.setattr(state, "_current", None)
+    taken, forked = threading.Event(), threading.Event()
+
+    def opening() -> None:
+        with state._lock:
+            taken.set()
+            forked.wait(30)
+
+    thread = threading.Thread(target=opening)
+    thread.start()
+    taken.wait(30)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        state.set("k", 1)
+        os._exit(0)
+    forked.set()
+    thread.join()
+    assert os.waitpid(pid, 0)[1] == 0
+    assert state.get("k") == 1
+    state._state().close()
+
+
+def test_sqlite_that_is_just_being_opened_by_one_who_was_stopped_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_connection, "PATIENCE", 0.2)
+    stopped = sqlite_connection.open_bell(str(tmp_path))
+    fcntl.flock(stopped, fcntl.LOCK_EX)
+    with state.open(f"sqlite:{tmp_path}") as one:
+        with pytest.raises(state.StateUnavailable, match=r"another process has been opening .* with a T"):
+            one.get("k")
+        os.close(stopped)
+        assert one.get("k") is None
+
+
+def test_sqlite_connection_is_dropped_by_nobody_while_another_thread_has_it(tmp_path: Path) -> None:
+    one = sqlite_connection.Connection(str(tmp_path))
+    with one.use():
+        pass
+    dropping = threading.Thread(target=one.drop)
+    with one.lock:
+        dropping.start()
+        dropping.join(0.1)
+        assert one._db is not None
+    dropping.join()
+    assert one._db is None
+
+
 @pytest.mark.parametrize("what", ["folder", "file"])
 def test_sqlite_that_was_removed_is_begun_anew_by_those_who_have_it_open(tmp_path: Path, what: str) -> None:
     address = f"sqlite:{tmp_path}/state"
@@ -889,6 +966,28 @@ def test_sqlite_tells_a_watch_of_a_value_that_ends_while_it_looks(tmp_path: Path
         one.watch("k", seen)
         seen.wait(None)
         assert seen.values == [1, None]
+
+
+def test_sqlite_message_that_comes_while_listening_begins_waits_for_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with state.open(f"sqlite:{tmp_path}") as one, state.open(f"sqlite:{tmp_path}") as two:
+        seen = Seen()
+        one.watch("k", seen)
+        seen.wait(None)
+        interests: Any = one._store._interests  # type: ignore[attr-defined]
+        listen = interests.listen
+
+        def late(hear: Any) -> Any:
+            two.broadcast("early")
+            two.set("k", 1)
+            seen.wait(1)
+            return listen(hear)
+
+        monkeypatch.setattr(interests, "listen", late)
+        heard: list[Any] = []
+        one.listen(heard.append)
+        wait_until(lambda: heard, what="the message")
 
 
 def test_sqlite_without_inotify_looks_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

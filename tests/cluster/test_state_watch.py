@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -29,6 +30,27 @@ def test_thousands_of_watches_are_not_each_compared_with_each() -> None:
     assert len(told) == 1000
     assert not interests.keys()
     assert compared < 10_000
+
+
+def test_a_watch_may_end_while_the_watches_are_looked_through() -> None:
+    """As by Python's collector, in whatever thread and moment."""
+    interests, ends = Interests(), list[Callable[[], None]]()
+
+    class Key(str):
+        def __hash__(self) -> int:
+            for end in ends:
+                end()
+            return super().__hash__()
+
+    for number in range(3):
+        ends.append(interests.watch(Key(number), lambda _: None))
+    ends.append(interests.listen(lambda *_: None))
+    looking = threading.Thread(target=interests.keys, daemon=True)
+    looking.start()
+    looking.join(10)
+    assert not looking.is_alive()
+    assert not interests.watched
+    assert not interests.listening
 
 
 def test_a_thread_that_could_not_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
