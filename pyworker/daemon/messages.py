@@ -149,7 +149,8 @@ class Messages:
                 return
             self._look_for_ready(app, handle, channel)
             try:
-                packet = unix_fds.recv_packet(channel.sock, READ_SIZE, unix_fds.MOST_FDS)
+                size = unix_fds.whole_lines(channel.sock, READ_SIZE, node.MAX_TEXT + 1)
+                packet = unix_fds.recv_packet(channel.sock, size, unix_fds.MOST_FDS)
             except OSError:
                 packet = unix_fds.Packet(b"", [], 0, False)
             if packet is None:

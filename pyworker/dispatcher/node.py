@@ -22,7 +22,7 @@ from pyworker.protocol import dispatcher as d
 from pyworker.protocol import node
 from pyworker.protocol import nodecluster as nc
 from pyworker.record import field, mutable
-from pyworker.unix.fds import MOST_FDS, close_all, hang_up, let_go, recv_packet, send_whole
+from pyworker.unix.fds import MOST_FDS, close_all, hang_up, let_go, recv_packet, send_whole, whole_lines
 
 _READS = 8
 _RETRY = 0.02  # seconds, when a channel is full or the kernel has too many descriptors under way
@@ -274,7 +274,8 @@ class NodeCluster:
             if member.serial not in self._members:
                 return
             try:
-                packet = recv_packet(member.sock, node.READ_SIZE, MOST_FDS)
+                size = whole_lines(member.sock, node.READ_SIZE, node.MAX_TEXT + 1)
+                packet = recv_packet(member.sock, size, MOST_FDS)
             except OSError:
                 self._ended(member)
                 return

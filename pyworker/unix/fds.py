@@ -127,6 +127,18 @@ def send_whole(sock: socket.socket, data: bytes | memoryview, fd: int = -1) -> i
     return send_some(sock, data, fd)
 
 
+def whole_lines(sock: socket.socket, size: int, longest: int) -> int:
+    """Return how much to receive of a stream of lines: of at most `size` all that are whole, else one of at most `longest`.
+
+    Whoever is killed after a part was received leaves the rest to the next owner of the socket, as above. A line whose end
+    has not come is received as far as it has: nothing tells when there is more of it.
+    """
+    with contextlib.suppress(OSError):  # nothing is there, or its end
+        whole = sock.recv(size, _PEEK).rfind(b"\n") + 1 or sock.recv(longest, _PEEK).find(b"\n") + 1
+        return whole or size
+    return size
+
+
 def recv_packet(sock: socket.socket, size: int, max_fds: int) -> Packet | None:
     """Receive one packet; None when there is none now. Empty data with no fds is end-of-file.
 

@@ -154,6 +154,23 @@ def test_of_what_is_no_message_the_first_of_a_worker_is_noted(rig: Rig, monkeypa
     assert "byte 0x80" in noted[0]
 
 
+@pytest.mark.parametrize("line", [b"123456\n", b'"%s"\n' % (b"x" * 60_000)])
+def test_of_what_is_read_there_is_no_half_message_that_a_killed_daemon_would_take_along(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, line: bytes
+) -> None:
+    """To the next one the other half would be another message."""
+    app, handle = cast("Any", SimpleNamespace(name="api", generations={})), cast("Any", WORKER)
+    monkeypatch.setattr(rig.messages, "heard", lambda app, handle, text, size: None)
+    monkeypatch.setattr(rig.loop, "clock", lambda: 0.0)
+    rig.channel.talk.left = 1.0
+    rig.peer.sendall(line * (READ_SIZE // len(line) + 2))
+    rig.messages._read(app, handle, rig.channel)
+    assert rig.channel.resting
+    left = rig.channel.sock.recv(500_000)
+    assert left
+    assert left == line * (len(left) // len(line))
+
+
 @pytest.mark.parametrize("length", [1, 60_000])
 def test_so_many_messages_may_be_said_however_long_each_is(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, length: int

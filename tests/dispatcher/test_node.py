@@ -7,12 +7,14 @@ import errno
 import json
 import select
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pyworker.dispatcher import node as module
 from pyworker.protocol import dispatcher as d
-from pyworker.protocol.node import MAX_RETRANSMISSIONS
+from pyworker.protocol.node import MAX_RETRANSMISSIONS, Link
 from pyworker.protocol.nodecluster import CMD
 from tests.dispatcher.rig import LONG, Rig
 
@@ -213,3 +215,17 @@ def test_a_worker_that_asks_without_end_is_not_answered_without_end(one: Rig) ->
         while worker.hear():
             answers += 1
     assert 200 <= answers < 1000
+
+
+def test_of_what_is_read_there_is_no_half_message_that_a_killed_dispatcher_would_take_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_READS", 1)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"123456\n" * 15_000)
+        member: Any = SimpleNamespace(serial=1, sock=ours, link=Link())
+        dispatcher: Any = SimpleNamespace(_members={1: member}, _take=lambda *_: None, _flush=lambda _: None)
+        module.NodeCluster._on_readable(dispatcher, member)
+        assert not member.link.is_within_line
+        assert 0 < member.link.offset < 105_000

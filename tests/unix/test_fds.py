@@ -33,6 +33,7 @@ from pyworker.unix.fds import (
     send_whole,
     socketpair,
     unread,
+    whole_lines,
 )
 
 
@@ -330,3 +331,17 @@ def test_bytes_that_must_stay_together_are_not_begun_without_room_for_all() -> N
             assert send_whole(ours, bytes(64 * 1024)) in (0, 64 * 1024)
             while not send_whole(ours, bytes(64 * 1024)):
                 assert theirs.recv(10_000)
+
+
+@pytest.mark.parametrize(
+    ("there", "size"),
+    [(b"", 8), (b"a\nb\nc", 4), (b"a\nbcdefgh\n", 2), (b"abcdefghi\nj\n", 10), (b"abc", 8), (b"x" * 100 + b"\n", 8)],
+)
+def test_of_a_stream_of_lines_a_whole_number_is_received(there: bytes, size: int) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(there)
+        assert whole_lines(ours, 8, 16) == size
+        theirs.close()
+        assert ours.recv(200) == there, "nothing was taken"
+        assert whole_lines(ours, 8, 16) == 8
