@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pyworker.cluster.state_store import StateError, StateTooLarge, StateUnavailable
+from pyworker.errors import FULL_DISK, NO_DESCRIPTOR
 
 FILE = "state.db"
 BELL = "bell"  # beside it: see state_sqlite.py; its flock is the gate of those who open the file
@@ -178,8 +179,8 @@ def _open_alone(folder: str) -> tuple[sqlite3.Connection, tuple[int, int]]:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         gate = open_bell(folder)
     except OSError as error:
-        message = f"the shared state cannot be opened in {folder}: {error.strerror}. Which user owns the folder?"
-        raise StateUnavailable(message) from None
+        raise _unopened(error, folder) from None
+    db: sqlite3.Connection | None = None
     try:
         _enter(gate, folder)
         path = os.path.join(folder, FILE)
@@ -192,19 +193,20 @@ def _open_alone(folder: str) -> tuple[sqlite3.Connection, tuple[int, int]]:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         file = _identity(path)
         db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.execute(f"PRAGMA max_page_count = {MAX_SIZE // _PAGE}")
-            db.execute("PRAGMA journal_size_limit = 4194304")
-            if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] < 3:
-                db.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "COMMIT;")
-        except BaseException:
-            db.close()
-            raise
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute(f"PRAGMA max_page_count = {MAX_SIZE // _PAGE}")
+        db.execute("PRAGMA journal_size_limit = 4194304")
+        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] < 3:
+            db.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "COMMIT;")
         return db, file
-    except OSError as error:
-        raise StateUnavailable(f"the shared state cannot be opened in {folder}: {error.strerror}") from None
+    except BaseException as error:
+        lacking = error if isinstance(error, OSError) else _lacking(gate) if isinstance(error, sqlite3.Error) else None
+        if db is not None:
+            db.close()
+        if lacking is not None:
+            raise _unopened(lacking, folder) from None
+        raise
     finally:
         os.close(gate)
 
@@ -224,6 +226,24 @@ def _enter(gate: int, folder: str) -> None:
             time.sleep(0.002)
 
 
+def _lacking(gate: int) -> OSError | None:
+    """Return why no descriptor is to be had, if none is: SQLite says only that it could not open something."""
+    try:
+        os.close(os.dup(gate))
+    except OSError as error:
+        return error
+    return None
+
+
+def _unopened(error: OSError, folder: str) -> StateUnavailable:
+    step = "Which user owns the folder?"
+    if error.errno in NO_DESCRIPTOR:
+        step = "Close some, or raise the limit (limits.nofile of an app, `ulimit -n`)"
+    elif error.errno in FULL_DISK:
+        step = "Make room on its disk"
+    return StateUnavailable(f"the shared state cannot be opened in {folder}: {error.strerror}. {step}")
+
+
 def _explain(error: sqlite3.Error, folder: str) -> StateError:
     code: Any = getattr(error, "sqlite_errorcode", 0)
     path = os.path.join(folder, FILE)
@@ -240,6 +260,10 @@ def _explain(error: sqlite3.Error, folder: str) -> StateError:
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             message = f"{path} is damaged: {error}. Stop the app and remove the file to begin with an empty state"
             return StateUnavailable(message)
+        case sqlite3.SQLITE_IOERR:
+            return StateUnavailable(
+                f"{path} cannot be read or written: {error}. Is its disk full (`df {folder}`), or failing (`dmesg`)?"
+            )
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return StateUnavailable(f"{path} cannot be written: {error}. Which user owns it?")
     return StateUnavailable(f"the shared state in {path}: {error}")

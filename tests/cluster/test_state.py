@@ -9,6 +9,7 @@ import fcntl
 import itertools
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -655,6 +656,26 @@ def test_sqlite_says_which_folder_cannot_be_used(tmp_path: Path) -> None:
             one.get("k")
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_sqlite_says_that_a_process_has_no_descriptor_left_to_open_it(tmp_path: Path) -> None:
+    with state.open(f"sqlite:{tmp_path}") as one:
+        one.set("k", 1)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    said: list[str] = []
+    for room in range(10):
+        with state.open(f"sqlite:{tmp_path}") as one:
+            os.close(lowest := os.dup(0))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + room, limits[1]))
+            try:
+                assert one.get("k") == 1
+                break
+            except state.StateUnavailable as error:
+                said.append(str(error))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert said
+    assert all("Too many open files. Close some" in each for each in said), said
 
 
 def test_sqlite_says_why_the_handler_of_a_signal_cannot_change_what_is_just_being_changed(
