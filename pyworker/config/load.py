@@ -26,10 +26,10 @@ from pyworker.config.report import Report
 from pyworker.config.schema import KINDS, AppConfig, RunConfig
 from pyworker.config.spans import Document, Path, scan
 from pyworker.config.suggest import nearest
+from pyworker.config.syntax import MAX_FILE
 from pyworker.errors import WANTING
 from pyworker.record import record, replace
 
-MAX_FILE = 1024 * 1024
 FILES = ("app.toml", "pyworker.toml", "pyproject.toml")
 PYPROJECT = "pyproject.toml"
 
@@ -84,7 +84,7 @@ def load(path: str, *, only: Sequence[str] = (), environ: Mapping[str, str] | No
     asked = (path, data, frozenset(environ.items()), profile)
     apps = _apps_in.get(asked) if _apps_in is not None else None
     if apps is None:
-        apps = _all_apps(path, data, environ, profile)
+        apps = parse_apps(path, data, environ, profile)
         if _apps_in is not None:
             _apps_in[asked] = apps
     names = [app.name for app in apps]
@@ -118,7 +118,8 @@ def parsed_once() -> Iterator[None]:
         _apps_in = before
 
 
-def _all_apps(path: str, data: bytes, environ: Mapping[str, str], profile: str) -> tuple[AppConfig, ...]:
+def parse_apps(path: str, data: bytes, environ: Mapping[str, str], profile: str = "") -> tuple[AppConfig, ...]:
+    """Return the apps of a config file with this content, which need not be written yet; raise ConfigError."""
     raw, text = syntax.parse(data, path)
     report = Report(path, scan(text))
     at, raw = root_of(path), _ours(path, raw)
@@ -273,8 +274,6 @@ def _content(path: str) -> tuple[bytes, Opened]:
         raise refuse(f"cannot read {shown_name}: {error.strerror}", step) from None
     except ValueError:  # a NUL, which only what comes over the control socket may hold
         raise refuse("cannot read the config file: no file can have such a name") from None
-    if len(data) > MAX_FILE:
-        raise refuse(f"{shown_name} is too large for a config file: at most {MAX_FILE} bytes are read")
     return data, opened
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from typing import Any
@@ -11,6 +12,7 @@ from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.report import MAX_SOURCE, dotted, short
 from pyworker.config.spans import Document
 
+MAX_FILE = 1024 * 1024
 _WHERE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)\Z")
 _PAIR = re.compile(r"""\s*((?:[A-Za-z0-9_.-]|"[^"]*"|'[^']*')+)\s*=\s*(.*?)\s*(?:\s#.*)?\Z""")
 _COLON_PAIR = re.compile(r"""\s*([A-Za-z0-9_-]+)\s*:\s*(.+)\Z""")
@@ -26,6 +28,9 @@ _DEEP = re.compile(
 
 def parse(data: bytes, file: str) -> tuple[dict[str, Any], str]:
     """Return the table and the text it was read from."""
+    if len(data) > MAX_FILE:
+        message = f"{os.path.basename(file)} is too large for a config file: at most {MAX_FILE} bytes are read"
+        raise ConfigError([Problem(message, "", file=file, code="unreadable")])
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -10,8 +10,8 @@ from typing import Any
 
 from pyworker import __version__
 from pyworker.config.environment import without_passwords
-from pyworker.config.load import MAX_FILE
 from pyworker.config.schema import AppConfig
+from pyworker.config.syntax import MAX_FILE
 from pyworker.daemon import disks
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.board import WorkerStats

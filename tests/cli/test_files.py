@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import pyworker.cli
 from pyworker.cli.files import cannot, no_file
-from tests.support.cli import run
+from tests.support.cli import environment, run
 
 
 @pytest.fixture
@@ -66,6 +68,50 @@ def test_commands_say_it(folder: str, tmp_path: Path, args: tuple[str, ...], sai
     found = run(*args, home=str(tmp_path / "home"), cwd=folder)
     assert found.code != 0
     assert said in found.err
+
+
+@pytest.mark.parametrize(
+    ("args", "path"),
+    [
+        (("init", "--force"), "app.toml"),
+        (("import", "supervisord.conf", "--force"), "app.toml"),
+        (("export", "procfile", "-f", "own.toml", "-o", ".", "--force"), "Procfile"),
+        (("schema", "-o", "x.json"), "x.json"),
+    ],
+)
+def test_a_disk_that_is_full_costs_the_file_that_is_there_nothing_and_leaves_no_half_of_a_new_one(
+    folder: str, tmp_path: Path, args: tuple[str, ...], path: str
+) -> None:
+    (tmp_path / "own.toml").write_text('[app]\nname = "x"\ncommand = "x"\n')
+    full = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", sys.executable, "-m", "pyworker", *args]
+    for before in ("# mine\n" * 500, None):
+        if before is None:
+            (tmp_path / path).unlink()
+        else:
+            (tmp_path / path).write_text(before)
+        done = subprocess.run(full, cwd=folder, env=environment(str(tmp_path / "home")), capture_output=True, text=True)
+        assert done.returncode == 1
+        assert f"{path}: File too large\n  = help: make room: df -h " in done.stderr
+        assert (tmp_path / path).exists() == (before is not None)
+        assert before is None or (tmp_path / path).read_text() == before
+    assert run(*args, home=str(tmp_path / "home"), cwd=folder).code == 0
+
+
+def test_what_is_shorter_than_what_was_there_has_nothing_of_its_end(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "app.toml").write_text("# mine\n" * 500)
+    assert run("import", "supervisord.conf", "--force", home=str(tmp_path / "home"), cwd=folder).code == 0
+    assert "mine" not in (tmp_path / "app.toml").read_text()
+
+
+def test_the_file_that_cannot_be_written_is_the_one_that_is_named(folder: str, tmp_path: Path) -> None:
+    (tmp_path / ".app.schema.json").mkdir()
+    found = run("init", home=str(tmp_path / "home"), cwd=folder)
+    assert (found.code, (tmp_path / "app.toml").exists()) == (1, True)
+    assert found.err.startswith("error: cannot write .app.schema.json: Is a directory\n")
+    (tmp_path / "out" / "Procfile").mkdir(parents=True)
+    (tmp_path / "app.toml").write_text('[app]\nname = "x"\ncommand = "x"\n')
+    found = run("export", "procfile", "-o", "out", "--force", home=str(tmp_path / "home"), cwd=folder)
+    assert found.err.startswith("error: cannot write out/Procfile: Is a directory\n")
 
 
 def test_every_error_that_a_command_raises_has_a_next_step() -> None:

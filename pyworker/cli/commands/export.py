@@ -131,10 +131,13 @@ def _write(folder: str, files: dict[str, bytes], force: bool) -> None:
         if theirs:
             message = f"{', '.join(theirs)}: is there, and not made by `pyworker export`; nothing was written"
             raise PyworkerError(message, hint="another folder: -o DIR; or overwrite it: --force", code="exists")
-        for path, text in paths.items():
-            write_file(path, text)
     except OSError as error:
         raise cannot("write to", folder, error, "choose another folder with -o") from None
+    for path, text in paths.items():
+        try:
+            write_file(path, text)
+        except OSError as error:
+            raise cannot("write", path, error, "choose another folder with -o") from None
 
 
 def _is_ours(path: str) -> bool:

@@ -11,7 +11,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -179,7 +178,13 @@ def _texts(patterns: list[str]) -> list[tuple[str, str]]:
 
 def _keep_private(source: int) -> None:
     """Let nobody read what is written from here on who may not read this file: it may hold passwords."""
-    os.umask(os.umask(0o077) | (~os.fstat(source).st_mode & 0o077))
+    os.umask(_umask() | (~os.fstat(source).st_mode & 0o077))
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _value(file: str, text: str, execute: bool, passed: list[Computed]) -> Any:
@@ -245,7 +250,8 @@ def _by_node(file: str) -> Any:
     from pyworker.importers.result import CannotImport
 
     nothing = subprocess.DEVNULL
-    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as answer:
+    # not in a folder: it may be full, or this a container that has none which can be written to
+    with open(os.memfd_create("errors"), "w+b") as errors, open(os.memfd_create("answer"), "w+b") as answer:
         fd = answer.fileno()
         words = ["node", "-e", _SCRIPT, os.path.abspath(file), str(fd)]
         try:
@@ -263,24 +269,19 @@ def _by_node(file: str) -> Any:
 
 def _check(text: str, target: str) -> list[Problem]:
     """Return what `pyworker check` would say of the form; the folders it names need not be here."""
-    from pyworker.config.load import load
+    from pyworker.config.load import parse_apps
     from pyworker.config.problem import ConfigError
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, os.path.basename(target) if target.endswith(".toml") else "app.toml")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-        try:
-            load(path)
-        except ConfigError as error:
-            return list(error.problems)
+    try:
+        parse_apps(os.path.abspath(target if target.endswith(".toml") else "app.toml"), text.encode(), {})
+    except ConfigError as error:
+        return list(error.problems)
     return []
 
 
 def _write(target: str, text: str, force: bool) -> None:
     try:
-        mask = os.umask(0o077)
-        os.umask(mask)
+        mask = _umask()
         write_file(target, as_bytes(text), new=not force, mask=mask & 0o077 if mask & 0o044 else 0)
     except FileExistsError:
         hint = "name another with -o FILE, see it with -o -, or overwrite it with --force"
