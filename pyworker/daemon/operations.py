@@ -314,11 +314,11 @@ def _wanted_again(app: App) -> Outcome | None:
 
 
 def scaled(brain: Brain, new: Collection[int]) -> Goal:
-    """Every wanted slot serves, those that are new are well, and no other accepts."""
+    """Every wanted slot serves, those that are new are well, and no other accepts. A reload has the number, and is not waited for."""
 
     def goal(app: App, now: float) -> Outcome | None:
         surplus = any(w.id.slot > app.want and w.state in UNTOUCHED for w in app.workers.values())
-        on_the_way = surplus or app.target is not None or app.restart_to is not None
+        on_the_way = surplus or app.restart_to is not None
         done = not on_the_way and not brain.may_old_ones_accept(app, now) and app.has_been_checked(new)
         outcome = _reached(app, now, "scaled", done=done)
         return outcome and unless_sick(app, outcome, new)

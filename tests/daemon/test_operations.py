@@ -174,7 +174,7 @@ def test_a_delete_is_told_once_nothing_of_that_name_is_the_app_that_was_to_go() 
         ({}, "scaled"),
         ({"workers": {7: a_worker(7, slot=2)}}, ""),
         ({"workers": {7: a_worker(7, slot=2, state=State.DRAINING)}}, "scaled"),
-        ({"target": 2}, ""),
+        ({"target": 2}, "scaled"),
         ({"restart_to": 2}, ""),
         ({"has_been_checked": lambda slots: False}, ""),
         ({"sick": lambda slots: a_worker(7)}, "unhealthy: api.1 fails its health check: it said no"),
