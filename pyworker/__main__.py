@@ -32,6 +32,11 @@ def main() -> None:
         from pyworker.errors import Exit
 
         sys.exit(Exit.INTERRUPTED)
+    except ImportError as error:
+        sys.stderr.write(f"error: pyworker's files are not all there: {error}\n")
+        step = "run it again when an upgrade of pyworker is done; if it stays so, install pyworker anew"
+        sys.stderr.write(f"  = help: {step}\n")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import pwd
 import re
@@ -17,10 +18,12 @@ import click
 import pytest
 
 from pyworker import __main__, __version__
+from pyworker.cli import fail
 from pyworker.cli import main as cli_main
 from pyworker.cli.commands import daemon as daemon_command
 from pyworker.cli.homes import default_home
 from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, command_of
+from pyworker.cli.render import look
 from pyworker.cli.topics import TOPICS
 from pyworker.errors import PyworkerError
 from pyworker.protocol import names as files_of
@@ -240,6 +243,35 @@ def test_a_bug_of_ours_is_reported_with_its_traceback(home: str) -> None:
     assert found.code == 1
     assert found.err.startswith("Traceback")
     assert "this is a bug of pyworker" in found.err
+
+
+@pytest.mark.parametrize(
+    ("error", "began", "is_bug"),
+    [
+        (KeyError("x"), math.inf, True),
+        (KeyError("x"), 0, False),
+        (ImportError("no", name="pyworker.cli.new"), math.inf, False),
+        (ImportError("no", name="other"), math.inf, True),
+    ],
+)
+def test_an_error_in_the_middle_of_an_installation_is_no_bug(
+    error: Exception, began: float, is_bug: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fail, "_BEGAN", began)
+    assert fail.bug(error, False, look(sys.stderr, False)) == 1
+    said = capsys.readouterr().err
+    assert ("this is a bug of pyworker" in said) == is_bug
+    assert said.startswith("error: the files of pyworker were exchanged while this command ran: ") != is_bug
+
+
+def test_a_command_that_cannot_be_imported_says_what_to_do(tmp_path: Path) -> None:
+    shutil.copytree(os.path.dirname(__main__.__file__), tmp_path / "pyworker", ignore=shutil.ignore_patterns("web", "cluster", "__pycache__"))
+    os.unlink(tmp_path / "pyworker" / "cli" / "render.py")
+    done = subprocess.run([sys.executable, "-m", "pyworker", "ps"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr.splitlines()) == (1, [
+        "error: pyworker's files are not all there: No module named 'pyworker.cli.render'",
+        "  = help: run it again when an upgrade of pyworker is done; if it stays so, install pyworker anew",
+    ])  # fmt: skip
 
 
 @pytest.mark.parametrize(
