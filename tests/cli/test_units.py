@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -212,6 +213,20 @@ def test_it_is_said_of_a_file_that_is_replaced_or_removed_that_it_is_for_another
         assert said in run(*typed, *words, home=str(tmp_path / "home"), HOME=str(tmp_path)).err
         assert "daemon of" not in run(*typed, *words, home="/srv/shop", HOME=str(tmp_path)).err
     assert "/srv/shop" in unit.read_text(), "nobody has said yes"
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_the_daemon_of_another_home_that_systemd_has_started_is_not_taken_for_this_one(runs: bool, home: str, tmp_path: Path) -> None:
+    unit = tmp_path / ".config" / "systemd" / "user" / "pyworker.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text(units.systemd(COMMAND, "/srv/shop", user=True, stop_seconds=90, version=257))
+    path = programs(tmp_path / "bin", systemctl="exit 0", loginctl="exit 0")
+    with FakeControl(home, {"status": replies({"apps": 1})}) if runs else contextlib.nullcontext():
+        said = run("startup", "--user", "--init", "systemd", home=home, HOME=str(tmp_path), PATH=path).err
+    assert "The daemon of /srv/shop goes on" in said
+    assert "The daemon that systemd has started goes on" not in said
+    assert "--now" not in said, "the unit is started: systemd would do nothing"
+    assert f"  {'pyworker daemon stop -y && ' if runs else ''}systemctl --user restart pyworker     (which stops the apps of /srv/shop)" in said
 
 
 def programs(folder: Path, **scripts: str) -> str:

@@ -75,17 +75,28 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
     running, other = _apps(settings)
     if remove:
         return _remove(settings, kind, plan, is_user)
-    plan = plan._replace(commands=_commands(kind, is_user, start=running is None))
+    replaced = units.other_home(plan.path, settings.home)
+    is_active = _is_active(is_user) if kind == "systemd" else os.path.lexists(units.OPENRC_STARTED)
+    plan = plan._replace(commands=_commands(kind, is_user, start=running is None and not (replaced and is_active)))
     lines = [f"  write   {short(plan.path)}", *(f"  run     {' '.join(c)}" for c in plan.commands)]
-    if replaced := units.other_home(plan.path, settings.home):
-        lines.append(f"That file starts the daemon of {replaced} now; its apps are not started at boot then")
+    if replaced:
+        lines.append(
+            f"That file starts the daemon of {replaced} now; its apps are not started at boot then. To keep both, have\n"
+            "a file of another name made of what is printed by: pyworker startup --print"
+        )
     ours = map(_not_of_root, (_command()[0], sys.executable, __file__))
     if kind == "systemd" and not is_user and (whose := next(filter(None, ours), None)):
         lines.append(
             f"Root will run what {whose[1]} can change ({short(whose[0])}). Better: a pyworker of root's own, in /opt for example"
         )
     manager = "OpenRC" if kind == "openrc" else "systemd"
-    if running is not None and kind == "systemd" and _is_active(is_user):
+    if replaced and is_active:
+        end = "pyworker daemon stop -y && " if running is not None else ""
+        lines.append(
+            f"The daemon of {replaced} goes on, and so do its apps. This one takes its place at the next boot, or at once:\n"
+            f"  {end}{' '.join(_start(kind, is_user, 'restart'))}     (which stops the apps of {replaced})"
+        )
+    elif running is not None and kind == "systemd" and is_active:
         lines.append("The daemon that systemd has started goes on, and so do its apps")
     elif running is not None:
         again = f"pyworker daemon stop -y && {' '.join(_start(kind, is_user))}"
@@ -153,10 +164,10 @@ def _commands(kind: str, is_user: bool, *, start: bool) -> list[list[str]]:
     return commands
 
 
-def _start(kind: str, is_user: bool) -> list[str]:
+def _start(kind: str, is_user: bool, how: str = "start") -> list[str]:
     if kind == "openrc":
-        return ["rc-service", "pyworker", "start"]
-    return [*_systemctl(is_user), "start", "pyworker"]
+        return ["rc-service", "pyworker", how]
+    return [*_systemctl(is_user), how, "pyworker"]
 
 
 def _systemctl(is_user: bool) -> list[str]:
