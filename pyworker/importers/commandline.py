@@ -20,6 +20,7 @@ _COMMENT = re.compile(r"\s#[^'\"]*\Z")
 _NO_SHELL = re.compile(r"(?!\w+=)[\w\s./:=,@%+-]*\Z")  # whatever reads it, these characters are what they are
 _TARGET = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*(\(\))?)?\Z")
 _PYTHON = re.compile(r"python(\d(\.\d+)?)?\Z")
+DOLLAR = "\0"  # stands in a word for a $ that is only a sign, where others are variables
 FROM_THE_SHELL = "its variables come from the shell that types pyworker start (inherit_env), or set them in [env]"
 _SHELLS = {"sh", "bash", "dash", "zsh"}
 # what changes the shell that the rest of a line runs in
@@ -79,8 +80,25 @@ _MANY = {"bind", "raw_env", "reload_dir", "reload_include", "reload_exclude", "l
 def understand(app: Imported, command: str | list[str], source: str, *, variables: bool = True) -> None:
     """Fill in what the app runs, as well as it can be told from its command line.
 
-    A list is what is executed, without a shell; `variables`: a $ in it is one all the same.
+    A list is what is executed, without a shell; `variables`: a $ in it is one all the same, a DOLLAR is none.
     """
+    _understand(app, command, source, variables=variables)
+    app.table = _with_dollars(app.table)
+
+
+def _with_dollars(value: Any) -> Any:
+    match value:
+        case str():
+            return value.replace(DOLLAR, "$")
+        case list():
+            return [_with_dollars(inner) for inner in value]
+        case dict():
+            return {key: _with_dollars(inner) for key, inner in value.items()}
+        case _:
+            return value
+
+
+def _understand(app: Imported, command: str | list[str], source: str, *, variables: bool) -> None:
     if isinstance(command, str):
         command = _COMMENT.sub("", command.strip())
         if _steps(app, command, source):
@@ -117,7 +135,7 @@ def understand(app: Imported, command: str | list[str], source: str, *, variable
     program = os.path.basename(words[0])
     if _PYTHON.match(program):
         _python(app, words, source, text, variables=variables)
-    elif program in _SERVERS and _SERVERS[program](app, words[1:], source):
+    elif program in _SERVERS and _SERVERS[program](app, _with_dollars(words[1:]), source):
         _interpreter(app, words[0], source)
     else:
         _command(app, words, source, text, variables=variables)
@@ -215,7 +233,7 @@ def _python(app: Imported, words: list[str], source: str, text: str, *, variable
         rest = rest[1:]
     is_module = rest[:1] == ["-m"]
     server = "".join(rest[1:2]) if is_module else os.path.basename("".join(rest[:1]))
-    if server in _SERVERS and _SERVERS[server](app, rest[1 + is_module :], source):
+    if server in _SERVERS and _SERVERS[server](app, _with_dollars(rest[1 + is_module :]), source):
         _interpreter(app, words[0], source)
     elif rest and rest[0].endswith("manage.py") and rest[1:2] == ["runserver"]:
         _command(app, words, source, text, variables=variables)
@@ -254,7 +272,7 @@ def _command(app: Imported, words: list[str], source: str, text: str, *, variabl
     if variables and any("$" in word for word in words):
         app.set("command", ["sh", "-c", f"exec {text}"], source)
         app.look(source, "uses variables, which only a shell fills in")
-        _inherit(app, text, source)
+        _inherit(app, " ".join(words), source)
     else:
         app.set("command", words, source)
     if os.path.basename(words[0]) == "flask" and "run" in words:
@@ -282,7 +300,7 @@ def _inherit(app: Imported, text: str, source: str) -> None:
 
 
 def for_shell(words: list[str]) -> str:
-    """Return a line that a shell splits into these again; a $ before a name is one, $(…) is a text."""
+    """Return a line that a shell splits into these again; a $ before a name is one, $(…) and a DOLLAR are texts."""
     return " ".join(map(_for_shell, words))
 
 
@@ -290,8 +308,8 @@ def _for_shell(word: str) -> str:
     if re.fullmatch(r"([\w@%+=:,./{}-]|\$(?=[A-Za-z_{]))+", word):
         return word
     if not re.search(r"\$[A-Za-z_{]", word):
-        return shlex.quote(word)
-    return '"' + re.sub(r'(["\\`]|\$(?![A-Za-z_{]))', r"\\\1", word) + '"'
+        return shlex.quote(word.replace(DOLLAR, "$"))
+    return '"' + re.sub(r'(["\\`\0]|\$(?![A-Za-z_{]))', r"\\\1", word).replace(DOLLAR, "$") + '"'
 
 
 # ---- servers -----------------------------------------------------------------------------------------
@@ -367,6 +385,8 @@ def _gunicorn(app: Imported, settings: dict[str, Any], prefix: str) -> None:
 def _hypercorn(app: Imported, settings: dict[str, Any], prefix: str) -> None:
     if "worker_class" in settings:
         servers.loop(app, settings.pop("worker_class"), f"{prefix}worker_class")
+    if "config" in settings and not settings["config"].startswith(("python:", "file:")):
+        app.look(f"{prefix}config", f"settings of {settings.pop('config')}, which is TOML, are not in this: write them")
     servers.gunicorn(app, settings, prefix)
 
 

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyworker.config.check import clean_name
-from pyworker.importers.commandline import understand
+from pyworker.importers.commandline import DOLLAR, understand
 from pyworker.importers.jsvalues import HERE, Computed, EnvironmentText, computed_in
 from pyworker.importers.pm2settings import DROPPED, SETTINGS, as_profile, environment, int_of
 from pyworker.importers.result import CannotImport, Imported, Note, Result, at_home, needs_shell, settle
 
+_PLAIN_DOLLAR = re.compile(r"\$(?!\{)")  # beside what came from process.env, which has braces
 _DEFAULTED = re.compile(r"\$\{\w+:-([^}]*)\}")
 _INTERPRETERS = {
     **dict.fromkeys((".js", ".mjs", ".cjs", ".ts"), "node"), ".sh": "bash", ".rb": "ruby", ".php": "php", ".pl": "perl"
@@ -25,6 +26,7 @@ _INTERPRETERS = {
 _PORT_OPTION = re.compile(r"\s(-p|--port)[ =]?(\d{1,5})(?!\S)")
 _PROGRAM = re.compile(r"\w[\w-]*\Z")
 _NODE_PROGRAMS = ("npm", "npx", "yarn", "pnpm")
+_RUNNERS = ("poetry", "uv", "pipenv", "pdm", "hatch")
 _WITH_VARIABLES = ("script", "args", "interpreter", "interpreter_args", "port")  # the last is one itself
 _RUN = "let Node read it: pyworker import --run FILE (this executes the file)"
 _PATHS = ("cwd", "out_file", "error_file", "log_file", "env_file")
@@ -274,12 +276,21 @@ def _runs(app: Imported, script: str, settings: dict[str, Any], *, has_variables
     interpreter = str(_known(app, settings.pop("interpreter", "") or "", "interpreter"))
     before = _known(app, settings.pop("interpreter_args", []) or [], "interpreter_args")
     before = [str(b) for b in before] if isinstance(before, list) else _split(str(before))
-    is_cluster = str(settings.pop("exec_mode", "")).startswith("cluster")  # which only Node has
+    mode = settings.pop("exec_mode", "")
+    if isinstance(mode, Computed):
+        app.look("exec_mode", f"{mode}: several workers share their port here, as in its cluster mode")
+    is_cluster = str(mode).startswith("cluster")  # which only Node has
     ending = "" if " " in script else os.path.splitext(script)[1]  # with a space it is a command line: bash runs it
     own = _INTERPRETERS.get(ending, "node" if is_cluster and "node_modules/" in script and " " not in script else "")
     by = own if not interpreter else interpreter if interpreter != "none" else ""
     # behind a shell it is not known for Node, and so for what can share its port
     is_plain_node = by == "node" and settings.get("instances", 1) not in (1, "1")
+
+    def execute(words: list[str]) -> None:
+        """As pm2 does, which has no shell: a $ is a sign, but for what came from process.env."""
+        own = [_PLAIN_DOLLAR.sub(DOLLAR, word) for word in words]
+        understand(app, own, "script", variables=has_variables and any("${" in word for word in words))
+
     if not script:
         app.look("script", "says nothing to run")
         return
@@ -287,29 +298,30 @@ def _runs(app: Imported, script: str, settings: dict[str, Any], *, has_variables
         app.look("script", "pm2's own server of files is not here: nginx, or python3 -m http.server")
     folder, base = os.path.split(interpreter)
     is_python = base.startswith("python")
-    is_program = script in _NODE_PROGRAMS if base == "node" else is_python and _PROGRAM.match(script)
+    known = _NODE_PROGRAMS if base == "node" else _RUNNERS if base in ("bash", "sh") else ()
+    is_program = script in known or (is_python and _PROGRAM.match(script))
     if is_program and not before and not os.path.exists(os.path.join(str(settings.get("cwd") or ""), script)):
         # no file, and so a program, which pm2 looks for in PATH; its own first line has its interpreter
         beside = is_python and not folder.startswith("/usr")
-        understand(app, [os.path.join(folder, script) if beside else script, *args], "script")
+        execute([os.path.join(folder, script) if beside else script, *args])
     elif ending == ".py" and not interpreter:
-        understand(app, ["python3", script, *args], "script")
+        execute(["python3", script, *args])
     elif is_python:
-        understand(app, [interpreter, *before, script, *args], "script")
+        execute([interpreter, *before, script, *args])
     elif interpreter and by and before[:1] == ["-c"]:
         understand(app, [interpreter, *before, script][:3], "script")  # what follows are its $0 and $1
-    elif by:  # pm2 has no shell: a $ is one, but for what came from process.env
+    elif by:
         words = [by, *before, script, *args]
         if has_variables and is_plain_node and words != (plain := [_DEFAULTED.sub(r"\1", word) for word in words]):
             app.look("script", f"was {shlex.join(words)}: its variables are at their defaults")
             words = plain
-        understand(app, words, "script", variables=has_variables and any("${" in word for word in words))
+        execute(words)
     elif " " in script and not args:
         understand(app, script, "script")
     elif needs_shell(script):
         understand(app, " ".join([script, *args]), "script")
     else:
-        understand(app, [*_split(script), *args], "script")
+        execute([*_split(script), *args])
     if before and not by and "command" in app.table and app.table["command"][1 : 1 + len(before)] != before:
         app.look("interpreter_args", f"{' '.join(before)}: left out, there is no interpreter before {script} here")
     for key, given in (("args", raw_args), ("interpreter", interpreter)):

@@ -69,6 +69,8 @@ def stop_signal(app: Imported, value: str, source: str) -> None:
     name = known.upper().removeprefix("SIG")
     if name == "KILL":
         app.look(source, 'no program can act on KILL; for a hard stop: stop.kill_timeout = "0s"')
+    elif f"SIG{name}" not in signal.Signals.__members__:
+        app.look(source, f"{value}: stop.signal takes one that has a name, such as TERM; what else does it stop by?")
     else:
         app.set("stop.signal", name, source)
 

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable
 
 from pyworker.config.check import clean_name
-from pyworker.importers.commandline import FROM_THE_SHELL, for_shell, hook, is_for_shell, understand
+from pyworker.importers.commandline import DOLLAR, FROM_THE_SHELL, for_shell, hook, is_for_shell, understand
 from pyworker.importers.result import CannotImport, Imported, Note, Result, seconds, whole
 from pyworker.importers.servers import stop_signal
 
@@ -115,7 +115,10 @@ def _start(app: Imported, command: str, variables: dict[str, str]) -> None:
 
 
 def _split(app: Imported, command: str, source: str, variables: dict[str, str]) -> tuple[str, list[str], bool]:
-    """Return the signs before a command, its words with the variables that are known, and whether others are left."""
+    """Return the signs before a command, its words with the variables that are known, and whether others are left.
+
+    Beside these a $ that is none is a DOLLAR, unless the words are a shell's, whose own it is.
+    """
     line = command.lstrip("@-:+!|")
     prefixes = command[: len(command) - len(line)]
     words = _words(app, line, source)
@@ -129,12 +132,14 @@ def _split(app: Imported, command: str, source: str, variables: dict[str, str]) 
     def meaning(found: re.Match[str]) -> str:
         nonlocal has_unknown
         if found[0] == "$$":
-            return "$"
+            return DOLLAR
         value = variables.get(found[1] or found[2])
         has_unknown |= value is None
         return found[0] if value is None else value
 
     words = [_VARIABLE.sub(meaning, word) for word in words]
+    if not has_unknown or is_for_shell(words):
+        words = [word.replace(DOLLAR, "$") for word in words]
     return prefixes, words, has_unknown
 
 

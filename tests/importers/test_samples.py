@@ -521,6 +521,12 @@ def test_a_loop_of_hypercorn_s_that_is_not_here_is_said() -> None:
     assert [(n.key, n.reason) for n in app.review] == [("hypercorn worker_class", "loop trio is not known here")]
 
 
+def test_a_config_file_of_hypercorn_s_is_looked_at_by_what_can_read_it() -> None:
+    plain, python = procfile.read("a: hypercorn -c x.toml m:a\nb: hypercorn -c file:x.py m:b\n").apps
+    assert plain.review[0].reason == "settings of x.toml, which is TOML, are not in this: write them"
+    assert python.review[0].reason.endswith("pyworker import x.py --from gunicorn -o -")
+
+
 def test_what_a_gunicorn_file_computes_anew_is_no_longer_what_it_was() -> None:
     text = "wsgi_app = 'a:b'\nport = 8000\nport = find()\nbind = f':{port}'\nworkers = 4\nworkers = find()\n"
     (app,) = gunicornconf.read(text).apps
@@ -556,6 +562,11 @@ def test_every_python_path_of_uwsgi_counts_and_0_is_off() -> None:
     assert app(read("uwsgi.ini", text=text), "shop").table == {
         "target": "shop:make", "factory": True, "env": {"PYTHONPATH": "/a:/b"}, "python": "/v"
     }  # fmt: skip
+
+
+def test_uwsgi_s_reload_of_python_has_four_names() -> None:
+    for name in ("py-autoreload", "py-auto-reload", "python-autoreload", "python-auto-reload"):
+        assert uwsgi.read(f"[uwsgi]\nmodule = shop\n{name} = 2\n").apps[0].table["watch"] is True
 
 
 def test_a_factory_of_uwsgi_is_one_where_its_module_is_not_said_too() -> None:
@@ -727,6 +738,23 @@ def test_what_pm2_takes_from_the_environment_is_its_default_or_said_to_be_missin
     ]
     assert web.table == {"target": "a:b", "python": "~/v"}
     assert [n.key for n in web.review] == ["gunicorn chdir"]
+
+
+def test_a_dollar_of_pm2_s_is_a_sign_beside_what_comes_from_the_environment() -> None:
+    text = """module.exports = {apps: [
+        {script: "a.sh", args: ["$HOME/x", process.env.KEY]}, {script: "b.py", args: "--price $US"}]}"""
+    shell, python = pm2.read(jsliteral.parse(text)).apps
+    assert shell.table == {"command": ["sh", "-c", "exec bash a.sh '$HOME/x' ${KEY}"], "inherit_env": ["KEY"]}
+    assert python.table == {"script": "b.py", "args": ["--price", "$US"]}
+
+
+def test_a_program_behind_bash_and_a_mode_that_is_computed_are_seen() -> None:
+    text = """module.exports = {apps: [
+        {script: "poetry", args: "run python x.py", interpreter: "/bin/bash"},
+        {script: "s.js", exec_mode: isProd() ? "cluster" : "fork"}]}"""
+    poetry, node = pm2.read(jsliteral.parse(text)).apps
+    assert poetry.table == {"script": "x.py"}
+    assert [n.key for n in node.review] == ["exec_mode"]
 
 
 def test_an_option_that_nobody_knows_does_not_take_the_next_one_for_its_value() -> None:
@@ -1015,6 +1043,7 @@ def test_a_command_of_a_unit_ends_as_it_did_and_a_server_s_workers_are_replaced_
         ("@/bin/mkdir mk /run/x", "/bin/mkdir /run/x"),
         ("-/bin/sh -c 'for f in a b; do echo $$f; done'", ["sh", "-c", "/bin/sh -c 'for f in a b; do echo $f; done' || true"]),
         ("/bin/sh -c 'echo $$(id -u)'", ["/bin/sh", "-c", "echo $(id -u)"]),
+        ("/bin/echo $$A $B", ["sh", "-c", "/bin/echo '$A' $B"]),
     ],
 )
 def test_what_a_unit_runs_before_its_start_fails_and_finds_its_variables_as_it_did(line: str, hook: str | list[str]) -> None:
@@ -1031,6 +1060,9 @@ def test_what_a_unit_runs_before_its_start_fails_and_finds_its_variables_as_it_d
         ("ExecStart=\nExecStart=/bin/post $$A $B\nEnvironment=A=1 B=2", {"env": {"A": "1", "B": "2"}, "command": ["/bin/post", "$A", "2"]}),
         ("ExecStart=\nExecStart=/bin/sh -c 'X=$$(id -u) exec post $X $A'\nEnvironment=A=1", {
             "env": {"A": "1"}, "command": ["/bin/sh", "-c", "X=$(id -u) exec post $X 1"],
+        }),
+        ("ExecStart=\nExecStart=/bin/post $$A $$$B", {
+            "command": ["sh", "-c", "exec /bin/post '$A' \"\\$$B\""], "inherit_env": ["B"],
         }),
         ("WorkingDirectory=-/srv", {"cwd": "/srv"}),
         ("Type=notify-reload", {"ready": "notify"}),
@@ -1058,6 +1090,8 @@ def test_a_setting_of_a_unit_is_read_as_systemd_reads_it(lines: str, table: dict
         ("Type=notify", "Type", "READY=1 of a script is not waited for"),
         ("Restart=on-success", "Restart", "on-success: set restart.policy"),
         ("KillSignal=SIGKILL", "KillSignal", "no program can act on KILL"),
+        ("KillSignal=SIGRTMIN+3", "KillSignal", "stop.signal takes one that has a name"),
+        ("KillSignal=37", "KillSignal", "stop.signal takes one that has a name"),
         ("LimitNOFILE=infinity", "LimitNOFILE", "infinity: set limits.nofile"),
         ("TimeoutStopSec=1h or so", "TimeoutStopSec", "is no time that ends"),
         ("StandardOutput=file:/x\nStandardError=file:/y", "StandardError", "one log for both streams: /x, not also /y"),
