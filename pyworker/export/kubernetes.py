@@ -20,6 +20,7 @@ from pyworker.export.plan import (
     header,
     literal,
     plans,
+    schedule,
     secret_files,
 )
 from pyworker.export.yamltext import dump
@@ -257,19 +258,6 @@ def _env(plan: Plan) -> list[dict[str, Any]] | None:
     return [*secret, *plain] or None
 
 
-def _schedule(cron: str) -> str:
-    """Return a timetable as Kubernetes reads it: there Sunday is not 7, and no range goes on into the next week or year."""
-    if cron.startswith("@"):
-        return cron.lower()
-    table = parse_cron(cron)
-    *fields, month, weekday = cron.split()
-    return " ".join((*fields, _listed(month, table.months), _listed(weekday, table.weekdays)))
-
-
-def _listed(field: str, numbers: frozenset[int]) -> str:
-    return field if field.startswith("*") else ",".join(map(str, sorted(numbers)))
-
-
 def _job(plan: Plan, options: Options) -> dict[str, Any]:
     """A run of an app that ends by itself: at its times, or once. pyworker passes its exit code on."""
     pod = _bare_pod(plan, options)
@@ -281,7 +269,7 @@ def _job(plan: Plan, options: Options) -> dict[str, Any]:
     return {
         **_head("batch/v1", "CronJob", plan),
         "spec": {
-            "schedule": _schedule(plan.app.cron),
+            "schedule": schedule(plan.app.cron),
             "concurrencyPolicy": "Forbid",
             "jobTemplate": {"spec": {"backoffLimit": 0, "template": template}},
         },

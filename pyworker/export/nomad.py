@@ -8,7 +8,19 @@ import re
 from typing import Any
 
 from pyworker.config.schema import AppConfig, RunConfig
-from pyworker.export.plan import LAME_DUCK, READYZ, USER_ID, Options, Plan, comment, file_key, header, plans, tls_loss
+from pyworker.export.plan import (
+    LAME_DUCK,
+    READYZ,
+    USER_ID,
+    Options,
+    Plan,
+    comment,
+    file_key,
+    header,
+    plans,
+    schedule,
+    tls_loss,
+)
 
 Block = tuple[str, dict[str, Any]]  # 'service', or 'job "api"'; a value that is a list of Blocks is nested
 _CLIENTS_MOST = 30  # seconds: max_kill_timeout of a client that says nothing
@@ -69,27 +81,29 @@ def job(plan: Plan, options: Options) -> Block:
         "_": [
             *([] if ends else [("network", {"_": ports})]),
             ("restart", _restart(app)),
+            # a batch that fails is placed once more unless this is said
+            *([("reschedule", {"attempts": 0, "unlimited": False})] if ends else []),
             *([] if ends else [("service", service)]),
             (f'task "{name}"', task),
         ],
     }
     body: dict[str, Any] = {"type": "batch" if ends else "service", "_": [(f'group "{name}"', group)]}
     if app.cron:
-        body["_"].insert(0, ("periodic", {"crons": [app.cron], "prohibit_overlap": True}))
+        body["_"].insert(0, ("periodic", {"crons": [schedule(app.cron)], "prohibit_overlap": True}))
     elif not ends:
         body["_"].insert(0, ("update", _update(app)))
     return f'job "{name}"', body
 
 
 def _update(app: AppConfig) -> dict[str, Any]:
-    ready = math.ceil(app.reload.ready_timeout)
+    healthy = math.ceil(app.reload.ready_timeout) + math.ceil(app.reload.soak) + 30
     return {
         "max_parallel": 1,
         "canary": 1,
         "health_check": "checks",
         "min_healthy_time": f"{max(1, math.ceil(app.reload.soak))}s",
-        "healthy_deadline": f"{ready + math.ceil(app.reload.soak) + 30}s",
-        "progress_deadline": f"{max(600, 2 * ready + 120)}s",
+        "healthy_deadline": f"{healthy}s",
+        "progress_deadline": f"{max(600, 2 * healthy)}s",
         "auto_revert": True,
         "auto_promote": True,
     }
@@ -101,7 +115,8 @@ def _restart(app: AppConfig) -> dict[str, Any]:
         "attempts": attempts,
         "interval": f"{max(60, math.ceil(app.restart.window))}s",
         "delay": "1s",
-        "mode": "delay" if app.restart.retry else "fail",
+        # "delay" with no attempts is refused
+        "mode": "delay" if app.restart.retry and attempts else "fail",
     }
 
 

@@ -11,6 +11,7 @@ from pyworker.config.address import parse_bind
 from pyworker.config.between import longest_stop, with_dependencies
 from pyworker.config.environment import secrets
 from pyworker.config.schema import AppConfig, RunConfig
+from pyworker.config.timetable import parse as parse_cron
 from pyworker.errors import PyworkerError
 from pyworker.policy.memory import whole
 from pyworker.record import field, record
@@ -251,6 +252,19 @@ def tls_loss(plan: Plan) -> list[str]:
 def literal(text: str) -> str:
     """Return a text in which Compose and Kubernetes find no variable."""
     return text.replace("$", "$$")
+
+
+def schedule(cron: str) -> str:
+    """Return a timetable as engines read it: there Sunday is not 7, and no range goes on into the next week or year."""
+    if cron.startswith("@"):
+        return cron.lower().replace("@midnight", "@daily")  # which Nomad does not know
+    table = parse_cron(cron)
+    *fields, month, weekday = cron.split()
+    return " ".join((*fields, _listed(month, table.months), _listed(weekday, table.weekdays)))
+
+
+def _listed(field: str, numbers: frozenset[int]) -> str:
+    return field if field.startswith("*") else ",".join(map(str, sorted(numbers)))
 
 
 def beside(path: str) -> str:

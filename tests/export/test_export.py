@@ -87,10 +87,11 @@ NOMAD: dict[str, dict[str, Any]] = {
         "max_parallel": int, "canary": int, "health_check": str, "min_healthy_time": "time", "healthy_deadline": "time",
         "progress_deadline": "time", "auto_revert": bool, "auto_promote": bool,
     },
-    "group": {"count": int, "network": "network", "restart": "restart", "service": "service", "task": "task"},
+    "group": {"count": int, "network": "network", "restart": "restart", "reschedule": "reschedule", "service": "service", "task": "task"},
     "network": {"port": "port"},
     "port": {"to": int},
     "restart": {"attempts": int, "interval": "time", "delay": "time", "mode": str},
+    "reschedule": {"attempts": int, "unlimited": bool},
     "service": {"name": str, "port": str, "provider": str, "check": "check"},
     "check": {"type": str, "path": str, "port": str, "interval": "time", "timeout": "time"},
     "task": {
@@ -250,6 +251,7 @@ def test_a_job_is_run_once_and_passes_its_exit_code_on(made: pathlib.Path) -> No
         job = next(iter(export(made, "nomad", name).values()))
         assert '"--once"' in job
         assert 'type = "batch"' in job
+        assert re.search(r"reschedule \{\n +attempts = 0\n +unlimited = false\n", job)
 
 
 def test_a_virtual_environment_is_not_looked_for_in_an_image(made: pathlib.Path) -> None:
@@ -298,6 +300,23 @@ def test_nomad_reads_its_job(made: pathlib.Path, options: dict[str, Any]) -> Non
         assert label.strip('"') == name.partition(".")[0]
         look_through("job", job)
         assert ("update" in job) == (bare(job["type"]) == "service")
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["", 'cron = "@daily"', 'restart = "never"', 'reload.soak = "15m"', 'reload.ready_timeout = "15m"', 'restart.retry = "0s"'],
+)
+def test_nomad_takes_the_times_of_a_job(tmp_path: pathlib.Path, more: str) -> None:
+    """It refuses to restart later what may not be restarted, and deadlines that are not one after the other."""
+    path = tmp_path / "app.toml"
+    path.write_text(f'[apps.a]\ncommand = "a"\n{more}\n')
+    text = export(path, "nomad")["a.nomad.hcl"]
+    text = re.sub(r"(reschedule|check) \{[^}]*\}", "", text)
+    said = dict(re.findall(r'^ *(\w+) = "?(\w+?)s?"?$', text, re.MULTILINE))
+    assert said["mode"] == ("delay" if int(said["attempts"]) and "retry" not in more else "fail")
+    assert int(said["attempts"]) * int(said["delay"]) <= int(said["interval"])
+    if "progress_deadline" in said:
+        assert int(said["min_healthy_time"]) < int(said["healthy_deadline"]) < int(said["progress_deadline"])
 
 
 def bare(value: Any) -> Any:
@@ -584,14 +603,15 @@ def test_a_secret_whose_name_is_no_pattern_goes_into_no_image(tmp_path: pathlib.
     ("cron", "schedule"),
     [
         ("0 3 * * 7", "0 3 * * 0"), ("0 3 * * fri-mon", "0 3 * * 0,1,5,6"), ("5 4 1 nov-feb 5-0", "5 4 1 1,2,11,12 0,5,6"),
-        ("@Daily", "@daily"), ("0 3 1 * */7", "0 3 1 * */7"), ("0 0 L * *", "0 0 L * *"),
+        ("@Midnight", "@daily"), ("0 3 1 * */7", "0 3 1 * */7"), ("0 0 L * *", "0 0 L * *"),
     ],
 )  # fmt: skip
-def test_kubernetes_is_given_no_timetable_that_it_does_not_know(tmp_path: pathlib.Path, cron: str, schedule: str) -> None:
+def test_no_engine_is_given_a_timetable_that_it_does_not_know(tmp_path: pathlib.Path, cron: str, schedule: str) -> None:
     file = tmp_path / "app.toml"
     file.write_text(f'[app]\nname = "a"\ncommand = "x"\ncron = "{cron}"\n')
     text = export(file, "kubernetes")["a.yaml"]
     assert parsed(text)[0]["spec"]["schedule"] == schedule
+    assert f'crons = ["{schedule}"]' in export(file, "nomad")["a.nomad.hcl"]
     assert ("Kubernetes has no L" in text) == ("L" in cron)
 
 
