@@ -237,6 +237,13 @@ def test_known_app_that_has_printed_nothing_is_no_error(home: Path) -> None:
     assert run("logs", "-l", "error", home=str(home)).err == "There is nothing like that in the logs.\n"
 
 
+def test_what_happened_to_an_app_that_has_printed_nothing_is_shown(home: Path) -> None:
+    (home / "apps.json").write_text(json.dumps({"v": 1, "apps": [{"name": "quiet"}]}))
+    event(home, 2, 1, "exited", app="quiet")
+    assert "exited" in logs(home, "quiet")
+    assert logs(home, "quiet", "-n", "0") == ""
+
+
 def test_home_that_does_not_exist_has_no_logs_and_is_not_made(tmp_path: Path) -> None:
     found = run("logs", home=str(tmp_path / "nothing"))
     assert (found.code, found.out) == (0, "")
