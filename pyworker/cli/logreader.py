@@ -77,9 +77,8 @@ class Reader:
         else:
             if self._wanted is None:
                 entries = last = deque(merge([self._last(log, count) for log in logs]), count)
-                whole = (
-                    whole and len(last) < count
-                ) or not last  # what happened to one that printed nothing is all there is
+                # what happened to one that printed nothing is all there is
+                whole = (whole and len(last) < count) or not last
             else:
                 records = [record for log in logs for record in self._last_records(log, count)]
                 whole = whole and len(records) < count

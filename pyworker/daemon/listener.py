@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, Self
 
-from pyworker.config.address import Address, is_numeric
+from pyworker.config.address import EVERY, Address, is_numeric
 from pyworker.daemon import owner
 from pyworker.daemon.shortage import step_for
 from pyworker.errors import PyworkerError
@@ -153,6 +153,8 @@ def has_no_address(listener: socket.socket) -> bool:
     if listener.family == socket.AF_UNIX:
         return False
     host, _, *scope = listener.getsockname()
+    if host in (*EVERY, "127.0.0.1", "::1"):  # those of most apps, and always there
+        return False
     with contextlib.suppress(OSError), socket.socket(listener.family, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((host.partition("%")[0], 0, *scope))

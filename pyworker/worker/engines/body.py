@@ -41,7 +41,6 @@ def _temporary() -> IO[bytes]:
 
     try:
         return tempfile.TemporaryFile()
-    except (
-        FileNotFoundError
-    ):  # $TMPDIR was removed: that of a login which has ended, say. Python looks for another one only once
+    except FileNotFoundError:
+        # $TMPDIR was removed: that of a login which has ended, say. Python looks for another one only once
         return tempfile.TemporaryFile(dir="/tmp")
