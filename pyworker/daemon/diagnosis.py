@@ -24,7 +24,7 @@ from pyworker.daemon.shortage import INSTALLATION, Shortage, step_for
 from pyworker.policy.variables import of_variable
 from pyworker.protocol.events import exit_words
 from pyworker.protocol.logs import IN_HAND, in_hand, parse_record
-from pyworker.protocol.names import LOGS_DIR, STOPPED, WHO_STOPPED
+from pyworker.protocol.names import CLOSED_BY_APP, LOGS_DIR, STOPPED, WHO_STOPPED
 from pyworker.protocol.stacks import parse, whereabouts
 from pyworker.unix.files import open_regular
 from pyworker.unix.process import ExitStatus
@@ -77,6 +77,10 @@ _FATAL = re.compile(r"\w*(error|fatal|panic|critical|exception)", re.IGNORECASE)
 # the first such line says what is wrong
 _NPM = re.compile(r"npm (error|ERR!) (?!(code|syscall|path|errno) |A complete log)\S")
 _ASK_FOR_HELP = re.compile(r"(Type|Try|See|Run|Use) .*\bhelp\b")  # below what was wrong
+_CLOSED = re.compile(
+    rf"{re.escape(CLOSED_BY_APP)}|uv__io_poll: Assertion .errno == EINTR|OSError: \[Errno 9\] Bad file descriptor"
+)
+_OF_A_CLOSER = "does it call os.closerange(), or a daemonize()? leave that out: nothing is open that should not be"
 _COLORS = re.compile("\x1b\\[[0-9;]*m")  # Python 3.13 writes tracebacks in colors where FORCE_COLOR is set
 
 
@@ -180,7 +184,7 @@ def of_worker(
         sure = "somebody did that: the kernel has counted no kill for want of memory"
         return "killed by SIGKILL from outside", "", sure if shortage.certain else unsure
     if status.signal is not None:
-        return _crash_words(status, log, handle.pid, born), text, ""
+        return _crash_words(status, log, handle.pid, born), text, _of_descriptor(app.config, text)
     if status.code == 0 and handle.ready_at is None:
         return "exited with code 0 before it was ready", text, _of_a_silent_end(app)
     if status.code == 0 and not _IN_USE.search(said):  # some that start a server as their child say that, and end well
@@ -195,7 +199,7 @@ def of_worker(
         if hint and is_script:
             hint = _OF_A_BIND_UNSEEN
         hint = hint or _of_no_process(said) or _of_python(app, lines) or _of_no_module(app, handle, said)
-        hint = hint or _of_variable(app, said, text) or _of_descriptor(config, said)
+        hint = hint or _of_variable(app, said, text) or _of_descriptor(app.config, said)
         return said[:300], text, hint
     if text:
         return "exited " + words, text, "it printed nothing at its end: does something in it call os._exit()?"
@@ -232,7 +236,11 @@ def _of_variable(app: App, said: str, text: str) -> str:
 
 
 def _of_descriptor(config: AppConfig | None, said: str) -> str:
-    """Return the next step when a server was to take a socket by its number (of a systemd unit's, mostly); else ""."""
+    """Return the next step when a server was to take a socket by its number (of a systemd unit's, mostly), or an app has closed
+    those of its worker's loop; else "".
+    """
+    if config is not None and config.target and _CLOSED.search(said):
+        return _OF_A_CLOSER
     if config is None or "Bad file descriptor" not in said or not any("fd://" in word for word in config.command):
         return ""
     return (
@@ -340,13 +348,12 @@ def of_template(
         said = "\n".join(lines)
         if "pyworker.template" in said:  # not yet the app's interpreter
             return f"the launcher ended with exit code {status.code}", said, INSTALLATION
-        if hint := _of_python(app, lines):
+        if hint := _of_python(app, lines) or _of_descriptor(app.config, said):
             return last_words(lines)[1], said, hint
-        return (
-            f"{python} ended with exit code {status.code} before the app was imported",
-            said,
-            f"is it a Python, 3.11 or newer? {python} -V\nor does the import call os._exit()?",
-        )
+        hint = f"is it a Python, 3.11 or newer? {python} -V\nor does the import call os._exit()?"
+        if status.code == 0:
+            hint = "does the import put itself into the background, or call os._exit()? leave that out: it is there already"
+        return f"{python} ended with exit code {status.code} before the app was imported", said, hint
     if handle.shortage.reason:
         if handle.loaded is None:
             return f"its import was {handle.shortage.reason}", "", "raise the limit, or have less loaded at import"

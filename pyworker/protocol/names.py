@@ -32,6 +32,8 @@ GUARDIAN_TITLE = "pyworker guardian"  # how `ps` shows it, and others recognize 
 GUARDIAN_DIED = "guardian died"  # why a daemon and a logger were started: the daemon before became the guardian
 NOT_STARTED = "cannot be started"  # said there by the guardian of the daemon, which the CLI looks for
 HOME_UNUSABLE = "daemon: cannot use its home"  # ... and by the daemon, before it ends
+# what a template prints that has no channel any more to say it on
+CLOSED_BY_APP = "the import of the app has closed descriptors that are not its own, pyworker's too"
 STOPPED = "it was stopped by a signal"
 WHO_STOPPED = "who has sent it SIGSTOP? the program itself may have"
 # said of what SIGKILL was sent to

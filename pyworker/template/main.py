@@ -30,6 +30,7 @@ from pyworker import __version__, failpoint
 from pyworker.errors import Exit
 from pyworker.protocol import template as t
 from pyworker.protocol import wire
+from pyworker.protocol.names import CLOSED_BY_APP
 from pyworker.protocol.worker import DUMP_SIGNAL, STACKS_SIGNAL, TASKS_SIGNAL, Drain, Drained, Hello, Kick, Ready
 from pyworker.record import compile_init
 from pyworker.template import bytecode, forksafe, lazy
@@ -147,12 +148,17 @@ def prepare_app(spec: t.LaunchSpec, channel: socket.socket, argv: list[str], sta
         end_what_the_import_has_started()
         return _Ready(wire.decode(t.Loaded, again.encode()), None, ssl_context)
     faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)  # an import that hangs says where
+    untold = Channel(channel)
     try:
         target = load(spec.app)
     except TargetError as error:
         fail(channel, t.LoadFailed(error.kind, error.message, clip(error.traceback), error.hint))
     except BaseException as error:  # noqa: BLE001  sys.exit(), KeyboardInterrupt and the like at import: all mean "no app"
         fail(channel, t.LoadFailed("import", headline.of(error), clip(traceback.format_exc())))
+    if not untold.is_open:
+        say(CLOSED_BY_APP)
+        flush()
+        os._exit(Exit.FAILED)
     gc.unfreeze()  # an app may freeze its objects at the end of its import, and they would not be seen below
     if spec.app.preload is not False:
         lazy.import_now(here)
@@ -433,6 +439,7 @@ def send(channel: socket.socket, message: t.FromTemplate) -> None:
 
 def fail(channel: socket.socket, failure: t.LoadFailed) -> NoReturn:
     """Report and exit: 78 unless a later try may go better (an import that needs a database, say)."""
-    send(channel, failure)
+    if not send_surely(channel, wire.encode(failure)):  # what reads our stderr may be there
+        say(failure.traceback or failure.message)
     flush()
     os._exit(Exit.FAILED if failure.kind in ("import", "other") else Exit.BAD_CONFIG)

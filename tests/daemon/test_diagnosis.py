@@ -25,10 +25,12 @@ from pyworker.daemon.diagnosis import (
     when_written,
     with_code,
 )
+from pyworker.daemon.handles import TemplateHandle
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.shortage import Shortage
 from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.logs import LogRecord, format_record
+from pyworker.protocol.names import CLOSED_BY_APP
 from pyworker.protocol.template import LoadFailed
 from pyworker.protocol.worker import Failed
 from pyworker.unix.process import ExitStatus
@@ -382,6 +384,35 @@ def test_a_signal_is_named_and_kill_comes_with_who_it_may_have_been(tmp_path: Pa
     killed = end_of(log, ExitStatus(None, 9))
     assert killed[:2] == ("killed by SIGKILL from outside", "")
     assert killed[2].startswith("somebody did that")
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        (b"worker: src/unix/linux.c:1455: uv__io_poll: Assertion `errno == EINTR' failed.", ExitStatus(None, 6)),
+        (b"OSError: [Errno 9] Bad file descriptor", ExitStatus(70, None)),
+        (CLOSED_BY_APP.encode(), ExitStatus(1, None)),
+    ],
+)
+def test_an_app_that_has_closed_what_is_pyworker_s_has_a_next_step(tmp_path: Path, said: bytes, status: ExitStatus) -> None:
+    log = tmp_path / "api.log"
+    log.write_bytes(line(7, said))
+    config = AppConfig("api", target="web:app", logs=LogsConfig(file=str(log)))
+    app: Any = SimpleNamespace(name="api", workers={}, config=config, want=1, generations={})
+    handle: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 1), pid=7, failure=None, ready_at=None)
+    assert "os.closerange()" in of_worker(app, handle, status, "", Shortage())[2]
+    template: Any = TemplateHandle("api", 1, 0.0, pid=7)
+    if status.code is not None:
+        reason, _, hint = of_template(app, template, status, "")
+        assert reason == said.decode()
+        assert "os.closerange()" in hint
+
+
+def test_an_import_that_goes_into_the_background_is_asked_whether_it_does(tmp_path: Path) -> None:
+    app: Any = SimpleNamespace(name="api", workers={}, config=AppConfig("api", target="web:app"), want=1, generations={})
+    template: Any = TemplateHandle("api", 1, 0.0, pid=7)
+    assert "into the background" in of_template(app, template, ExitStatus(0, None), str(tmp_path))[2]
+    assert "is it a Python" in of_template(app, template, ExitStatus(3, None), str(tmp_path))[2]
 
 
 def test_a_crash_says_where_the_thread_was_that_crashed_and_not_where_it_was_when_it_was_asked_before(tmp_path: Path) -> None:

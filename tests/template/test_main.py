@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from pyworker.config.schema import TlsConfig
+from pyworker.protocol.names import CLOSED_BY_APP
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.template import Fork, ForkFailed, LoadFailed, Parked, Retire
 from pyworker.protocol.worker import Drain, Drained, Hello, Ready
@@ -647,6 +648,20 @@ def test_an_app_that_puts_green_threads_under_python_is_refused_in_words(
     assert failed.kind == "import"
     assert failed.message == f"its import has {library} replace Python's own sockets and threads, on which pyworker serves it"
     assert f"gunicorn -k {library}" in failed.hint
+
+
+def test_an_import_that_closes_what_it_has_not_opened_is_told_so_on_stderr(daemon: Any, folder: Path) -> None:
+    """As daemonize() does. The channel is one of them, and its number another file's by now."""
+    shop = folder / "shop.py"
+    shop.write_text("import os, tempfile\nos.closerange(3, 256)\nkept = tempfile.TemporaryFile()\n" + shop.read_text())
+    d = daemon()
+    template = d.launch("template")
+    assert d.reap(template.pid) == 1
+    assert template.read_err().decode() == f"pyworker: {CLOSED_BY_APP}\n"
+    shop.write_text("import os\nos.closerange(3, 256)\nraise ValueError('no more')\n")
+    template = d.launch("template")
+    assert d.reap(template.pid) == 1
+    assert b"\nValueError: no more\n" in template.read_err()
 
 
 def test_fork_without_its_three_fds_is_refused(daemon: Any) -> None:
