@@ -81,7 +81,8 @@ class _Ready(NamedTuple):
 
 def main(spec_fd: int, argv: list[str], archive: str, boot: types.ModuleType) -> None:
     """Run the template; in a forked child, the worker. `boot` is kept alive: we still run inside of it."""
-    started, born_at = time.monotonic(), time.time_ns()
+    # the clock is not what an import may have put there (freezegun)
+    started, born_at = time.clock_gettime(time.CLOCK_MONOTONIC), time.time_ns()
     spec = read_spec(spec_fd)
     fds = spec_fds(spec, spec_fd)
     pass_on(fds, inheritable=False)
@@ -171,7 +172,7 @@ def prepare_app(spec: t.LaunchSpec, channel: socket.socket, argv: list[str], sta
     if target.interface == "asgi" and prepare.has_websockets() and prepare.may_use_websockets():
         share_websockets(here)
     why = "preload = false" if spec.app.preload is False else clip(forksafe.why_not(before))
-    took = time.monotonic() - started
+    took = time.clock_gettime(time.CLOCK_MONOTONIC) - started
     version = sys.version.split(" ", 1)[0]
     code, newest, newest_at = imported_code(born_at)
     valid = tls.validity(_path(spec.cert_fd), _path(spec.key_fd)) if ssl_context is not None else None

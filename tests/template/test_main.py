@@ -17,7 +17,7 @@ import pytest
 from pyworker.config.schema import TlsConfig
 from pyworker.protocol.names import CLOSED_BY_APP
 from pyworker.protocol.scoreboard import F
-from pyworker.protocol.template import Fork, ForkFailed, LoadFailed, Parked, Retire
+from pyworker.protocol.template import Fork, ForkFailed, Loaded, LoadFailed, Parked, Retire
 from pyworker.protocol.worker import Drain, Drained, Hello, Ready
 from pyworker.template import forksafe, main
 from tests.support.certificates import make_certificate
@@ -662,6 +662,13 @@ def test_an_import_that_closes_what_it_has_not_opened_is_told_so_on_stderr(daemo
     template = d.launch("template")
     assert d.reap(template.pid) == 1
     assert b"\nValueError: no more\n" in template.read_err()
+
+
+def test_an_import_that_stops_the_clock_took_as_long_as_it_took(daemon: Any, folder: Path) -> None:
+    """As freezegun does."""
+    shop = folder / "shop.py"
+    shop.write_text("import time\ntime.monotonic = lambda: 1e9\n" + shop.read_text())
+    assert 0 < daemon().launch("template").expect(Loaded).took < 1e6
 
 
 def test_fork_without_its_three_fds_is_refused(daemon: Any) -> None:
