@@ -7,6 +7,7 @@ apart. Never starts a daemon (launch.py does) and prints nothing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -135,7 +136,7 @@ def _check_peer(sock: socket.socket, home: str) -> None:
     _, uid = peer(sock)
     me = os.geteuid()
     if me not in (0, uid) and uid != 0:
-        raise _not_ours(home)
+        raise _not_ours(home, uid)
 
 
 def is_emptied(home: str) -> bool:
@@ -180,11 +181,11 @@ def _unusable(home: str, error: OSError) -> PyworkerError:
     return PyworkerError(message, hint=f"choose another place with --home or {ENV_HOME}", code="no_home")
 
 
-def _not_ours(home: str) -> PyworkerError:
-    try:
-        uid = os.stat(home).st_uid
-    except OSError:
-        uid = -1
+def _not_ours(home: str, uid: int = -1) -> PyworkerError:
+    """`uid`: whose daemon it is, where that is known; else it is that of whom the home is."""
+    if uid < 0:
+        with contextlib.suppress(OSError):
+            uid = os.stat(home).st_uid
     whose = "another user" if uid < 0 else "root" if uid == 0 else f"user {uid}"
     become = "run the command as that user" if uid else "run it with sudo"
     message = f"The pyworker daemon of {home} belongs to {whose}, and this is user {os.geteuid()}."

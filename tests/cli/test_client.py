@@ -199,18 +199,18 @@ def test_a_socket_that_may_not_be_opened_names_its_owner(home: str) -> None:
     assert "belongs to user" in found.err
 
 
-def test_a_peer_of_another_user_is_not_spoken_to(home: str) -> None:
-    code = (  # in a process of its own, which may change its user
-        "import os, socket; from pyworker.cli import client\n"
-        "if os.getuid() == 0: os.setuid(65534)\n"
-        "ours, theirs = socket.socketpair()\n"
-        "client._check_peer(ours, '/')\n"
-        "me = os.geteuid(); os.geteuid = lambda: me - 1\n"
-        "try: client._check_peer(ours, '/')\n"
-        "except client.PyworkerError as error: print(int(error.exit))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "77\n"
+@pytest.mark.parametrize(("me", "theirs"), [(1000, 4321), (1000, 0), (1000, 1000), (0, 4321)])
+def test_a_daemon_of_another_user_is_not_spoken_to(me: int, theirs: int, home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeControl(home, {"ps": replies(documents.ps())}) as control:
+        monkeypatch.setattr(client, "peer", lambda _: (1, theirs))
+        monkeypatch.setattr(os, "geteuid", lambda: me)
+        if theirs in (0, me) or me == 0:
+            client.apps_now(home)
+            return
+        with pytest.raises(client.PyworkerError, match="belongs to user 4321, and this is user 1000") as raised:
+            client.apps_now(home)
+        assert raised.value.exit == 77
+        assert not control.requests
 
 
 @pytest.mark.parametrize("command", ["ps", "start x:y", "logs", "logs -p", "events", "daemon stop", "doctor"])

@@ -48,11 +48,15 @@ def test_what_is_written_is_as_private_as_what_was_read(tmp_path: Path, home: st
     main.write_text("[include]\nfiles = more.conf\n[program:a]\ncommand = python a.py\n")
     more.write_text("[program:b]\ncommand = python b.py\nenvironment = PASSWORD=x\n")
     usual = main.stat().st_mode & 0o044  # of the umask here
-    for mode, private in ((0o644, False), (0o600, True)):
-        main.chmod(0o644)
-        more.chmod(mode)
-        assert run("import", "supervisord.conf", "--force", home=home, cwd=str(tmp_path)).code == 0
-        assert (tmp_path / "app.toml").stat().st_mode & 0o077 == (0 if private else usual)
+    for modes, private in (((0o644, 0o644), False), ((0o644, 0o600), True), ((0o600, 0o644), True)):
+        (tmp_path / "app.toml").unlink(missing_ok=True)
+        for is_there in (False, True):
+            if is_there:
+                (tmp_path / "app.toml").chmod(0o644)
+            main.chmod(modes[0])
+            more.chmod(modes[1])
+            assert run("import", "supervisord.conf", "--force", home=home, cwd=str(tmp_path)).code == 0
+            assert (tmp_path / "app.toml").stat().st_mode & 0o077 == (0 if private else usual)
 
 
 def test_without_node_it_is_said_that_the_file_is_read_without_it(tmp_path: Path, home: str) -> None:
