@@ -7,8 +7,11 @@ import time
 
 import pytest
 
+from pyworker import __version__
 from pyworker.cli.bugreport import masked
+from tests.cli import documents
 from tests.support.cli import run
+from tests.support.fake_control import FakeControl, replies
 
 
 @pytest.mark.parametrize(
@@ -49,3 +52,17 @@ def test_the_report_says_what_a_bug_report_needs(home: str) -> None:
     assert text.startswith("pyworker ")
     assert "packages: click" in text
     assert "pyworker.log" in text
+
+
+def test_of_an_environment_the_report_has_the_names_and_of_an_address_no_password(home: str) -> None:
+    config = {"target": "shop:app", "env": {"GREETING": "w0rds", "API_KEY": "w0rds"}, "state": "redis://:w0rds@h/0"}
+    answers = {
+        "status": replies({"version": __version__, "pid": 1}),
+        "ps": replies(documents.ps()),
+        "config": replies({"apps": [{"name": "api", "config": config}]}),
+    }
+    with FakeControl(home, answers):
+        text = run("doctor", "--report", home=home).out
+    assert '{"api": {"target": "shop:app", "state": "redis://:***@h/0"}, "env": ["API_KEY", "GREETING"]}' in text
+    assert '"name": "api", "state": ' in text
+    assert "w0rds" not in text

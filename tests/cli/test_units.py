@@ -246,6 +246,22 @@ def users_startup(tmp_path: Path, **environment: str) -> str:
     return done.err
 
 
+def test_startup_does_what_it_shows_and_remove_undoes_it(tmp_path: Path) -> None:
+    log, home = tmp_path / "log", str(tmp_path / "home")
+    path = programs(tmp_path / "bin", systemctl=f'echo "$@" >> {log}', loginctl="")
+    (folder := tmp_path / ".config" / "systemd" / "user").mkdir(parents=True)
+    typed = ("startup", "--user", "--init", "systemd", "-y")
+    done = run(*typed, home=home, HOME=str(tmp_path), PATH=path, XDG_CONFIG_HOME="")
+    assert done.code == 0, done.err
+    assert f"PYWORKER_HOME={home}\n" in (folder / "pyworker.service").read_text()
+    assert log.read_text().splitlines() == ["--version", "--user daemon-reload", "--user enable --now pyworker.service"]
+    log.unlink()
+    done = run(*typed, "--remove", home=home, HOME=str(tmp_path), PATH=path, XDG_CONFIG_HOME="")
+    assert done.code == 0, done.err
+    assert os.listdir(folder) == []
+    assert log.read_text().splitlines() == ["--version", "--user disable pyworker.service", "--user daemon-reload"]
+
+
 def test_who_may_not_turn_lingering_on_is_told_who_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup, "lingers", lambda _user: False)
     linger = startup._commands("systemd", True, start=True)[-1]
