@@ -218,6 +218,10 @@ def _of_the_system(error: Exception) -> PyworkerError | None:
     elif number in BROKEN_DISK:
         message = f"{name or 'a file that this command needs'} cannot be read: {os.strerror(number)}"
         hint = "its disk is broken, or not there any more: dmesg"
+    elif isinstance(error, PermissionError) and isinstance(name, str):
+        from pyworker.cli.files import cannot
+
+        return cannot("open", name, error)
     elif number in NO_DESCRIPTOR:
         message = "no descriptor is left for this command"
         hint = "close some files, or raise the limit on them (ulimit -n; of the machine: sysctl fs.file-max)"

@@ -280,6 +280,7 @@ def test_a_command_that_cannot_be_imported_says_what_to_do(tmp_path: Path) -> No
         (MemoryError(), "no memory is left for this command", "ulimit -v"),
         (OSError(errno.ENOBUFS, "?"), "no memory is left for this command", "ulimit -v"),
         (OSError(errno.EIO, "?", "/h/events.jsonl"), "/h/events.jsonl cannot be read: Input/output error", "dmesg"),
+        (OSError(errno.EACCES, "Permission denied", "/h/api.log"), "cannot open /h/api.log: Permission denied", "ls -ld /h"),
         (OSError(errno.ESTALE, "?"), "a file that this command needs cannot be read: Stale file handle", "dmesg"),
     ],
 )
