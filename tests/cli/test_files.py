@@ -13,6 +13,7 @@ import pytest
 
 import pyworker.cli
 from pyworker.cli.files import cannot, no_file
+from pyworker.cli.render import home as home_in
 from tests.support.cli import environment, run
 
 
@@ -36,8 +37,9 @@ def folder(tmp_path: Path) -> str:
     ],
 )
 def test_each_error_has_its_next_step(folder: str, number: int, name: str, step: str) -> None:
-    error = cannot("write", os.path.join(folder, name), OSError(number, os.strerror(number)), "or elsewhere")
-    assert error.message == f"cannot write {folder}/{name}: {os.strerror(number)}"
+    path = os.path.join(folder, name)
+    error = cannot("write", path, OSError(number, os.strerror(number)), "or elsewhere")
+    assert error.message == f"cannot write {home_in(path)}: {os.strerror(number)}"
     assert error.hint == "\n".join(filter(None, (step.format(folder), "or elsewhere")))
 
 
