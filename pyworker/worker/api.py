@@ -19,7 +19,7 @@ def ready() -> None:
 
 
 def on_stop(fn: Callable[[], Any]) -> Callable[[], Any]:
-    """Call `fn` (may be async in an ASGI app) when this worker starts to drain. Usable as a decorator."""
+    """Call `fn` when this worker starts to drain. Usable as a decorator. In an ASGI app it may be async: the app shuts down after it."""
     _stop_callbacks.append(fn)
     return fn
 

@@ -211,9 +211,10 @@ class _Worker:
         self._server.begin_drain(self._cut_at - self._loop.time(), to_empty=order.to_empty)
         await self._accepts.stop(to_empty=order.to_empty)
         self._row[F.LEFT_AT] = time.monotonic_ns()
-        report = await self._server.drained()
-        if self._tasks:
+        await self._server.drained()
+        if self._tasks:  # before the app closes what they may be using
             await asyncio.wait(self._tasks, timeout=max(1.0, self._cut_at - self._loop.time()))
+        report = await self._server.shut_down()
         if self._ticking is not None:
             self._ticking.cancel()
         self._channel.send(w.Drained(report.requests, report.cancelled))

@@ -66,7 +66,8 @@ class Running:
         await self.server.start(self.row, self.recycled.append)
         self._started.set()
         await self.stop.wait()
-        self.report = await self.server.drained()
+        await self.server.drained()
+        self.report = await self.server.shut_down()
 
     def listen(self, listener: socket.socket) -> None:
         """Accept on a listening socket, which stays the caller's."""

@@ -289,7 +289,7 @@ def test_on_stop_callbacks_run_when_the_drain_starts(daemon: Any, folder: Path) 
         "@pyworker.on_stop\ndef given_up(): import asyncio; raise asyncio.CancelledError('given up')\n"
         "@pyworker.on_stop\ndef leaves(): raise SystemExit(3)\n"
         "@pyworker.on_stop\nasync def leaves_later(): raise SystemExit(4)\n"
-        "@pyworker.on_stop\nasync def two(): print('two')\n" + shop
+        "@pyworker.on_stop\nasync def two(): await asyncio.sleep(0.1); print('two')\n" + shop
     )
     d = daemon()
     worker = born(d)

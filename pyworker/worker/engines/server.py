@@ -194,8 +194,8 @@ class Server:
         else:
             self._cut()
 
-    async def drained(self) -> DrainReport:
-        """Wait until nothing is open any more (or was cut), then let the app shut down."""
+    async def drained(self) -> None:
+        """Wait until nothing is open any more (or was cut)."""
         self._empty = self.loop.create_future()
         self.check_empty()
         await self._empty
@@ -204,6 +204,9 @@ class Server:
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
+
+    async def shut_down(self) -> DrainReport:
+        """Let the app shut down, after its drain."""
         if self.pool is not None:
             self.pool.close()
         if self._lifespan is not None:
