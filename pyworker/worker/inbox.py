@@ -43,8 +43,6 @@ class InboxLoop:
         self._stopped = False
 
     async def start(self) -> None:
-        if self._stopped:
-            return
         self.accepting = True
         self._watch()
 

@@ -49,7 +49,8 @@ class Post:
                 assert send_packet(self.writer, HAND_OVER, [theirs.fileno()])
 
     def loop(self) -> InboxLoop:
-        return InboxLoop(asyncio.get_running_loop(), self.reader.dup(), self.serve)
+        inbox = socket.socket(fileno=os.dup(self.reader.fileno()))
+        return InboxLoop(asyncio.get_running_loop(), inbox, self.serve)
 
     def serve(self, connection: socket.SocketType, unix: bool, addresses: Any, early: bool) -> None:
         self.served.append(connection)
@@ -127,9 +128,11 @@ def test_what_comes_after_it_has_stopped_is_left_to_its_successor(post: Post) ->
     async def live() -> None:
         inbox = post.loop()
         await inbox.start()
+        number = inbox._inbox.fileno()
         post.put(2)
         await inbox.stop(to_empty=False)
         post.put(1)
+        assert not asyncio.get_running_loop().remove_reader(number)  # it would spin
 
     asyncio.run(live())
     assert post.left() == 3
@@ -144,6 +147,7 @@ def test_it_takes_nothing_while_it_is_held(post: Post) -> None:
         post.put(2)
         await asyncio.sleep(0)
         assert not post.served
+        assert not asyncio.get_running_loop().remove_reader(inbox._inbox.fileno())  # it would spin
         inbox.hold(False)
         await until(lambda: len(post.served) == 2)
         await inbox.stop(to_empty=False)
