@@ -109,8 +109,9 @@ def test_a_malformed_line_is_reported_and_the_next_one_read(data: bytes, reason:
 
 def test_a_message_is_as_deep_as_those_who_walk_through_it_can_go() -> None:
     link = Link()
-    for depth, kind in ((MAX_DEPTH, Message), (MAX_DEPTH + 1, Malformed), (600, Malformed)):
+    for depth, kind in ((MAX_DEPTH, Message), (MAX_DEPTH + 1, Malformed), (600, Malformed), (100_000, Malformed)):
         assert [type(e) for e in link.feed(b"[" * depth + b"]" * depth + b"\n")] == [kind]
+        assert [type(e) for e in link.feed(b'{"a":[' * (depth // 2) + b"[]" * (depth % 2) + b"]}" * (depth // 2) + b"\n")] == [kind]
     assert [type(e) for e in link.feed(b"[" + b"[]," * MAX_DEPTH + b"{}]\n")] == [Message]
 
 
@@ -122,6 +123,13 @@ def test_a_line_that_is_too_long_is_not_kept_while_it_comes() -> None:
     first, second = link.feed(b'5\n"next"\n')
     assert isinstance(first, Malformed), "its end is no message either"
     assert second == Message("next")
+
+
+def test_a_line_that_comes_in_parts_is_taken_however_much_came_before_it() -> None:
+    link = Link(max_line=100)
+    for number in range(100):
+        assert link.feed(b'"half') == []
+        assert link.feed(b' and half %d"\n' % number) == [Message(f"half and half {number}")]
 
 
 def test_empty_lines_are_nothing() -> None:
@@ -306,6 +314,30 @@ def test_the_end_of_the_channel_names_what_was_not_delivered() -> None:
     assert link.abandon() == (["a", "b"], ())
     assert link.is_idle
     assert link.backlog == 0
+
+
+def test_the_end_of_the_channel_names_what_was_half_written_and_nothing_more_is_written() -> None:
+    link = Link()
+    link.send("half written", "a")
+    assert link.to_write() is not None
+    link.written(4)
+    link.feed(handle_line("theirs"), [8])
+    assert link.abandon() == (["a"], ())
+    assert link.written(5) == [], "a send that had begun before it"
+    assert link.is_idle
+    assert link.to_write() is None
+
+
+def test_a_descriptor_that_may_not_be_sent_is_given_up_and_what_follows_it_goes() -> None:
+    link = Link()
+    link.send_handle("x", "net.Socket", 7, "token")
+    link.send("next")
+    assert link.to_write() is not None
+    assert link.refused() == [NotReceived("token")]
+    assert drain(link)[0] == [(b'"next"\n', -1)]
+    assert link.is_idle
+    assert link.backlog == 0
+    assert link.send_handle("y", "net.Socket", 7), "none is under way"
 
 
 def test_a_full_queue_says_slow_down() -> None:

@@ -155,6 +155,31 @@ def test_what_a_peer_said_before_it_died_is_heard_also_when_it_left_unread_bytes
         assert [packet.data for packet in heard if packet is not None] == [b"why", b""]
 
 
+def test_what_it_said_is_seen_also_by_who_only_peeks() -> None:
+    ours, theirs = socketpair()
+    pass_credentials(ours)
+    with ours:
+        send_packet(ours, b"never read")
+        send_packet(theirs, b"why")
+        theirs.close()
+        packet = peek_packet(ours, 100)
+        assert packet is not None
+        assert packet.data == b"why"
+
+
+def test_one_that_is_hung_up_on_keeps_nothing_open_whoever_holds_a_copy() -> None:
+    ours, theirs = socketpair()
+    pass_credentials(ours)
+    reader, writer = os.pipe()
+    with ours.dup(), theirs:
+        for data, its_fds in ((b"", []), (b"", [writer]), (b"x", [writer])):
+            send_packet(theirs, data, its_fds)
+        os.close(writer)
+        hang_up(ours)
+        assert at_end(reader)
+    os.close(reader)
+
+
 def test_nothing_more_can_be_said_to_one_that_has_hung_up_whoever_holds_a_copy() -> None:
     ours, theirs = socketpair()
     with ours.dup(), theirs:

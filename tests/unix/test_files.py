@@ -35,10 +35,17 @@ def test_home_that_others_can_read_or_write_is_refused(tmp_path: Path, mode: int
     home = tmp_path / "my home"
     home.mkdir()
     home.chmod(mode)
+    before = os.listdir("/proc/self/fd")
     with pytest.raises(files.UnsafeDirectory) as refused:
         files.open_home(str(home), create=True)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
     assert f"mode {mode:04o}" in refused.value.reason
     assert refused.value.hint == f"if nobody else needs it: chmod 700 '{home}'; else use a folder of your own"
+
+
+@pytest.mark.parametrize(("mode", "owner", "is_open"), [(0o711, 0, False), (0o711, 12345, True), (0o750, 0, True), (0o702, 0, True), (0o700, 12345, False)])
+def test_only_the_home_of_root_may_be_passed_through(mode: int, owner: int, is_open: bool) -> None:
+    assert files.is_open_to_others(os.stat_result((mode, 0, 0, 0, owner, 0, 0, 0, 0, 0))) is is_open
 
 
 def test_link_is_refused_and_its_target_named(tmp_path: Path) -> None:
@@ -199,6 +206,26 @@ def test_what_is_no_file_is_written_to(tmp_path: Path) -> None:
     os.close(writes)
 
 
+def test_what_one_that_was_killed_has_left_of_a_file_does_not_keep_it_from_being_replaced(tmp_path: Path) -> None:
+    """The next one has its pid: in a container each of them has the same."""
+    (tmp_path / f".x.{os.getpid()}").write_bytes(b"half of what was to be")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with files.replacing(folder, "x") as file:
+        file.write(b"new")
+    assert ((tmp_path / "x").read_bytes(), os.listdir(tmp_path)) == (b"new", ["x"])
+    os.close(folder)
+
+
+def test_a_file_is_on_the_disk_as_a_whole_before_it_takes_the_place_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, bool]] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: seen.append((os.fstat(fd).st_size, (tmp_path / "x").exists())))
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with files.replacing(folder, "x") as file:
+        file.write(b"new")
+    assert seen == [(3, False)]
+    os.close(folder)
+
+
 def test_a_directory_is_locked_by_one_at_a_time_for_as_long_as_that_one_has_it_open(tmp_path: Path) -> None:
     first, other = (os.open(tmp_path, os.O_RDONLY) for _ in range(2))
     assert not files.is_locked(str(tmp_path))
@@ -249,7 +276,9 @@ def test_a_socket_whose_path_is_too_long_for_the_kernel_is_reached_all_the_same(
         folder = Path(f"{above}/{'x' * (length - len(above) - len('//sock'))}")
         folder.mkdir()
         fd = os.open(folder, os.O_RDONLY)
+        before = os.listdir("/proc/self/fd")
         with files.listen_unix(fd, "sock"), files.socket_path(str(folder), "sock") as path, socket.socket(socket.AF_UNIX) as client:
             assert (path == f"{folder}/sock") is (length == 107)
             client.connect(path)
+        assert len(os.listdir("/proc/self/fd")) == len(before)
         os.close(fd)

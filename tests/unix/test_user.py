@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,7 +100,7 @@ def test_files_are_looked_at_as_another_user_for_a_moment(tmp_path: Path) -> Non
     before = os.getresuid(), os.getresgid(), os.getgroups()
     with user.acting_as(65534, 65534, (65534, 12)):
         assert (os.geteuid(), os.getegid(), os.getgroups()) == (65534, 65534, [12, 65534])
-    with pytest.raises(PermissionError), user.acting_as(65534, 65534, ()):
+    with pytest.raises(PermissionError), user.acting_as(65534, None, ()):
         os.listdir(tmp_path)
     assert (os.getresuid(), os.getresgid(), os.getgroups()) == before
     os.listdir(tmp_path)
@@ -143,3 +144,19 @@ def test_who_acts_as_itself_needs_no_right_for_it(monkeypatch: pytest.MonkeyPatc
     for uid in (None, os.geteuid()):
         with user.acting_as(uid, None, ()):
             pass
+
+
+def test_files_are_never_looked_at_as_ourselves_where_the_kernel_refuses_another_user() -> None:
+    more_than_there_may_be = (65534,) * 65537
+    with pytest.raises(user.CannotDrop, match="cannot become user 65534"), user.acting_as(65534, 65534, more_than_there_may_be):
+        pytest.fail("it acts as itself")
+
+
+def test_the_soft_limit_of_open_files_is_at_most_the_hard_one() -> None:
+    before = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        for count, given in ((soft - 1, soft - 1), (hard + 1, hard)):
+            user.soft_nofile(count)
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (given, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -101,6 +101,28 @@ def test_sending_to_nobody_is_no_error(pair: tuple[Channel, socket.socket]) -> N
     assert isinstance(channel.receive(), Closed)
 
 
+def test_nothing_is_said_to_what_has_the_number_of_a_channel_that_the_program_has_closed(pair: tuple[Channel, socket.socket]) -> None:
+    channel, _ = pair
+    its_own, its_peer = socketpair()
+    with its_own, its_peer:
+        os.dup2(its_own.fileno(), channel.fileno())
+        channel.send(Notice("x"))
+        assert recv_packet(its_peer, 100, 0) is None
+        send_packet(its_peer, wire.encode(Go()))
+        assert isinstance(channel.receive(), Closed)
+        assert recv_packet(its_own, 100, 0) is not None
+
+
+def test_the_time_out_that_an_app_gives_its_sockets_is_not_the_channel_s() -> None:
+    ours, theirs = socketpair()
+    socket.setdefaulttimeout(600)
+    try:
+        with ours, socket.socket(fileno=theirs.detach()) as sock:
+            assert Channel(sock).receive() is None
+    finally:
+        socket.setdefaulttimeout(None)
+
+
 def test_clipped_text_always_fits_a_message() -> None:
     for text in ("é\udcff\0" * 40000, "é" * 40000, "😀" * 40000, "x" * 100000, '"\\' * 50000):
         assert len(wire.encode(Failed("other", "m", clip(text)))) <= MAX_WORKER_MESSAGE

@@ -78,3 +78,11 @@ def test_a_folder_that_is_not_there_costs_nothing_else(tmp_path: Path, monkeypat
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
     multiproc.prepare()
     multiproc.take(1)
+
+
+def test_an_app_without_prometheus_client_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyworker.worker import multiproc
+
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    multiproc.prepare()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pyworker.protocol.scoreboard import F
-from pyworker.protocol.worker import Accepting, Bind, Bound, Check, Drain, Drained, Failed, Hello, Ready
+from pyworker.protocol.worker import Accepting, Bind, Bound, Check, Drain, Drained, Failed, Hello, Kick, Ready
 from tests.support.fake_daemon import FakeDaemon, Peer, tcp_listener
 from tests.support.pyworker import free_port
 from tests.support.wait import wait_until
@@ -131,6 +131,19 @@ def test_a_script_that_closes_all_descriptors_binds_for_itself(daemon: Any, fold
     wait_until(lambda: b"it binds for itself" in worker.read_err())
     wait_until(lambda: _answers(address), what="an answer")
     assert get(address) == str(worker.pid).encode()
+    os.kill(worker.pid, signal.SIGTERM)
+    assert d.reap(worker.pid) == -signal.SIGTERM
+
+
+def test_a_script_that_closes_our_channel_once_it_has_bound_serves_on(daemon: Any, folder: Path) -> None:
+    closed = "\nos.closerange(3, server.fileno())\nos.closerange(server.fileno() + 1, 256)\nserver.serve_forever()"
+    text = (HTTP_SERVER % "http.server.HTTPServer").replace("BASE((", "server = BASE((").replace(".serve_forever()", closed)
+    d, worker = serving(daemon, folder, text)
+    assert get(d.listeners[0].getsockname()) == str(worker.pid).encode()
+    with contextlib.suppress(BrokenPipeError):  # our thread may have seen it
+        worker.send(Kick())
+    worker.wait_closed()
+    assert get(d.listeners[0].getsockname()) == str(worker.pid).encode()
     os.kill(worker.pid, signal.SIGTERM)
     assert d.reap(worker.pid) == -signal.SIGTERM
 
