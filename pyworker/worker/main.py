@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pyworker.worker.engines.server import Server
 
 _TICK = 1.0  # seconds: progress is noted, and one accept is tried
+_A_WHILE = 0.1  # seconds until it is looked again for how long to wait
 _CRASHED = 70  # EX_SOFTWARE
 
 
@@ -212,8 +213,10 @@ class _Worker:
         await self._accepts.stop(to_empty=order.to_empty)
         self._row[F.LEFT_AT] = time.monotonic_ns()
         await self._server.drained()
-        if self._tasks:  # before the app closes what they may be using
-            await asyncio.wait(self._tasks, timeout=max(1.0, self._cut_at - self._loop.time()))
+        least = self._loop.time() + 1.0
+        # before the app closes what they may be using; the time may become another meanwhile
+        while self._tasks and (left := max(least, self._cut_at) - self._loop.time()) > 0:
+            await asyncio.wait(self._tasks, timeout=min(left, _A_WHILE))
         report = await self._server.shut_down()
         if self._ticking is not None:
             self._ticking.cancel()

@@ -320,6 +320,19 @@ def test_the_last_word_on_the_time_to_drain_holds_for_all_that_is_waited_for(dae
     assert d.reap(worker.pid) == 0
 
 
+def test_the_time_to_drain_may_change_while_what_an_app_does_at_its_stop_is_all_that_is_waited_for(daemon: Any, folder: Path) -> None:
+    shop = (folder / "shop.py").read_text()
+    (folder / "shop.py").write_text("import pyworker\n@pyworker.on_stop\nasync def tidy(): await asyncio.sleep(3600)\n" + shop)
+    d = daemon()
+    worker = born(d)
+    worker.send(Drain(3600.0, to_empty=False))
+    wait_until(lambda: d.row(1)[F.LEFT_AT])
+    worker.send(Drain(0.0, to_empty=False))
+    worker.expect(Drained)
+    assert d.reap(worker.pid) == 0
+    assert b"app is down" in worker.read_out()
+
+
 def test_worker_knows_who_it_is_and_its_children_inherit_nothing(daemon: Any, folder: Path) -> None:
     (folder / "shop.py").write_text("""
 import json, os, subprocess, sys, pyworker.worker
