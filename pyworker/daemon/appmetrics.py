@@ -32,10 +32,8 @@ def environment(home: str, resolved: ResolvedApp, generation: int) -> dict[str, 
     """Return the variables that the app asked for; what its own environment says wins. The folder is made."""
     config, env = resolved.config, resolved.env
     found: dict[str, str] = {}
-    if config.metrics.prometheus and home and ENV_DIR not in env:
-        with contextlib.suppress(OSError):
-            os.close(_open(home, resolved, make=True))
-            found[ENV_DIR] = os.path.join(home, STATE_DIR, config.name, _FOLDER)
+    if prepare(home, resolved):
+        found[ENV_DIR] = _path(home, resolved)
     if config.metrics.opentelemetry:
         own = {"service.name": config.name, "pyworker.app": config.name, "pyworker.generation": str(generation)}
         given = env.get(OTEL_ATTRIBUTES, "")
@@ -45,6 +43,29 @@ def environment(home: str, resolved: ResolvedApp, generation: int) -> dict[str, 
         added = [f"{name}={quote(value)}" for name, value in own.items() if name not in names]
         found[OTEL_ATTRIBUTES] = ",".join([*([given] if given else []), *added])
     return found
+
+
+def prepare(home: str, resolved: ResolvedApp) -> bool:
+    """Make the folder, owned by the user that the workers run as, if the app wants it; return whether it is there."""
+    if not _is_wanted(home, resolved):
+        return False
+    with contextlib.suppress(OSError):
+        os.close(_open(home, resolved, make=True))
+        return True
+    return False
+
+
+def is_lost(home: str, resolved: ResolvedApp) -> bool:
+    """Whether somebody has taken the folder from the user that the workers run as."""
+    return _is_wanted(home, resolved) and state.is_taken(_path(home, resolved), resolved)
+
+
+def _is_wanted(home: str, resolved: ResolvedApp) -> bool:
+    return resolved.config.metrics.prometheus and bool(home) and ENV_DIR not in resolved.env
+
+
+def _path(home: str, resolved: ResolvedApp) -> str:
+    return os.path.join(home, STATE_DIR, resolved.config.name, _FOLDER)
 
 
 def process_gone(home: str, resolved: ResolvedApp, pid: int) -> None:
@@ -118,12 +139,11 @@ def _open(home: str, resolved: ResolvedApp, *, make: bool) -> int:
         if not make:
             return os.open(_FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fds[-1])
         folder = make_directory(fds[-1], _FOLDER)
-        if resolved.uid is not None and resolved.uid != os.geteuid():
-            try:
-                os.fchown(folder, resolved.uid, -1 if resolved.gid is None else resolved.gid)
-            except OSError:
-                os.close(folder)
-                raise
+        try:
+            state.give(folder, resolved)
+        except OSError:
+            os.close(folder)
+            raise
         return folder
     finally:
         for fd in fds:

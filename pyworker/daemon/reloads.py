@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyworker import failpoint
-from pyworker.daemon import state
+from pyworker.daemon import appmetrics, state
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.listening import NOT_BOUND
 from pyworker.daemon.shortage import step_to_write
@@ -117,6 +117,7 @@ class Reloads:
         """The generation that was given up may have been another user's: what was made that one's is today's again."""
         if app.current is not None:
             state.address(self._brain.home, app.current.resolved)
+            appmetrics.prepare(self._brain.home, app.current.resolved)
 
 
 def _forget_notes(app: App) -> None:

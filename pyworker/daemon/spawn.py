@@ -184,6 +184,8 @@ class Spawner:
                 return
             template = app.templates[generation.number]
             assert template.channel is not None
+            if app.target is None:  # else the folders may be another user's by now: of the code that is being loaded
+                self._renew_folders(generation)
             inbox: list[int] = []
             if config.balance == "least-connections":
                 inbox = [make_inbox(self._store, app.name, identity.slot)]
@@ -206,6 +208,14 @@ class Spawner:
                 template.asked.add(identity.serial)
         finally:
             birth.end()
+
+    def _renew_folders(self, generation: Generation) -> None:
+        """Mend what somebody has done below the home (rm -r, chown -R): the template has told its workers where it is."""
+        resolved = generation.resolved
+        if state.is_lost(self._home, resolved):
+            state.prepare(self._home, resolved)
+        if appmetrics.is_lost(self._home, resolved):
+            appmetrics.prepare(self._home, resolved)
 
     def _stacks(self, app: App) -> int:
         """Return the memfd that the app's workers write their stacks into; made when the first of them needs it."""

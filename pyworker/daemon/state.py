@@ -46,12 +46,7 @@ def prepare(home: str, resolved: ResolvedApp) -> str:
                 os.fchmod(states, mode)
             folder = make_directory(states, resolved.config.name)
             at_end.callback(os.close, folder)
-            before = os.fstat(folder).st_uid
-            if foreign or (os.geteuid() == 0 and before != 0):  # it had a `user` before
-                uid, gid = resolved.uid or 0, -1 if resolved.gid is None else resolved.gid
-                os.fchown(folder, uid, gid)
-                if before != uid:
-                    _hand_over(folder, before, uid, gid)
+            give(folder, resolved)
     except OSError as error:
         return f"the shared state cannot be kept in {_folder(home, resolved)}: {error.strerror}"
     if foreign and (closed := _closed_to(resolved, home)):
@@ -60,6 +55,37 @@ def prepare(home: str, resolved: ResolvedApp) -> str:
             "Use a home that others may pass through: PYWORKER_HOME=/var/lib/pyworker"
         )
     return ""
+
+
+def give(folder: int, resolved: ResolvedApp) -> None:
+    """Give a folder of the app's, with its files, to the user that its workers run as; raises OSError."""
+    before = os.fstat(folder).st_uid
+    # of root's: it had a `user` before
+    if resolved.uid not in (None, os.geteuid()) or (os.geteuid() == 0 and before != 0):
+        uid, gid = resolved.uid or 0, -1 if resolved.gid is None else resolved.gid
+        os.fchown(folder, uid, gid)
+        if before != uid:
+            _hand_over(folder, before, uid, gid)
+
+
+def is_lost(home: str, resolved: ResolvedApp) -> bool:
+    """Whether somebody has taken the folder from the user that the workers run as, or closed the home to that one."""
+    if resolved.state or not home:
+        return False
+    passes = 0o001 if resolved.uid not in (None, os.geteuid()) else 0
+    try:
+        return os.stat(home).st_mode & passes != passes or is_taken(_folder(home, resolved), resolved)
+    except OSError:
+        return True
+
+
+def is_taken(folder: str, resolved: ResolvedApp) -> bool:
+    """Whether somebody has removed a folder of the app's, or given it to another user."""
+    try:
+        owner = os.stat(folder, follow_symlinks=False).st_uid
+    except OSError:
+        return True
+    return owner != (os.geteuid() if resolved.uid is None else resolved.uid)
 
 
 def _hand_over(folder: int, before: int, uid: int, gid: int) -> None:

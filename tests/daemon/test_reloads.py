@@ -74,6 +74,7 @@ def test_a_roll_back_leaves_nothing_of_the_generation_that_was_given_up_but_why(
     brain.events.subscribe(lambda event: said.append((event.type, event.data)))
     brain.save_or_note = lambda: said.append("saved")
     monkeypatch.setattr(reloads.state, "address", lambda home, resolved: said.append("the state's owner"))
+    monkeypatch.setattr(reloads.appmetrics, "prepare", lambda home, resolved: said.append("that of its figures"))
     monkeypatch.setattr(brain, "write_logs_spec", lambda app: said.append("the log's form"))
     with app_of_one_worker(State.READY) as (app, _, _):
         app.generation, app.previous, app.reload_from, app.given_up = 2, 1, 1, "too many deaths"
@@ -87,7 +88,7 @@ def test_a_roll_back_leaves_nothing_of_the_generation_that_was_given_up_but_why(
         why = "too many deaths: exited with code 3"
         assert (app.refused[2].message, app.refused[2].traceback) == (why, "a traceback")
         assert app.notes == [f"generation 2 was rolled back: {why}"]
-    assert said[:3] == ["the log's form", "the state's owner", "saved"]
+    assert said[:4] == ["the log's form", "the state's owner", "that of its figures", "saved"]
     assert said[-1] == ("reload_rolled_back", {"from": 1, "to": 2, "reason": why})
 
 

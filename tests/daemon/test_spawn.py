@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pyworker.config.schema import AppConfig, LimitsConfig, ResolvedApp
+from pyworker.config.schema import AppConfig, LimitsConfig, MetricsConfig, ResolvedApp
 from pyworker.daemon import spawn
 from pyworker.daemon.app import Generation
 from pyworker.daemon.fdstore import FdStore
@@ -112,7 +112,7 @@ class World:
         self.ours, self.theirs = fds.socketpair()
         self.template = TemplateHandle("api", 1, 0.0, channel=self.ours)
         self.app: Any = SimpleNamespace(
-            name="api", want=3, templates={1: self.template}, workers={}, listeners={0: SimpleNamespace(sock=self.theirs)}, last_serial=6,
+            name="api", want=3, target=None, templates={1: self.template}, workers={}, listeners={0: SimpleNamespace(sock=self.theirs)}, last_serial=6,
             board=SimpleNamespace(fd=self.spawner._null, row_of=lambda serial: serial + 100),
         )  # fmt: skip
 
@@ -186,6 +186,16 @@ def test_a_worker_is_asked_of_its_template_with_all_that_it_needs_whose_other_en
     fds.close_all(packet.fds)
     world.let_go()
     assert len(os.listdir("/proc/self/fd")) == before + len(world.store.fds)
+
+
+@pytest.mark.parametrize("loading", [True, False])
+def test_a_worker_finds_the_apps_folders_though_somebody_has_removed_them_since_its_template_was_told_of_them(
+    world: World, tmp_path: Path, loading: bool
+) -> None:
+    """While other code is loaded they may be another user's."""
+    world.app.target = 2 if loading else None
+    world.worker(target="a:b", metrics=MetricsConfig(prometheus=True))
+    assert (tmp_path / "state/api/prometheus").is_dir() is not loading
 
 
 @pytest.mark.parametrize("gone", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from pyworker.daemon.state import _closed_to, _hand_over
+from pyworker.config.schema import AppConfig, MetricsConfig, ResolvedApp
+from pyworker.daemon import appmetrics
+from pyworker.daemon.state import _closed_to, _hand_over, is_lost, prepare
 
 BEFORE, AFTER = 65534, 1
 
@@ -31,6 +34,35 @@ def test_only_files_of_the_user_before_go_to_the_next_one(tmp_path: Path) -> Non
         os.close(folder)
     owners = {path.name: path.lstat().st_uid for path in (tmp_path / "state").iterdir()}
     assert owners == {"own": AFTER, "roots": 0, "linked": BEFORE, "link": 0}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_folders_of_an_app_that_were_removed_or_given_to_another_or_closed_to_it_are_mended() -> None:
+    """By rm -r, chown -R and chmod -R, as operators do; and by a reload to another user, whose prometheus files it writes on."""
+    config = AppConfig("api", target="a:b", metrics=MetricsConfig(prometheus=True))
+    resolved = ResolvedApp(config, 1, "/usr/bin/python3", {}, (), AFTER, AFTER, (), "", 0)
+    with tempfile.TemporaryDirectory() as home:
+        state, metrics = os.path.join(home, "state/api"), os.path.join(home, "state/api/prometheus")
+        figures = os.path.join(metrics, "counter_w0.db")
+        for step in ("none yet", "removed", "another's", "closed"):
+            match step:
+                case "removed":
+                    shutil.rmtree(os.path.join(home, "state"))
+                case "another's":
+                    for path in (state, metrics, figures):
+                        os.chown(path, BEFORE, -1)
+                case "closed":
+                    os.chmod(home, 0o700)
+            assert is_lost(home, resolved), step
+            assert appmetrics.is_lost(home, resolved) is (step != "closed")
+            prepare(home, resolved)
+            appmetrics.prepare(home, resolved)
+            assert not is_lost(home, resolved), step
+            assert not appmetrics.is_lost(home, resolved)
+            with open(figures, "ab") as file:
+                if step != "another's":
+                    os.fchown(file.fileno(), AFTER, -1)
+                assert os.fstat(file.fileno()).st_uid == AFTER
 
 
 @pytest.mark.parametrize(
