@@ -71,7 +71,7 @@ def test_a_listener_on_a_network_interface_that_was_made_anew_is_said_to_be_out_
     assert listening.find(app, gone) is app.listeners[0]
 
 
-@pytest.mark.parametrize(("host", "is_here"), [("127.0.0.1", True), ("0.0.0.0", True), ("::1", True), ("127.0.0.2", True), ("192.0.2.1", False), ("2001:db8::1", False)])
+@pytest.mark.parametrize(("host", "is_here"), [("127.0.0.1", True), ("0.0.0.0", True), ("::1", True), ("127.0.0.2", True), ("192.0.2.1", False)])
 def test_a_listener_whose_address_the_machine_lost_is_said_to_be_out_of_reach(host: str, is_here: bool) -> None:
     app: Any = SimpleNamespace(name="api")
     sock: Any = Bound(host, 8000, *((0, 0) if ":" in host else ()))
