@@ -216,7 +216,7 @@ def _of_another_table(name: str, path: Path) -> str:
     if table not in hints_of(AppConfig):
         return ""
     if name in hints_of(AppConfig):
-        return f"it belongs to [{dotted(app)}]: write it above [{dotted(path)}]"
+        return f"it belongs to [{dotted(app)}], above its tables"
     found = _in_a_table(name, 1.0).split(".")[0]
     return f"it belongs to [{dotted((*app, found))}]" if found else ""
 

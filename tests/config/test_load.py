@@ -322,7 +322,7 @@ BASE = '[app]\ntarget = "a:b"\n'
         (BASE + 'certfile = "a.pem"', "certfile", "unknown key", "`tls.cert`"),
         (BASE + "max_restarts = 3", "max_restarts", "unknown key", "`restart.max_restarts`"),
         (BASE + "stop.graceful_timeout = 30", "graceful_timeout", "unknown key", "`drain_timeout`"),
-        (BASE + "[app.health]\nworkers = 2", "workers", "unknown key", "it belongs to [app]: write it above [app.health]"),
+        (BASE + "[app.health]\nworkers = 2", "workers", "unknown key", "it belongs to [app], above its tables"),
         (BASE + "[app.reload]\ndrain_timeout = 4", "drain_timeout", "unknown key", "it belongs to [app.stop]"),
         (BASE + "port = 8000", "port", "unknown key", 'bind = "127.0.0.1:8000"'),
         (BASE + "reload = true", "true", "must be a table", "watch = true"),
