@@ -66,7 +66,7 @@ class Cluster(Emitter):
         self._primary = nc.Primary()
         self._listeners = Listeners(self._accepted, self._after)
         self._timers: set[asyncio.TimerHandle] = set()
-        self._changed: set[asyncio.Event] = set()  # of those who wait until no worker is left
+        self._changed: set[asyncio.Event] = set()  # of those who wait until workers are gone
 
     # ---- what a program asks -------------------------------------------------------------------------
     @property
@@ -109,21 +109,25 @@ class Cluster(Emitter):
         return [self._fork(None, managed=True) for _ in range(count)]
 
     async def disconnect(self) -> None:
-        """Let all workers finish and end, then close the listeners. Nothing is replaced any more."""
+        """Let all workers finish and end, then close the listeners. Nothing is replaced any more.
+
+        Those that the program forks meanwhile (in a callback of `exit`) are not waited for.
+        """
         self._want(0)
         for timer in list(self._timers):
             timer.cancel()
         self._timers.clear()
-        for worker in list(self.workers.values()):
+        leaving = list(self.workers.values())
+        for worker in leaving:
             worker.disconnect()
         try:
-            if not await self._until_empty(self.settings.drain_timeout + 1):
-                for worker in self.workers.values():
+            if not await self._until_gone(leaving, self.settings.drain_timeout + 1):
+                for worker in leaving:
                     worker.process.kill(signals.SIGTERM)
-                if not await self._until_empty(2):
-                    for worker in self.workers.values():
+                if not await self._until_gone(leaving, 2):
+                    for worker in leaving:
                         worker.process.kill(signals.SIGKILL)
-                    await self._until_empty(None)
+                    await self._until_gone(leaving, None)
         finally:  # it may be cancelled
             self._carry_out(self._primary.close())
 
@@ -416,19 +420,19 @@ class Cluster(Emitter):
         for changed in self._changed:
             changed.set()
 
-    async def _until_empty(self, limit: float | None) -> bool:
+    async def _until_gone(self, workers: list[Worker], limit: float | None) -> bool:
         changed = asyncio.Event()
         self._changed.add(changed)
         try:
             async with asyncio.timeout(limit):
-                while self.workers:
+                while any(worker.id in self.workers for worker in workers):
                     await changed.wait()
                     changed.clear()
         except TimeoutError:
             pass
         finally:
             self._changed.discard(changed)
-        return not self.workers
+        return not any(worker.id in self.workers for worker in workers)
 
 
 def _stays(worker: Worker) -> bool:

@@ -289,6 +289,15 @@ async def test_everybody_who_waits_for_the_end_of_a_cluster_is_told_of_it(server
 
 
 @asynchronous
+async def test_a_cluster_ends_though_the_program_forks_another_worker_for_each_that_ends(server: str) -> None:
+    async with running(server, [str(free_port())], workers=2, drain_timeout=300) as made:
+        made.once("exit", lambda *_: made.fork())
+        async with asyncio.timeout(30):
+            await made.disconnect()
+        assert [worker.id for worker in made.workers.values()] == [3]
+
+
+@asynchronous
 async def test_a_killed_worker_is_replaced_and_the_port_stays_open(server: str) -> None:
     port = free_port()
     async with running(server, [str(port)], workers=1) as made:
