@@ -41,7 +41,7 @@ class Emitter:
     LAST: ClassVar[str] = ""  # the event after which no other comes
 
     def __init__(self) -> None:
-        self._callbacks: dict[str, list[_Entry]] = {}
+        self._callbacks: dict[str, list[_Entry]] = {}  # changed in one step: threads and signals' handlers do, too
         self._streams: list[weakref.ref[asyncio.Queue[Event | None]]] = []  # each lives as long as its iterator
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended = False
@@ -65,7 +65,9 @@ class Emitter:
     def off(self, event: str, callback: Callable[..., Any]) -> None:
         """Forget a callback; one that is not there is no error."""
         self._check(event)
-        self._callbacks[event] = [entry for entry in self._callbacks.get(event, []) if entry.callback != callback]
+        for entry in tuple(self._callbacks.get(event, ())):
+            if entry.callback == callback:
+                self._forget(event, entry)
 
     def listeners(self, event: str) -> int:
         """How many callbacks an event has."""
@@ -86,7 +88,7 @@ class Emitter:
                 if entry.fired:  # by an event inside of a callback of this one
                     continue
                 entry.fired = True
-                self._callbacks[event] = [each for each in self._callbacks[event] if each is not entry]
+                self._forget(event, entry)
             self._call(entry.callback, args)
         if self._streams:
             self._put(Event(event, args))
@@ -115,8 +117,13 @@ class Emitter:
                 return function
 
             return decorate
-        self._callbacks[event] = [*self._callbacks.get(event, ()), _Entry(callback, once)]
+        entry = _Entry(callback, once)
+        self._callbacks.setdefault(event, []).append(entry)
         return callback
+
+    def _forget(self, event: str, entry: _Entry) -> None:
+        with contextlib.suppress(ValueError):  # another was faster
+            self._callbacks[event].remove(entry)
 
     def _check(self, event: str) -> None:
         if event not in self.EVENTS:

@@ -40,16 +40,24 @@ class _Process(Emitter, Receiver):
     def __init__(self) -> None:
         super().__init__()
         self.channel: ThreadChannel | None = None
-        self.why = "this process has no channel: it was not started by fork()"
+        self.why = (
+            "this process has no channel: it was not started by fork(), nor is it a worker of pyworker "
+            "(which it is not yet while its app is imported: send at startup)"
+        )
         self.internal: Internal | None = None
         self.at_end: Callable[[], None] | None = None
         self.last_words = math.inf  # seconds that the end of the program may take for what is still to be sent
         self._waiting: deque[tuple[Any, handles.Received | None]] = deque()  # nobody has said on("message") yet
         self._full_told = False
         self._handing_out = False  # of those: whoever listens first does, and what comes meanwhile waits behind them
-        self._starting = threading.Lock()
-        self._messages = threading.Lock()
-        self._ending = threading.Lock()  # an end is told to everybody once, however late they ask
+        self._started = False
+        self._make_locks()
+
+    def _make_locks(self) -> None:
+        # the handler of a signal may come while one is held
+        self._starting = threading.RLock()
+        self._messages = threading.RLock()
+        self._ending = threading.RLock()  # an end is told to everybody once, however late they ask
 
     def attach(self, fd: int, *, files: bool, last_words: float = math.inf, max_line: int = node.MAX_LINE) -> None:
         self.last_words = last_words
@@ -60,14 +68,21 @@ class _Process(Emitter, Receiver):
     def start(self) -> None:
         """Read the channel from now on."""
         # asked without the lock first: whoever starts it may have given way to us, in a green thread
-        if self.channel is None or self.channel.started:
+        if self.channel is None or self._started:
             return
         with self._starting:
-            if not self.channel.started:
+            if self._started:
+                return
+            self._started = True
+            try:
                 self.channel.start()
+            except BaseException:
+                self._started = self.channel.started
+                raise
 
     def forked(self) -> None:
         """In a process that this one forked: the channel is not its."""
+        self._make_locks()  # another thread may have had one
         if self.channel is not None:
             self.channel.forked()
             self.channel = None
@@ -110,7 +125,10 @@ class _Process(Emitter, Receiver):
     def events(self, *names: str) -> AsyncIterator[Event]:
         for name in names:
             self._check(name)
-        stream = self._stream(_LoopQueue(asyncio.get_running_loop()), names)
+        queue = _LoopQueue(asyncio.get_running_loop())
+        stream = self._stream(queue, names)
+        if self.channel is None:
+            queue.put_nowait(None)  # nothing comes
         self._begin("message")
         return stream
 

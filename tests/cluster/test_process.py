@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
+import signal
+import socket
 import sys
 import threading
 from collections import deque
@@ -11,10 +15,12 @@ from typing import Any
 
 import pytest
 
-from pyworker import child_process
+from pyworker import child_process, process
 from pyworker.cluster.parent import ChildProcess
-from pyworker.cluster.process import _ToLoop
+from pyworker.cluster.process import _Process, _ToLoop
 from tests.cluster.helpers import Inbox, asynchronous, eventually
+from tests.support.steps import acts_at
+from tests.support.wait import wait_until
 
 
 def start(folder: Path, source: str, **options: Any) -> ChildProcess:
@@ -278,3 +284,59 @@ async def test_a_worker_of_the_daemon_is_told_when_a_message_is_longer_than_the_
     )
     result = await child_process.exec_file(sys.executable, ["-c", program])
     assert result.stdout == "a message of 65537 bytes; 65536 are the most that is taken\n"
+
+
+@asynchronous
+async def test_without_a_parent_a_loop_over_messages_ends_at_once_and_send_says_who_has_one() -> None:
+    assert [message async for message in process.messages()] == []
+    with pytest.raises(ConnectionError, match=r"not started by fork\(\), nor is it a worker .* send at startup"):
+        process.send(1)
+
+
+def begins_to_listen(step: int) -> bool:
+    """Have a signal's handler come at this step of a first `on`; False when it has no so many."""
+    heard: list[Any] = []
+    sent: list[Any] = []
+    ours, theirs = socket.socketpair()
+    one = _Process()
+    one.attach(ours.detach(), files=False)
+
+    def handle() -> None:
+        one.on("message", lambda message, _: heard.append(message))
+        one.on("disconnect", lambda: heard.append("end"))
+        one.need().send("from the handler", callback=sent.append)
+
+    with theirs:
+        came = acts_at(step, lambda: one.on("message", lambda *_: None), handle)
+        theirs.sendall(b"1\n")
+        wait_until(lambda: not came or (heard == [1] and sent == [None]), what=lambda: f"{heard} {sent}")
+    wait_until(lambda: one._ended and heard[1:] == ["end"] * came, what=lambda: f"the end; {heard}")
+    return came
+
+
+def test_the_handler_of_a_signal_may_listen_and_send_in_the_middle_of_a_first_on() -> None:
+    assert next(step for step in itertools.count(1) if not begins_to_listen(step)) > 10
+
+
+def test_in_a_process_that_was_forked_no_lock_is_held_by_a_thread_that_is_not_there() -> None:
+    one = _Process()
+    os.register_at_fork(after_in_child=one.forked)
+    taken, forked = threading.Event(), threading.Event()
+
+    def holding() -> None:
+        with one._messages, one._ending, one._starting:
+            taken.set()
+            forked.wait(30)
+
+    thread = threading.Thread(target=holding)
+    thread.start()
+    taken.wait(30)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        one.on("message", print)
+        one.on("disconnect", print)
+        os._exit(0)
+    forked.set()
+    thread.join()
+    assert os.waitpid(pid, 0)[1] == 0
