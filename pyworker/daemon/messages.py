@@ -35,6 +35,7 @@ REST = 0.2  # seconds without reading one that has said too much
 READ_SIZE = 4096  # of many small messages all that were read become events before others get a turn
 _READY = b'"ready"'  # as a line
 _CLOSED = "it has closed its message channel"
+_FULL = "it does not read its messages: its channel is full"
 _A_READ = READ_SIZE / node.MAX_TEXT  # of a message, is spent on it: there may be none in what is said
 
 
@@ -95,7 +96,7 @@ class Messages:
             unix_fds.hang_up(channel.sock)
 
     def send(self, app: App, handle: WorkerHandle, value: Any) -> None:
-        """Put a message into the worker's channel; NotSent says why that cannot be. At most one waits here."""
+        """Put a message into the worker's channel; NotSent says why that cannot be."""
         generation = app.generations.get(handle.id.generation)
         if generation is not None and is_node(generation.config):
             try:
@@ -112,7 +113,7 @@ class Messages:
         if channel.ended:
             raise NotSent(_CLOSED)
         if channel.link.backlog:
-            raise NotSent("it does not read its messages: its channel is full")
+            raise NotSent(_FULL)
         try:
             node.check_message(value)
             channel.link.send(value)
@@ -120,6 +121,10 @@ class Messages:
             raise NotSent(str(error)) from None
         if not self._flush(channel):
             raise NotSent(_CLOSED)
+        if channel.link.withdraw():  # what waits here is lost with this daemon
+            channel.full = False
+            self._set_mask(channel)
+            raise NotSent(_FULL)
 
     def disconnect(self, app: App, handle: WorkerHandle) -> bool:
         """Ask a Node worker whose primary we are to finish and leave; False when it cannot be asked."""

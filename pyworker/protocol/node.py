@@ -233,6 +233,15 @@ class Link:
         self._handles -= 1
         return [] if token is None else [NotReceived(token)]
 
+    def withdraw(self) -> bool:
+        """Take back what `to_write` returned, one message without a descriptor; False when some of it has gone."""
+        writing = self._writing
+        if writing is None or writing.left < len(writing.data):
+            return False
+        self._writing = None
+        self._backlog -= writing.left
+        return True
+
     def has(self, token: Any) -> bool:
         """True while the message of this token waits, or is under way."""
         return any(item.token is token for item in self._items())

@@ -121,10 +121,20 @@ def send_whole(sock: socket.socket, data: bytes | memoryview, fd: int = -1) -> i
 
     Whoever is killed after a part has gone leaves half a line to the next owner of the socket, who cannot know.
     """
-    # that there is room is said when three quarters of the socket's 208 KiB are free
-    if len(data) > _ONE_BUFFER and not ready(sock.fileno(), select.POLLOUT):
+    if len(data) > _ONE_BUFFER and not _has_room(sock):
         return 0
     return send_some(sock, data, fd)
+
+
+def _has_room(sock: socket.socket) -> bool:
+    """Whether two buffers are taken now: the kernel takes one, however large, where not all of the socket's 208 KiB are used.
+
+    That there is room is told when three quarters of them are free, which is later.
+    """
+    if ready(sock.fileno(), select.POLLOUT):
+        return True
+    used = int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(_INT)), sys.byteorder)
+    return used + 2 * _ONE_BUFFER < sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
 
 def whole_lines(sock: socket.socket, size: int, longest: int) -> int:

@@ -207,6 +207,36 @@ def test_a_message_goes_as_a_whole_when_there_is_room(rig: Rig) -> None:
     assert heard == sent
 
 
+@pytest.mark.parametrize(("size", "least"), [(10, 100), (60_000, 3)])
+def test_a_message_that_is_not_said_to_have_gone_goes_never_and_one_that_is_does_not_wait_for_this_daemon(
+    rig: Rig, size: int, least: int
+) -> None:
+    app: Any = SimpleNamespace(name="api", generations={})
+    handle: Any = SimpleNamespace(id=WORKER.id, state=State.READY)
+    rig.messages._channels["api", 3] = rig.channel
+    rig.peer.setblocking(False)
+    gone, link = 0, Link()
+
+    def fill() -> None:
+        nonlocal gone
+        while True:
+            rig.messages.send(app, handle, "x" * size)
+            gone += 1
+
+    for _ in range(2):
+        assert gone == 0
+        with pytest.raises(NotSent, match="its channel is full"):
+            fill()
+        assert gone >= least
+        assert rig.channel.link.is_idle
+        assert rig.mask == READ
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                gone -= len(link.feed(rig.peer.recv(65536)))
+    assert gone == 0
+    assert not link.is_within_line
+
+
 @pytest.mark.parametrize("noticed", [False, True])
 def test_a_message_to_one_that_has_closed_its_channel_is_not_said_to_have_gone(rig: Rig, noticed: bool) -> None:
     app: Any = SimpleNamespace(name="api", generations={})
