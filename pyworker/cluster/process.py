@@ -50,12 +50,11 @@ class _Process(Emitter, Receiver):
         self._waiting: deque[tuple[Any, handles.Received | None]] = deque()  # nobody has said on("message") yet
         self._full_told = False
         self._handing_out = False  # of those: whoever listens first does, and what comes meanwhile waits behind them
-        self._started = False
         self._make_locks()
 
     def _make_locks(self) -> None:
+        self._starting = threading.Lock()
         # the handler of a signal may come while one is held
-        self._starting = threading.RLock()
         self._messages = threading.RLock()
         self._ending = threading.RLock()  # an end is told to everybody once, however late they ask
 
@@ -67,18 +66,16 @@ class _Process(Emitter, Receiver):
 
     def start(self) -> None:
         """Read the channel from now on."""
-        # asked without the lock first: whoever starts it may have given way to us, in a green thread
-        if self.channel is None or self._started:
+        # taken for good by whoever starts it, and nobody waits for that one: a signal's handler may come in the middle, or a
+        # green thread that was given way to
+        if self.channel is None or not self._starting.acquire(blocking=False):
             return
-        with self._starting:
-            if self._started:
-                return
-            self._started = True
-            try:
-                self.channel.start()
-            except BaseException:
-                self._started = self.channel.started
-                raise
+        try:
+            self.channel.start()
+        except BaseException:
+            if not self.channel.started:
+                self._starting.release()
+            raise
 
     def forked(self) -> None:
         """In a process that this one forked: the channel is not its."""
