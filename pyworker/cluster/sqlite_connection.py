@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value TEXT NOT NULL, exp
 CREATE INDEX IF NOT EXISTS expiring ON state (expires) WHERE expires IS NOT NULL;
 CREATE TABLE IF NOT EXISTS messages (seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, sender TEXT, text TEXT);
 """
+_BUSY = f"another process, or thread, has held the shared state for more than {PATIENCE:g} s: is there a slow update()?"
 _IN_A_HANDLER = (
     "the handler of a signal came in the middle of {} of the shared state and cannot {} it, too: "
     "let it set a flag, or use loop.add_signal_handler"
@@ -57,7 +58,10 @@ class Connection:
         """Lend the connection; every failure of SQLite comes out as a StateError."""
         with self.lock:
             if self._torn:
-                raise StateUnavailable("this process was forked in the middle of an update() of the shared state")
+                raise StateUnavailable(
+                    "this process was forked in the middle of an update() of the shared state and cannot use it: "
+                    "fork before, or start a new program (of multiprocessing: spawn)"
+                )
             if self.closed:
                 raise StateUnavailable("this shared state was closed")
             if self._db is not None and self._depth == 0 and self._was_removed():
@@ -78,9 +82,14 @@ class Connection:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Lend the connection inside a transaction that no other process's overlaps."""
+        began = time.monotonic()
         with self.use() as db:
             if db.in_transaction:
                 raise StateError(_IN_A_HANDLER.format("a change", "change"))
+            if (
+                time.monotonic() - began > PATIENCE
+            ):  # each of the threads before this one may have waited as long in vain
+                raise StateUnavailable(_BUSY)
             try:
                 db.execute("BEGIN IMMEDIATE")
                 yield db
@@ -249,9 +258,7 @@ def _explain(error: sqlite3.Error, folder: str) -> StateError:
     path = os.path.join(folder, FILE)
     match code & 0xFF:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return StateUnavailable(
-                f"another process has held the shared state for more than {PATIENCE:g} s: is there a slow update()?"
-            )
+            return StateUnavailable(_BUSY)
         case sqlite3.SQLITE_FULL:
             return StateTooLarge(
                 f"the shared state is full. When {path} has grown to {MAX_SIZE // 2**20} MB: delete keys, or give them a ttl. "

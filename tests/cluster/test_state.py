@@ -904,8 +904,20 @@ def test_sqlite_waits_for_a_transaction_of_another_process_and_then_says_so(
         assert made[0].stdout is not None
         assert made[0].stdout.readline() == "in\n"
         assert one.get("k") is None, "reading waits for nobody"
-        with pytest.raises(state.StateUnavailable, match=r"another process has held .* slow update"):
+        with pytest.raises(state.StateUnavailable, match=r"another process, or thread, has held .* slow update"):
             one.set("k", 1)
+
+
+def test_sqlite_does_not_wait_once_more_for_who_has_waited_behind_other_threads_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with state.open(f"sqlite:{tmp_path}") as one:
+        one.set("k", 1)
+        late = SimpleNamespace(monotonic=itertools.count(0, 10).__next__)
+        monkeypatch.setattr(sqlite_connection, "time", late)
+        with pytest.raises(state.StateUnavailable, match=r"another process, or thread, has held .* slow update"):
+            one.set("k", 2)
+        assert one.get("k") == 1, "reading waits for nobody"
 
 
 def test_sqlite_that_is_full_says_so_and_goes_on_after_a_delete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
