@@ -67,6 +67,8 @@ def is_want(number: int | None) -> bool:
 
 def step_to_write(error: OSError, folder: str) -> str:
     """Return what to do when a file of this folder could not be written."""
+    if error.errno == errno.EROFS:
+        return f"Its disk is read-only, as the kernel makes it after an error (dmesg says so): findmnt -T {shlex.quote(folder)}"
     if error.errno not in FULL_DISK:
         return step_for(error.errno) or f"May {folder} be written?"
     with contextlib.suppress(OSError):

@@ -177,6 +177,8 @@ def _step(error: OSError) -> str:
     """Return what to do when a file of the home cannot be made."""
     if error.errno in FULL_DISK:
         return "free some space, or some inodes: df -h, df -i; another home: --home DIR"
+    if error.errno == errno.EROFS:
+        return "its disk is read-only, as the kernel makes it after an error (dmesg says so); another home: --home DIR"
     return "it must be a folder that can be written; another one: --home DIR"
 
 

@@ -153,7 +153,11 @@ def test_the_smaller_of_two_limits_of_memory_is_named_beside_last_words_about_me
         (errno.ENOSPC, 5, "Free some space: df -h '/srv/my home'"),
         (errno.EDQUOT, 5, "Free some space: df -h '/srv/my home'"),
         (errno.ENOSPC, 0, "No inode is left, so remove some files: df -i '/srv/my home'"),
-        (errno.EROFS, 0, "May /srv/my home be written?"),
+        (errno.EACCES, 0, "May /srv/my home be written?"),
+        (
+            errno.EROFS, 5,
+            "Its disk is read-only, as the kernel makes it after an error (dmesg says so): findmnt -T '/srv/my home'",
+        ),
     ],
 )
 def test_what_could_not_be_written_has_a_step(

@@ -27,7 +27,7 @@ def test_a_lock_that_cannot_be_opened_is_not_blamed_on_the_file_system(tmp_path:
     ("number", "step"),
     [
         (errno.EACCES, "a folder that can be written"),
-        (errno.EROFS, "a folder that can be written"),
+        (errno.EROFS, "its disk is read-only"),
         (errno.ENOSPC, "free some space"),
         (errno.EOPNOTSUPP, "must support sockets"),
     ],
