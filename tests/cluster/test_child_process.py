@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import grp
 import os
+import pwd
 import signal
 import socket
 import ssl
@@ -21,6 +23,8 @@ from pyworker.cluster.child_process import ExecError, ExecTimeoutError, OutputTo
 from pyworker.cluster.ipc import ChannelClosedError, HandleNotDeliveredError
 from tests.cluster.helpers import Inbox, asynchronous, eventually
 from tests.support.wait import wait_until
+
+NOBODY = pwd.getpwnam("nobody")
 
 ECHO = """
 import socket, threading
@@ -336,7 +340,14 @@ async def test_root_can_run_a_command_as_another_user() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a command as another user")
 @pytest.mark.parametrize(
     ("user", "group", "groups"),
-    [("daemon", None, "1"), (1, None, "1"), ("daemon", 2, "2"), (54321, 2, "2"), (None, 2, "2"), (None, "bin", "2")],
+    [
+        ("nobody", None, str(NOBODY.pw_gid)),
+        (NOBODY.pw_uid, None, str(NOBODY.pw_gid)),
+        ("nobody", 2, "2"),
+        (54321, 2, "2"),
+        (None, 2, "2"),
+        (None, grp.getgrgid(NOBODY.pw_gid).gr_name, str(NOBODY.pw_gid)),
+    ],
 )
 @asynchronous
 async def test_a_command_of_another_user_has_none_of_roots_groups(
