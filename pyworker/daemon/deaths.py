@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pyworker import failpoint
 from pyworker.daemon import appmetrics, diagnosis
 from pyworker.daemon.app import App, Failure, note_exit
+from pyworker.daemon.direct import is_direct
 from pyworker.daemon.events import since_birth, stamp_of
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.shortage import Shortage, Shortages, by_somebody
@@ -322,11 +323,12 @@ class Deaths:
         config = app.restart_config
         # at a boot: no process or descriptor was to be had
         never_came = not handle.pid and (handle.lost or (app.restored and app.starting))
-        # one that a template forks says so before it does anything: without a word nothing of it has run yet
-        is_wanted = restart.wants_replacement(config, clean=False) or app.kind in ("asgi", "wsgi")
-        if never_came and not app.is_job and is_wanted:
-            self._lost(app, failure, now)
-            return
+        if never_came and not app.is_job:
+            # all but those say Hello before they do anything: without a word nothing of it has run yet
+            may_have_run = is_direct(app.generations[handle.id.generation], handle)
+            if restart.wants_replacement(config, clean=False) or not may_have_run:
+                self._lost(app, failure, now)
+                return
         if (
             app.starting
             and not any(x.ready_at is not None and x.id.generation == app.generation for x in app.workers.values())

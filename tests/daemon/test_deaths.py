@@ -201,10 +201,11 @@ def a_death(
     board = Board.create("api")
     app: Any = SimpleNamespace(
         name="api", generation=1, target=None, previous=None, running=True, starting=False, restored=False, is_job=False,
-        kind="script", workers={}, board=board, slot_restarts={}, finished_slots=set(), failure=None, record=CLEAR,
+        kind="script", workers={}, board=board, slot_restarts={}, finished_slots=set(), failure=None, record=CLEAR, generations={1: None},
         restart_config=RestartConfig(policy, 10.0, 10, 60.0, 60.0), target_failure=None, start_failure=None, soak_deaths=0,
     )  # fmt: skip
     vars(app).update(fields)
+    monkeypatch.setattr(deaths, "is_direct", lambda generation, handle: app.kind == "command")
     Deaths(brain)._died(app, handle, status, before, Shortage())
     app.restarts = (board.app(AppF.RESTARTS), app.slot_restarts)  # replaced, ended by themselves
     board.close()
@@ -263,7 +264,8 @@ TRIED = Record(3, (97.0, 98.0, 99.0), 101.0)
         ("nothing", process.UNKNOWN, {"worker": NEVER_CAME | {"lost": True}, "record": TRIED}),  # with others
         ("counted", process.UNKNOWN, {"worker": NEVER_CAME | {"lost": True}}),
         ("counted", process.UNKNOWN, {"worker": NEVER_READY | {"lost": True}, "record": TRIED}),
-        ("finished", process.UNKNOWN, {"worker": NEVER_CAME | {"lost": True}, "policy": "never"}),
+        ("finished", process.UNKNOWN, {"worker": NEVER_CAME | {"lost": True}, "policy": "never", "kind": "command"}),  # it may have run
+        ("counted", process.UNKNOWN, {"worker": NEVER_CAME | {"lost": True}, "policy": "never"}),
         ("counted", process.UNKNOWN, {"worker": NEVER_CAME | {"lost": True}, "policy": "never", "kind": "asgi", "starting": True}),
         # it was to replace one that serves on
         ("counted", process.UNKNOWN, {"worker": NEVER_CAME, "policy": "never", "workers": {3: PREDECESSOR}}),
