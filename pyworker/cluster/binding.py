@@ -90,6 +90,10 @@ class Binding:
     def on_accepted(self) -> None:
         """The program has accepted a connection."""
 
+    def told_deadline(self, deadline: float) -> float:
+        """Return until when connections may go on, which may be another time by now."""
+        return deadline
+
     # ---- for the runtime -----------------------------------------------------------------------------
     def install(self) -> None:
         """Put our methods in place of socket.socket's, for good."""
@@ -251,6 +255,7 @@ class Binding:
             time.sleep(0.02)
             late = time.monotonic() - now
             deadline += late if late > NOTICED else 0.0  # it was frozen, and with it perhaps the whole machine
+            deadline = self.told_deadline(deadline)
         return self.count_open()
 
     @property

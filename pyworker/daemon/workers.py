@@ -112,7 +112,9 @@ class Workers:
         now = self._brain.loop.clock()
         for handle in app.workers.values():
             generation = app.generations.get(handle.id.generation)
-            if handle.state is State.DRAINING and generation is not None and generation.config.target is not None:
+            if handle.state is not State.DRAINING or generation is None or generation.config.command:
+                continue
+            if generation.config.balance != "proxy":
                 left = handle.since + app.stop_config(generation.number).drain_timeout - now
                 self.say(handle, w.Drain(max(0.0, left), to_empty=False))
 

@@ -24,7 +24,7 @@ from pyworker.cluster.binding import Address, Binding, Grant
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import Accepting, Bind, Bound, Check, Drain, Drained, Failed, Go, Kick, Ready
 from pyworker.worker import api
-from pyworker.worker.channel import Channel, Closed
+from pyworker.worker.channel import Channel, Closed, Received
 from pyworker.worker.row import Row
 from pyworker.worker.say import say
 
@@ -87,6 +87,15 @@ class Runtime(Binding):
         """Count it."""
         self._row[F.ACCEPTED] += 1
         self._row[F.OPEN] = self.count_open()
+
+    def told_deadline(self, deadline: float) -> float:
+        """The daemon says it anew when `stop.drain_timeout` is another one."""
+        found = self._channel.receive()
+        if not isinstance(found, Received):
+            return deadline
+        if found.fd >= 0:
+            os.close(found.fd)
+        return time.monotonic() + found.message.timeout if isinstance(found.message, Drain) else deadline
 
     # ---- inside --------------------------------------------------------------------------------------
     def _say_ready(self, *, serving: bool) -> None:

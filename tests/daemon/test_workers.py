@@ -417,6 +417,17 @@ def test_who_drains_is_told_so_in_a_way_that_it_hears(
     assert draining.handle.leaving_because == "stop"
 
 
+@pytest.mark.parametrize(
+    ("config", "is_told"),
+    [(ASGI, True), (AppConfig("api", script="x.py"), True), (AppConfig("api", script="x.py", balance="proxy"), False), (COMMAND, False)],
+)
+def test_who_drains_and_hears_it_is_told_another_time_out(monkeypatch: pytest.MonkeyPatch, config: AppConfig, is_told: bool) -> None:
+    draining = Asked(monkeypatch, config, State.DRAINING)
+    draining.workers.tell_time_to_drain(draining.app)
+    left = config.stop.drain_timeout - 1.0
+    assert draining.asked == ([w.Drain(left, to_empty=False)] if is_told else [])
+
+
 @pytest.mark.parametrize(("to_empty", "dropped"), [(True, set()), (False, {1})])
 def test_who_drains_takes_all_that_waits_at_a_listener_that_will_be_nobodys(
     monkeypatch: pytest.MonkeyPatch, to_empty: bool, dropped: set[int]

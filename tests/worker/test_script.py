@@ -529,6 +529,17 @@ def test_drain_waits_for_open_connections_until_its_time_out(daemon: Any, folder
     assert d.reap(worker.pid) == -signal.SIGTERM
 
 
+def test_a_script_that_drains_is_told_another_time_out(daemon: Any, folder: Path) -> None:
+    d, worker = serving(daemon, folder, SCRIPTS["socketserver with threads"])
+    with socket.create_connection(d.listeners[0].getsockname(), timeout=30) as client:
+        request(client)
+        worker.send(Drain(3600.0, to_empty=False))
+        worker.send(Check(), d.listeners[0].fileno())  # an fd with it is closed
+        worker.send(Drain(0.0, to_empty=False))
+        assert worker.expect(Drained) == Drained(0, 1)
+    assert d.reap(worker.pid) == -signal.SIGTERM
+
+
 def test_closed_channel_ends_the_script(daemon: Any, folder: Path) -> None:
     d, worker = serving(daemon, folder, SCRIPTS["asyncio"])
     worker.sock.shutdown(socket.SHUT_RDWR)
