@@ -7,6 +7,7 @@ import encodings.idna  # noqa: F401  uvloop wants it for its first address, whic
 import errno
 import os
 import resource
+import select
 import signal
 import socket
 import time
@@ -230,6 +231,57 @@ def test_a_stop_that_comes_while_it_begins_to_accept_is_no_fault_of_the_loop(kin
 
     with asyncio.Runner(loop_factory=lambda: new_loop(kind)) as runner:
         runner.run(scenario())
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_a_worker_that_was_held_is_back_in_the_queue_before_anybody_connects(kind: str) -> None:
+    async def scenario() -> None:
+        listener = tcp_listener()
+        accepts = AcceptLoop(asyncio.get_running_loop(), [listener], lambda *_: None, exclusive=True)
+
+        def takes_turns() -> bool:
+            """By what the kernel says of the loop's epoll: "tfd: 7 events: 10000001 ..."."""
+            assert accepts._epoll is not None
+            entries = [line.split() for line in Path(f"/proc/self/fdinfo/{accepts._epoll.fileno()}").read_text().splitlines()]
+            return any(e[0] == "tfd:" and int(e[1]) == listener.fileno() and int(e[3], 16) & select.EPOLLEXCLUSIVE for e in entries)
+
+        await accepts.start()
+        assert takes_turns()
+        accepts.hold(True)
+        await settled(lambda: not takes_turns())
+        accepts.hold(False)
+        await settled(takes_turns)
+        await accepts.stop(to_empty=False)
+
+    with asyncio.Runner(loop_factory=lambda: new_loop(kind)) as runner:
+        runner.run(scenario())
+
+
+def test_the_last_worker_takes_also_what_comes_while_it_looks_whether_all_is_taken() -> None:
+    async def scenario() -> None:
+        listener = tcp_listener()
+        address, loop = listener.getsockname(), asyncio.get_running_loop()
+        clients: list[socket.socket] = []
+
+        def connect() -> None:
+            clients.append(socket.create_connection(address))
+
+        def serve(connection: socket.SocketType, *_: object) -> None:
+            connection.close()
+            served.append(connection)
+            if len(served) == 1:
+                loop.call_soon(connect)
+
+        served: list[socket.SocketType] = []
+        accepts = AcceptLoop(loop, [listener], serve, exclusive=True)
+        await accepts.start()
+        connect()
+        await accepts.stop(to_empty=True)
+        for client in clients:
+            client.close()
+        assert (len(served), len(clients)) == (2, 2)
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("kind", LOOPS)
