@@ -210,6 +210,12 @@ def test_script_is_compiled_and_started_again_as_python_would_do_it(daemon: Any,
     assert worker.read_out() == b"True True\nSourceFileLoader True None None\n"
 
 
+def test_what_a_script_starts_inherits_none_of_our_descriptors(daemon: Any, folder: Path) -> None:
+    d, [worker] = launch(daemon, folder, "import subprocess\nsubprocess.run(['ls', '/proc/self/fd'], close_fds=False)")
+    assert d.reap(worker.pid) == 0
+    assert worker.read_out().split() == [b"0", b"1", b"2", b"3"]  # the last one is that of the listing
+
+
 def test_looking_for_a_module_that_will_be_taught_is_not_its_import(daemon: Any, folder: Path) -> None:
     d, [worker] = launch(
         daemon,
