@@ -255,11 +255,34 @@ def test_startup_does_what_it_shows_and_remove_undoes_it(tmp_path: Path) -> None
     assert done.code == 0, done.err
     assert f"PYWORKER_HOME={home}\n" in (folder / "pyworker.service").read_text()
     assert log.read_text().splitlines() == ["--version", "--user daemon-reload", "--user enable --now pyworker.service"]
+    assert "Done. pyworker startup --remove undoes it" in done.err
     log.unlink()
     done = run(*typed, "--remove", home=home, HOME=str(tmp_path), PATH=path, XDG_CONFIG_HOME="")
     assert done.code == 0, done.err
     assert os.listdir(folder) == []
     assert log.read_text().splitlines() == ["--version", "--user disable pyworker.service", "--user daemon-reload"]
+
+
+def test_with_openrc_it_is_a_script_for_the_machine_that_only_root_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, script = tmp_path / "log", tmp_path / "init.d" / "pyworker"
+    say = f'echo "${{0##*/}} $@" >> {log}'
+    monkeypatch.setenv("PATH", programs(tmp_path / "bin", **dict.fromkeys(("rc-update", "rc-service", "systemctl"), say)))
+    monkeypatch.setattr(units, "OPENRC_SCRIPT", str(script))
+    typed = ["--init", "openrc", "--yes", "--home", str(tmp_path / "home")]
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(PyworkerError, match="writing a system service needs root"):
+        startup.cmd.main(typed, standalone_mode=False)
+    with pytest.raises(PyworkerError, match="OpenRC has no services of users"):
+        startup.cmd.main([*typed, "--user"], standalone_mode=False)
+    assert not script.exists()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert startup.cmd.main(typed, standalone_mode=False) == 0
+    assert (script.read_text()[:3], script.stat().st_mode & 0o777) == ("#!/", 0o755)
+    assert startup.cmd.main([*typed, "--remove"], standalone_mode=False) == 0
+    assert not script.exists()
+    assert log.read_text().splitlines() == [
+        "rc-update add pyworker default", "rc-service pyworker start", "rc-update del pyworker default"
+    ]  # fmt: skip
 
 
 def test_who_may_not_turn_lingering_on_is_told_who_may(monkeypatch: pytest.MonkeyPatch) -> None:
