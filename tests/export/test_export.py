@@ -264,6 +264,17 @@ def test_a_name_that_is_the_folder_s_is_not_asked_for_in_an_image(made: pathlib.
     assert 'the name: the file does not say it, and the image\'s folder is /app: write name = "api"' in text
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_probe_and_words_about_a_name_are_for_what_runs_elsewhere_and_has_another_name(made: pathlib.Path, engine: str) -> None:
+    is_elsewhere = engine not in ("systemd", "procfile")
+    api, another = ("".join(export(made, engine, name).values()) for name in ("api", "once_only"))
+    nameless = "".join(export(made, engine, "api", named=False).values())
+    assert ("--probe" in api) == is_elsewhere
+    assert "the name:" not in api
+    assert ("the name: it is once-only here" in another) == is_elsewhere
+    assert ("the name: the file does not say it" in nameless) == is_elsewhere
+
+
 def test_what_an_app_depends_on_runs_beside_it_and_has_its_time_after_it(made: pathlib.Path) -> None:
     for names in (("auto",), ()):
         services = parsed(export(made, "compose", *names)["compose.yaml"])[0]["services"]
