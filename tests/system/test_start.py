@@ -92,6 +92,11 @@ def test_a_second_start_shows_what_the_first_one_has_begun(pw: Pyworker) -> None
     assert again.returncode == 0
     assert out.startswith("api running already 2/2")
     assert "api imported" in err
+    pw.ok("daemon", "stop", "-y")
+    again = pw.popen("start", "app.toml")  # which has the daemon start it
+    os.close(os.open(go, os.O_WRONLY))
+    out, err = again.communicate(timeout=60)
+    assert out.startswith("api running 2/2"), err
 
 
 def test_one_file_starts_several_apps(pw: Pyworker) -> None:

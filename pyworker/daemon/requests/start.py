@@ -63,8 +63,9 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
             again = app.stopped_slots & slots.get(name, app.stopped_slots)
             if again:
                 refilled.append((app, again))
-            if app.starting:  # by another command, or restored by the daemon that this one has started: the same answer
-                goals[name] = ops.noted(ops.started("already_running", app.generation), not_taken)
+            if app.starting:  # by another command, or restored by the daemon that this one has started
+                action = "started" if app.restored else "already_running"
+                goals[name] = ops.noted(ops.started(action, app.generation), not_taken)
                 still.append(app)
             elif again:
                 goals[name] = ops.noted(ops.filled(again), not_taken)
