@@ -610,6 +610,12 @@ def test_a_filter_that_is_none_is_refused(home: Path, args: tuple[str, ...], wor
     assert words in found.err
 
 
+def test_a_pattern_that_may_mean_something_else_one_day_is_taken_without_a_warning(home: Path) -> None:
+    log(home, record(1, "[a]"))
+    for option in ("-i", "-e", "-H"):
+        assert run("logs", option, "[[a]", home=str(home)).err.splitlines() == (["There is nothing like that in the logs."] if option == "-e" else [])
+
+
 def ended(home: Path, seq: int, second: int, type: str, worker: int | None, **data: object) -> None:
     value = {"v": 1, "time": stamp(second), "seq": seq, "app": "api", "worker": worker, "type": type, "data": data}
     with (home / "events.jsonl").open("a") as file:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import re
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 import click
@@ -156,6 +157,7 @@ def _check_kept(settings: Settings, names: tuple[str, ...]) -> None:
 
 
 def _check_pattern(pattern: str) -> None:
+    warnings.simplefilter("ignore")  # of what a pattern may mean one day ("[[a]"): today it means this
     try:
         re.compile(pattern)
     except re.error as error:
