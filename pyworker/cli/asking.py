@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterable, Iterator
 
-from pyworker.cli.client import apps_now
+from pyworker.cli.client import ANSWER_TIME, apps_now
 from pyworker.cli.fail import Shown
 from pyworker.cli.options import Settings
 from pyworker.cli.render import line
@@ -14,7 +14,9 @@ from pyworker.errors import Exit, PyworkerError
 
 
 def app_names(settings: Settings) -> list[str]:
-    return [str(app["name"]) for app in apps_now(settings.home, settings.timeout)]
+    # however short --timeout is: that is for what is asked for then
+    patience = None if settings.timeout is None else max(settings.timeout, ANSWER_TIME)
+    return [str(app["name"]) for app in apps_now(settings.home, patience)]
 
 
 def need_names(settings: Settings, verb: str, names: tuple[str, ...]) -> None:

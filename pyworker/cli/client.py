@@ -74,6 +74,8 @@ class Silent(PyworkerError):
     def __init__(self, home: str, seconds: float) -> None:
         message = f"The pyworker daemon (home {home}) did not answer within {seconds:g} s."
         hint = f"{MENDED}: try again, or wait longer with --timeout 60s"
+        if seconds < ANSWER_TIME:
+            hint = f"give it more time: --timeout {ANSWER_TIME:g}s, or none"
         if said := guardian_said(home):
             message += f"\n  {said}"
             hint = step_for(said)

@@ -112,6 +112,7 @@ def test_a_daemon_that_hangs_is_given_up_after_the_timeout(home: str) -> None:
         found = run("ps", "--timeout", "100ms", home=home)
     assert found.code == 69
     assert "did not answer within 0.1 s" in found.err
+    assert "= help: give it more time: --timeout 5s, or none\n" in found.err
 
 
 def test_a_daemon_that_cannot_be_started_is_said_with_the_guardians_word(home: str) -> None:

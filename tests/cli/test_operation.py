@@ -501,6 +501,12 @@ def test_among_many_apps_it_says_once_how_to_leave_and_how_many_are_how(home: st
     assert "it goes on. Now: 1 reloading, 19 running\n" in shown.screen.text
 
 
+def test_what_is_asked_about_before_all_is_stopped_is_known_however_short_the_timeout_is(home: str) -> None:
+    with FakeControl(home, {"ps": replies(documents.ps())}):
+        found = run("stop", "all", "--timeout", "0", home=home)
+    assert "stop all concerns" in found.err
+
+
 def test_a_timeout_exits_with_75_and_says_what_is_known(home: str) -> None:
     with FakeControl(home, {"reload": half_a_reload, "ps": replies(documents.ps())}):
         found = run("reload", "api", "--timeout", "200ms", home=home)
