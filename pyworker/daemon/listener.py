@@ -293,7 +293,13 @@ def _explain_unix(address: Address, error: OSError) -> ListenFailed:
                 f"make it: mkdir -p {shlex.quote(folder)}",
                 "bad_address",
             )
-        case errno.EACCES | errno.EPERM | errno.EROFS:
+        case errno.EROFS:
+            message, hint, code = (
+                f"{folder} can only be read: {error.strerror}",
+                "choose another folder",
+                "no_permission",
+            )
+        case errno.EACCES | errno.EPERM:
             message = f"no right to make a socket in {folder}"
             hint, code = "choose a folder that this user may write to", "no_permission"
         case _:

@@ -25,6 +25,7 @@ from pyworker.unix import fds, files, process, stderr
 
 MAX_OWN_LOG = 1024 * 1024
 _FEWEST_FILES = 64  # an app with two workers needs fifty
+_SMALLEST_FILE = 16 * 2**20  # what is known of an app is one of 8 MB, in memory
 _LOOKS = 30  # at a home that is locked, 10 ms apart
 
 
@@ -47,10 +48,13 @@ def open_home(path: str, lock: int | None = None) -> int:
 
 
 def check_limits() -> None:
-    """Refuse a limit of open files with which nothing could be started, or told why not."""
+    """Refuse limits with which nothing could be started, or told why not: of open files, and of what a file may hold."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= hard < _FEWEST_FILES:
         raise BootError(f"only {hard} files may be open at once, and pyworker needs {_FEWEST_FILES} or more", hint="raise the limit (ulimit -Hn)")  # fmt: skip
+    largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if 0 <= largest < _SMALLEST_FILE:
+        raise BootError(f"a file may hold {largest} bytes at most, and pyworker needs {_SMALLEST_FILE // 2**20} MB or more", hint="raise the limit (ulimit -f)")  # fmt: skip
 
 
 def become_guardian() -> None:

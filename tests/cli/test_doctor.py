@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -214,3 +215,15 @@ def test_each_of_several_next_steps_has_a_line_of_its_own() -> None:
 def test_a_user_without_a_name_is_called_by_his_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 4_242_424)
     assert homes.user_name() == "4242424"
+
+
+@pytest.mark.parametrize(("flag", "said"), [(os.ST_RDONLY, "is on a file system that can only be read"), (0, "cannot be written to")])
+def test_a_home_that_cannot_be_written_to_is_said_with_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: int, said: str
+) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=flag))
+    first = next(doctor._home(settings_of({"home": str(tmp_path)}), {"status": None}))
+    assert first.message == f"{tmp_path} {said}"
+    assert ("chmod" in first.fix) == (flag == 0)

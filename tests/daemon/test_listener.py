@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import shutil
@@ -454,3 +455,12 @@ def test_port_of_root_is_explained() -> None:
 def test_a_worker_that_asks_for_a_port_that_there_is_not_is_told_so(family: Any, port: int) -> None:
     with pytest.raises(ListenFailed, match="no port has that number"):
         check_asked(Address(family, "127.0.0.1" if family == "inet" else "", port))
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.EROFS, "/run/shop can only be read: Read-only file system"), (errno.EACCES, "no right to make a socket in /run/shop")],
+)
+def test_a_file_system_that_can_only_be_read_is_no_want_of_rights(number: int, said: str) -> None:
+    failed = listener_module._explain_unix(Address("unix", path="/run/shop/web.sock"), OSError(number, os.strerror(number)))
+    assert said in failed.message

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pyworker.guardian import boot
 from pyworker.guardian.boot import BootError, bind_control, take_lock
 
 
@@ -21,6 +23,25 @@ def test_a_lock_that_cannot_be_opened_is_not_blamed_on_the_file_system(tmp_path:
         take_lock(home)
     os.close(home)
     assert "a folder that can be written" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        (resource.RLIMIT_NOFILE, "only 10240 files may be open"),
+        (resource.RLIMIT_FSIZE, "a file may hold 10240 bytes at most, and pyworker needs 16 MB or more"),
+    ],
+)
+def test_a_limit_with_which_nothing_could_be_started_is_said_before_anything_is(
+    limit: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boot, "_FEWEST_FILES", 20_000)
+    monkeypatch.setattr(resource, "getrlimit", lambda asked: (10240,) * 2 if asked == limit else (resource.RLIM_INFINITY,) * 2)
+    with pytest.raises(BootError) as caught:
+        boot.check_limits()
+    assert caught.value.message.startswith(said)
+    monkeypatch.setattr(resource, "getrlimit", lambda _asked: (resource.RLIM_INFINITY,) * 2)
+    boot.check_limits()
 
 
 @pytest.mark.parametrize(

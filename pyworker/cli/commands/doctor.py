@@ -142,8 +142,10 @@ def _home(settings: Settings, facts: dict[str, Any]) -> Iterator[Found]:
         message = f"{home} is open to others (mode {info.st_mode & 0o777:o})"
         yield Found("home", "fail", message, f"chmod 700 {quote(home)}")
     elif not os.access(home, os.W_OK | os.X_OK):
-        fix = f"chmod 700 {quote(home)}, if its disk is not read-only"
-        yield Found("home", "fail", f"{home} cannot be written to", fix)
+        if os.statvfs(home).f_flag & os.ST_RDONLY:
+            yield Found("home", "fail", f"{home} is on a file system that can only be read", _ANOTHER_HOME)
+        else:
+            yield Found("home", "fail", f"{home} cannot be written to", f"chmod 700 {quote(home)}")
     else:
         whose = "yours alone" if is_ours else f"that of uid {info.st_uid} alone"
         yield Found("home", "ok", f"the state folder {home} is {whose}")
