@@ -6,17 +6,14 @@ First what and why, last the next step. A traceback of the user's code is shown 
 from __future__ import annotations
 
 import json
-import os
-import sys
-import time
 from collections.abc import Iterable
 from typing import Any
 
 from pyworker.cli.render import Look, clean, line, note, paint
 from pyworker.errors import Exit, PyworkerError
+from pyworker.exchanged import is_exchanged
 from pyworker.record import fields
 
-_BEGAN = time.time()
 _CHANGED = "Nothing was changed: what runs goes on."
 # what the mistakes of a config file prevented
 _PREVENTED = {
@@ -25,9 +22,7 @@ _PREVENTED = {
 }
 
 
-EXCHANGED = (
-    "an upgrade (pip install -U pyworker)? when it is done, run this again; if it stays so, install pyworker anew"
-)
+_AGAIN = "an upgrade (pip install -U pyworker)? when it is done, run this again; if it stays so, install pyworker anew"
 
 
 class Shown(Exception):
@@ -114,9 +109,10 @@ def bug(error: BaseException, as_json: bool, how: Look) -> int:
     """Report an exception that nobody foresaw: it is our fault, and the traceback is what a bug report needs."""
     import traceback
 
-    if is_exchanged(error):
+    is_ours = isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "pyworker"
+    if is_ours or is_exchanged():
         message = f"the files of pyworker were exchanged while this command ran: {type(error).__name__}: {error}"
-        return report(PyworkerError(message, hint=EXCHANGED), as_json, how)
+        return report(PyworkerError(message, hint=_AGAIN), as_json, how)
     text = "".join(traceback.format_exception(error))
     if as_json:
         failed = PyworkerError(f"pyworker itself failed: {type(error).__name__}: {error}", code="bug", hint=text)
@@ -126,18 +122,3 @@ def bug(error: BaseException, as_json: bool, how: Look) -> int:
         hint = "this is a bug of pyworker: please report it with the lines above"
         note(words(f"pyworker itself failed: {type(error).__name__}: {error}", "", hint, how), how)
     return int(Exit.FAILED)
-
-
-def is_exchanged(error: BaseException) -> bool:
-    """Whether an error may come of files that an installer has begun to exchange: a module of ours is missing, or newer than
-    this process."""
-    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "pyworker":
-        return True
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None) if name.partition(".")[0] == "pyworker" else None
-        try:
-            if file and os.stat(file).st_ctime > _BEGAN:
-                return True
-        except OSError:
-            return True
-    return False

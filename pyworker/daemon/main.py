@@ -11,7 +11,7 @@ import signal
 import socket
 from collections.abc import Callable
 
-from pyworker import __version__, failpoint
+from pyworker import __version__, exchanged, failpoint
 from pyworker.daemon import desired, disks, limits, notify, preflight, signals
 from pyworker.daemon import run as foreground
 from pyworker.daemon.adopt import adopt
@@ -54,6 +54,9 @@ def main(argv: list[str]) -> int:
     if len(argv) != 2 or argv[0] != "--home":
         stderr.write("the daemon is started by its guardian; use: pyworker start app.toml\n")
         return 2
+    if exchanged.is_exchanged():
+        stderr.write(f"daemon: {exchanged.MESSAGE}\n")
+        return 1
     home = argv[1]
     disks.spared.add(os.path.join(home, LOGS_DIR))
     _become_quiet()

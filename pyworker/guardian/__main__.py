@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from pyworker import __version__, failpoint
+from pyworker import __version__, exchanged, failpoint
 from pyworker.errors import Exit, PyworkerError
 from pyworker.guardian import boot, standby
 from pyworker.guardian.boot import BootError
@@ -77,6 +77,8 @@ def _run(options: Options, commands: dict[str, list[str]] | None, program: list[
             return 0
         home = _patiently(lambda: _take_over(path, store))
     else:
+        if exchanged.is_exchanged():
+            raise BootError(exchanged.MESSAGE, hint="run it again", exit=Exit.UNAVAILABLE)
         boot.check_limits()
         home = boot.open_home(path)
         store = FdStore({inherited.LOCK: boot.take_lock(home)})

@@ -11,12 +11,12 @@ import socket
 import sys
 from typing import Any
 
-from pyworker import __version__
+from pyworker import __version__, exchanged
 from pyworker.logger.birth import become_logger, wait_for_predecessor
 from pyworker.logger.main import Logger
 from pyworker.protocol.names import ENV_TICK
 from pyworker.protocol.store import CHANNEL_FD, LIFELINE_FD, TICK
-from pyworker.unix import process
+from pyworker.unix import process, stderr
 from pyworker.unix.leave import leave
 from pyworker.unix.title import set_title
 
@@ -27,6 +27,9 @@ def main(argv: list[str]) -> int:
     if argv == ["--check"]:
         print(json.dumps({"version": __version__}))  # noqa: T201  the answer to the daemon that asks
         return 0
+    if exchanged.is_exchanged():
+        stderr.write(f"logger: {exchanged.MESSAGE}\n")
+        return 1
     options = process.given(argv, "--home", "--stdout")
     stdout: Any = options.get("--stdout", "")
     home = os.path.abspath(options["--home"]) if options["--home"] else ""

@@ -17,7 +17,7 @@ from typing import Any
 import click
 import pytest
 
-from pyworker import __main__, __version__
+from pyworker import __main__, __version__, exchanged
 from pyworker.cli import fail
 from pyworker.cli import main as cli_main
 from pyworker.cli.commands import daemon as daemon_command
@@ -257,7 +257,7 @@ def test_a_bug_of_ours_is_reported_with_its_traceback(home: str) -> None:
 def test_an_error_in_the_middle_of_an_installation_is_no_bug(
     error: Exception, began: float, is_bug: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(fail, "_BEGAN", began)
+    monkeypatch.setattr(exchanged, "BEGAN", began)
     assert fail.bug(error, False, look(sys.stderr, False)) == 1
     said = capsys.readouterr().err
     assert ("this is a bug of pyworker" in said) == is_bug

@@ -171,3 +171,16 @@ def test_guardian_whose_code_does_not_start_is_not_become(pw: Pyworker) -> None:
         pw.wait_steady()
         assert pw.pids() == pids
     assert load.lost == []
+
+
+def test_a_daemon_whose_files_are_exchanged_while_it_starts_is_started_once_more(pw: Pyworker) -> None:
+    """It went on with modules of two versions."""
+    copy = install(pw)
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pids, daemon, flag = pw.pids(), pw.role("daemon"), os.path.join(pw.folder, "exchanged")
+    append(copy, "daemon/main.py", f"if not os.path.exists({flag!r}):\n    os.close(os.open({flag!r}, os.O_CREAT))\n    os.utime(__file__)")
+    kill(daemon)
+    wait_until(lambda: "daemon: the files of pyworker were exchanged while it started" in told(pw), LONG, "what is said of it")
+    pw.wait_steady()
+    assert pw.pids() == pids
