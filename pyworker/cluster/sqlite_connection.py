@@ -86,9 +86,8 @@ class Connection:
         with self.use() as db:
             if db.in_transaction:
                 raise StateError(_IN_A_HANDLER.format("a change", "change"))
-            if (
-                time.monotonic() - began > PATIENCE
-            ):  # each of the threads before this one may have waited as long in vain
+            # each of the threads before this one may have waited as long in vain
+            if time.monotonic() - began > PATIENCE:
                 raise StateUnavailable(_BUSY)
             try:
                 db.execute("BEGIN IMMEDIATE")
