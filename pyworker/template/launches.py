@@ -109,7 +109,6 @@ def _batch(channel: socket.socket, launch: Callable[[int], int], asked: Launch, 
         answer = Launched(asked.number)
         try:
             answer = Launched(asked.number, 0, direct.start(table, asked.spec_fd))
-            failpoint.hit("launch.started")
         except direct.NotDirect:
             try:
                 child = os.fork()
@@ -122,6 +121,8 @@ def _batch(channel: socket.socket, launch: Callable[[int], int], asked: Launch, 
                     return launch(asked.spec_fd)
         except OSError as failure:
             answer = Launched(asked.number, failure.errno or errno.EAGAIN)
+        else:
+            failpoint.hit("launch.started")
         told = _answer(channel, answer)
         close_all(packet.fds)  # as above
         left -= 1

@@ -58,3 +58,29 @@ def test_a_process_that_cannot_be_made_is_told_with_the_reason(direct: bool, whe
         while (packet := recv_packet(ours, wire.MAX_MESSAGE, 0)) is not None and packet.data:
             said.append(wire.decode(Launched, packet.data))
     assert said == ([Launched(1, told), Launched(2, told)] if told is not None else [])
+
+
+STARTS = """
+import socket, sys
+from pyworker.template import launches
+def fails(name):
+    raise OSError(28, "No space left on device")
+launches.direct.start = lambda table, spec_fd: 4711
+launches.failpoint.hit = fails
+with socket.socket(fileno=int(sys.argv[1])) as channel:
+    sys.exit(launches.serve(channel, lambda spec_fd: 0))
+"""
+
+
+def test_what_fails_after_a_start_is_not_told_as_a_start_that_failed() -> None:
+    """The end of the launcher says that nobody knows: the process is looked for then."""
+    ours, theirs = socketpair()
+    with ours, theirs, open(os.devnull) as null:
+        ours.setblocking(True)
+        assert send_packet(ours, wire.encode(Launch(1, 0, (0,), direct=True)), [null.fileno()])
+        command = [sys.executable, "-c", STARTS, str(theirs.fileno())]
+        done = subprocess.run(command, pass_fds=[theirs.fileno()], capture_output=True, timeout=60, check=False)
+        theirs.close()
+        said = recv_packet(ours, wire.MAX_MESSAGE, 0)
+    assert done.returncode == 0
+    assert said is None or not said.data
