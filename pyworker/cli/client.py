@@ -28,6 +28,7 @@ from pyworker.protocol.names import (
     HOME_UNUSABLE,
     LOCK_FILE,
     NOT_STARTED,
+    TAKES_OVER_LATER,
 )
 from pyworker.unix.files import is_locked, socket_path
 from pyworker.unix.peer import peer
@@ -208,7 +209,7 @@ def other_daemon(home: str) -> str:
 
 
 def guardian_said(home: str) -> str:
-    """Return the guardian's last line if it is that the daemon cannot be started: nobody else can say so.
+    """Return the guardian's last line if it is that there can be no daemon now: nobody else can say so.
 
     Of one that ends at once, again and again, with what it printed last.
     """
@@ -219,14 +220,17 @@ def guardian_said(home: str) -> str:
     except OSError:
         return ""
     last = next((line for line in reversed(lines) if " guardian[" in line), "")
-    if f"]: the daemon {NOT_STARTED}: " in last:
+    if f"]: the daemon {NOT_STARTED}: " in last or f"]: {TAKES_OVER_LATER}: " in last:
         return last
     return f"{last}: {lines[-1]}" if _ENDS in last and lines[-1] != last else ""
 
 
 def guardian_without_daemon(home: str) -> str:
     """Return the pid of a guardian that cannot start a daemon, else "": what it said may be old, and its pid another's."""
-    pid = guardian_said(home).partition(" guardian[")[2].partition("]")[0]
+    said = guardian_said(home)
+    if TAKES_OVER_LATER in said:  # it is told by a signal as little: that waits until it has taken over
+        return ""
+    pid = said.partition(" guardian[")[2].partition("]")[0]
     try:
         with open(f"/proc/{int(pid)}/cmdline", "rb") as file:
             return pid if file.read().startswith(GUARDIAN_TITLE.encode()) else ""
@@ -242,7 +246,7 @@ def step_for(said: str) -> str:
         return _NO_MEMORY
     if any(os.strerror(number) in said for number in NO_DESCRIPTOR):  # as a traceback, too
         return _WANTING
-    if HOME_UNUSABLE in said:
+    if HOME_UNUSABLE in said or TAKES_OVER_LATER in said:
         return "mend that: the daemon is started by itself then"
     broken = _ENDS in said or os.strerror(errno.ENOENT) in said or os.strerror(errno.EACCES) in said
     return _BROKEN if broken else _WANTING

@@ -21,7 +21,7 @@ from pyworker.guardian.main import Guardian, Times
 from pyworker.guardian.say import say
 from pyworker.guardian.store import FdStore
 from pyworker.protocol import inherited
-from pyworker.protocol.names import ENV_TICK, GUARDIAN_DIED, GUARDIAN_TITLE
+from pyworker.protocol.names import ENV_TICK, GUARDIAN_DIED, GUARDIAN_TITLE, TAKES_OVER_LATER
 from pyworker.record import record
 from pyworker.unix import files, process
 from pyworker.unix.leave import leave
@@ -152,7 +152,7 @@ def _patiently(step: Callable[[], T]) -> T:
         except Exception as error:  # noqa: BLE001  a full disk, a home without rights: all of it passes
             if str(error) != said:
                 said = str(error)
-                say(f"cannot take over yet, trying again: {said}")
+                say(f"{TAKES_OVER_LATER}: {said}")
             time.sleep(TAKE_OVER_AGAIN)
 
 

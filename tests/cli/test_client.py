@@ -115,6 +115,25 @@ def test_a_daemon_that_hangs_is_given_up_after_the_timeout(home: str) -> None:
     assert "= help: give it more time: --timeout 5s, or none\n" in found.err
 
 
+def test_a_guardian_that_cannot_take_over_is_said_with_its_word(home: str) -> None:
+    with (
+        FakeControl(home, {"ps": lambda _: [HANG]}),
+        subprocess.Popen([GUARDIAN_TITLE, "60"], executable=shutil.which("sleep")) as guardian,
+    ):
+        line = f"2026-11-26T14:26:42Z guardian[{guardian.pid}]: cannot take over yet, trying again: [Errno 13] Permission denied"
+        os.mkdir(os.path.join(home, "logs"))
+        with open(os.path.join(home, "logs", "pyworker.log"), "w") as log:
+            log.write(f"{line}\n")
+        found = run("ps", "--timeout", "100ms", home=home)
+        stop = run("daemon", "stop", "--timeout", "100ms", home=home)
+        guardian.kill()
+    assert found.code == 69
+    assert line in found.err
+    assert "mend that: the daemon is started by itself then" in found.err
+    assert line in stop.err
+    assert "kill" not in stop.err, "it takes no signal before it has taken over"
+
+
 def test_a_daemon_that_cannot_be_started_is_said_with_the_guardians_word(home: str) -> None:
     line = "2026-11-26T14:26:42Z guardian[83]: the daemon cannot be started: Resource temporarily unavailable; trying again"
     with FakeControl(home, {"ps": lambda _: [HANG]}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -236,3 +237,17 @@ def test_a_template_that_cannot_be_started_leaves_no_descriptor(pw: Pyworker) ->
         assert pw.run("reload", "api").returncode == 1
     wait_until(lambda: fds(pw) == before, LONG, "the descriptors of before")
     assert pw.get().startswith("one")
+
+
+def test_a_command_that_waits_for_a_guardian_to_take_over_says_why(pw: Pyworker) -> None:
+    started(pw)
+    armed = pw.arm("guardian.adopted", "raise:EACCES always")
+    kill(pw.role("guardian"))
+    reload = pw.popen("reload", "api")
+    assert reload.stderr is not None
+    said = "".join(itertools.takewhile(lambda line: "= help: " not in line, reload.stderr))
+    os.unlink(armed)
+    assert "cannot take over yet, trying again: [Errno 13] Permission denied" in said
+    reload.communicate()
+    assert reload.returncode == 0
+    pw.wait_steady()
