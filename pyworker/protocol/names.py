@@ -31,9 +31,8 @@ DAEMON_LOG = "logs/pyworker.log"  # stderr of guardian, daemon and logger; small
 GUARDIAN_TITLE = "pyworker guardian"  # how `ps` shows it, and others recognize its pid
 GUARDIAN_DIED = "guardian died"  # why a daemon and a logger were started: the daemon before became the guardian
 NOT_STARTED = "cannot be started"  # said there by the guardian of the daemon, which the CLI looks for
-TAKES_OVER_LATER = (
-    "cannot take over yet, trying again"  # ... and of itself, while what another guardian has left waits for it
-)
+# ... and of itself, while what another guardian has left waits for it
+TAKES_OVER_LATER = "cannot take over yet, trying again"
 HOME_UNUSABLE = "daemon: cannot use its home"  # ... and by the daemon, before it ends
 # what a template prints that has no channel any more to say it on
 CLOSED_BY_APP = "the import of the app has closed descriptors that are not its own, pyworker's too"
