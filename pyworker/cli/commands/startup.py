@@ -76,7 +76,7 @@ def cmd(settings: Settings, scope: str | None, only_print: bool, remove: bool, i
     if remove:
         return _remove(settings, kind, plan, is_user)
     replaced = units.other_home(plan.path, settings.home)
-    is_active = _is_active(is_user) if kind == "systemd" else os.path.lexists(units.OPENRC_STARTED)
+    is_active = bool(replaced or running is not None) and _is_active(kind, is_user)
     plan = plan._replace(commands=_commands(kind, is_user, start=running is None and not (replaced and is_active)))
     lines = [f"  write   {short(plan.path)}", *(f"  run     {' '.join(c)}" for c in plan.commands)]
     if replaced:
@@ -278,7 +278,9 @@ def _runs_openrc() -> bool:
     return os.path.isdir("/run/openrc") or (not os.path.isdir(_SYSTEMD_RUNS) and shutil.which("openrc-run") is not None)
 
 
-def _is_active(is_user: bool) -> bool:
+def _is_active(kind: str, is_user: bool) -> bool:
+    if kind == "openrc":
+        return os.path.lexists(units.OPENRC_STARTED)
     return not _run([*_systemctl(is_user), "is-active", "--quiet", _NAME])
 
 
