@@ -162,7 +162,9 @@ def _change(path: str, edit: Callable[[str], str]) -> tuple[int, int] | None:
         after = edit(before)
         if after == before:
             return None
-        with replacing(at, name, stat.S_IMODE(info.st_mode), info) as new:
+        with replacing(at, name, stat.S_IMODE(info.st_mode)) as new:
+            with contextlib.suppress(OSError):
+                os.fchown(new.fileno(), info.st_uid, info.st_gid)
             new.write(after.encode())
             new.flush()
             written_at = os.fstat(new.fileno()).st_mtime_ns

@@ -140,9 +140,9 @@ def open_regular(path: str) -> BinaryIO:
 
 
 @contextlib.contextmanager
-def replacing(dirfd: int, name: str, mode: int = 0o600, like: os.stat_result | None = None) -> Iterator[BinaryIO]:
+def replacing(dirfd: int, name: str, mode: int = 0o600) -> Iterator[BinaryIO]:
     """Give a new file that takes the place of `name` below `dirfd` at the end of the block: a reader sees the old or the
-    new. When the block raises, or the disk is full, it is the old one that stays. `like`: whose owner it gets."""
+    new. When the block raises, or the disk is full, it is the old one that stays."""
     temporary = f".{name}.{os.getpid()}"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary, dir_fd=dirfd)
@@ -153,9 +153,6 @@ def replacing(dirfd: int, name: str, mode: int = 0o600, like: os.stat_result | N
             file.flush()
             if mode != 0o600:
                 os.fchmod(file.fileno(), mode)  # only now, as it may hold passwords
-            if like is not None:
-                with contextlib.suppress(OSError):
-                    os.fchown(file.fileno(), like.st_uid, like.st_gid)
             os.fsync(file.fileno())
         os.replace(temporary, name, src_dir_fd=dirfd, dst_dir_fd=dirfd)
     except BaseException:
@@ -190,21 +187,24 @@ def write_file(path: str, data: bytes, *, new: bool = False, mask: int = 0) -> N
         elif not stat.S_ISREG(old.st_mode):
             file.write(data)
         elif not _replace(real, data, stat.S_IMODE(old.st_mode) & ~mask, old):
-            if mask:
+            if old.st_mode & mask:
                 os.fchmod(fd, stat.S_IMODE(old.st_mode) & ~mask)
             file.truncate(0)
             file.write(data)
 
 
 def _replace(path: str, data: bytes, mode: int, old: os.stat_result) -> bool:
-    """Put a new file in the place of an old one; False where that cannot be: in a folder of others, or for a mount."""
+    """Put a new file in the place of an old one; False where that cannot be: in a folder of others, for a mount, or where it
+    would be of another user or group."""
     folder, name = os.path.split(path)
     at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with replacing(at, name, mode, old) as file:
+        with replacing(at, name, mode) as file:
+            os.fchown(file.fileno(), old.st_uid, old.st_gid)
             file.write(data)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EBUSY):
+        # EINVAL: of a user who is unknown in this container
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EINVAL):
             raise
         return False
     finally:

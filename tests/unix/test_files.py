@@ -184,18 +184,23 @@ def test_a_file_that_finds_no_room_leaves_the_old_one_or_none(tmp_path: Path) ->
         files.write_file(str(link), b"not this one", new=True)
 
 
+@pytest.mark.parametrize(("call", "number"), [("replace", errno.EBUSY), ("fchown", errno.EPERM), ("fchown", errno.EINVAL)])
 def test_a_file_that_no_other_can_take_the_place_of_is_written_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
-    def is_mounted(*args: object, **kwargs: object) -> None:
-        raise OSError(errno.EBUSY, "busy")
+    """It is a mount, or of an owner or group that this user may give nothing to."""
 
-    monkeypatch.setattr(os, "replace", is_mounted)
+    def cannot(*args: object, **kwargs: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, call, cannot)
     path = tmp_path / "file"
     path.write_bytes(b"longer than the new one")
     path.chmod(0o644)
+    before = path.stat().st_ino
     files.write_file(str(path), b"new", mask=0o077)
     assert (path.read_bytes(), path.stat().st_mode & 0o777, os.listdir(tmp_path)) == (b"new", 0o600, ["file"])
+    assert path.stat().st_ino == before
 
 
 def test_what_is_no_file_is_written_to(tmp_path: Path) -> None:
