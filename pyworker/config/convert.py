@@ -217,8 +217,11 @@ def _of_another_table(name: str, path: Path) -> str:
         return ""
     if name in hints_of(AppConfig):
         return f"it belongs to [{dotted(app)}], above its tables"
-    found = _in_a_table(name, 1.0).split(".")[0]
-    return f"it belongs to [{dotted((*app, found))}]" if found else ""
+    own, _, key = _in_a_table(name, 1.0).partition(".")
+    where = f"[{dotted((*app, own))}]"
+    if key != name:  # a word of another tool
+        return key and f"did you mean `{key}` in {where}?"
+    return f"it belongs to {where}"
 
 
 def _in_a_table(name: str, alike: float) -> str:

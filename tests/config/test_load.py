@@ -324,6 +324,7 @@ BASE = '[app]\ntarget = "a:b"\n'
         (BASE + "stop.graceful_timeout = 30", "graceful_timeout", "unknown key", "`drain_timeout`"),
         (BASE + "[app.health]\nworkers = 2", "workers", "unknown key", "it belongs to [app], above its tables"),
         (BASE + "[app.reload]\ndrain_timeout = 4", "drain_timeout", "unknown key", "it belongs to [app.stop]"),
+        (BASE + "[app.reload]\ngraceful_timeout = 4", "graceful_timeout", "unknown key", "did you mean `drain_timeout` in [app.stop]?"),
         (BASE + "port = 8000", "port", "unknown key", 'bind = "127.0.0.1:8000"'),
         (BASE + "reload = true", "true", "must be a table", "watch = true"),
         (BASE + 'description = "the shop"', "description", "unknown key", "known keys: name, target"),
