@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyworker.importers import servers
-from pyworker.importers.result import Imported, at_home, needs_shell, whole
+from pyworker.importers.result import DOLLAR, Imported, at_home, needs_shell, whole
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 _NAME = re.compile(r"\$(\w+)")
@@ -20,7 +20,6 @@ _COMMENT = re.compile(r"\s#[^'\"]*\Z")
 _NO_SHELL = re.compile(r"(?!\w+=)[\w\s./:=,@%+-]*\Z")  # whatever reads it, these characters are what they are
 _TARGET = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*(\(\))?)?\Z")
 _PYTHON = re.compile(r"python(\d(\.\d+)?)?\Z")
-DOLLAR = "\0"  # stands in a word for a $ that is only a sign, where others are variables
 FROM_THE_SHELL = "its variables come from the shell that types pyworker start (inherit_env), or set them in [env]"
 _SHELLS = {"sh", "bash", "dash", "zsh"}
 # what changes the shell that the rest of a line runs in
@@ -112,6 +111,10 @@ def _understand(app: Imported, command: str | list[str], source: str, *, variabl
     else:
         words = list(command)
     is_shell = is_for_shell(words)
+    if is_shell:  # whose own they are
+        words = _with_dollars(words)
+    elif not variables:
+        words = [word.replace("$", DOLLAR) for word in words]
     if is_shell and _steps(app, words[2], source, is_wrapped=True):
         if words[1] == "-lc":
             app.look(
@@ -135,7 +138,7 @@ def _understand(app: Imported, command: str | list[str], source: str, *, variabl
     program = os.path.basename(words[0])
     if _PYTHON.match(program):
         _python(app, words, source, text, variables=variables)
-    elif program in _SERVERS and _SERVERS[program](app, _with_dollars(words[1:]), source):
+    elif program in _SERVERS and _SERVERS[program](app, words[1:], source):
         _interpreter(app, words[0], source)
     else:
         _command(app, words, source, text, variables=variables)
@@ -233,7 +236,7 @@ def _python(app: Imported, words: list[str], source: str, text: str, *, variable
         rest = rest[1:]
     is_module = rest[:1] == ["-m"]
     server = "".join(rest[1:2]) if is_module else os.path.basename("".join(rest[:1]))
-    if server in _SERVERS and _SERVERS[server](app, _with_dollars(rest[1 + is_module :]), source):
+    if server in _SERVERS and _SERVERS[server](app, rest[1 + is_module :], source):
         _interpreter(app, words[0], source)
     elif rest and rest[0].endswith("manage.py") and rest[1:2] == ["runserver"]:
         _command(app, words, source, text, variables=variables)
@@ -339,8 +342,7 @@ def _options(
             continue
         if not equals:
             value = rest.pop(0)
-        if name in _VARIABLES:
-            value = _looked_up(value)
+        value = _looked_up(value) if name in _VARIABLES else value.replace(DOLLAR, "$")
         if name in _MANY:
             settings.setdefault(name, []).append(value)
         else:

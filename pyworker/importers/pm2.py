@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyworker.config.check import clean_name
-from pyworker.importers.commandline import DOLLAR, understand
+from pyworker.importers.commandline import understand
 from pyworker.importers.jsvalues import HERE, Computed, EnvironmentText, computed_in
 from pyworker.importers.pm2settings import DROPPED, SETTINGS, as_profile, environment, int_of
-from pyworker.importers.result import CannotImport, Imported, Note, Result, at_home, needs_shell, settle
+from pyworker.importers.result import DOLLAR, CannotImport, Imported, Note, Result, at_home, needs_shell, settle
 
 _PLAIN_DOLLAR = re.compile(r"\$(?!\{)")  # beside what came from process.env, which has braces
 _DEFAULTED = re.compile(r"\$\{\w+:-([^}]*)\}")

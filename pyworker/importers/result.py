@@ -13,6 +13,7 @@ from pyworker.record import field, mutable, record
 
 MAX_TEXT = 1024 * 1024  # characters of what is put together: each of forty lines may double the one before
 _MOST_COMPARED = 1000  # notes; of more, which nobody reads, one may be there twice
+DOLLAR = "\0"  # stands in a word for a $ that is only a sign, where others are variables
 _DOLLAR = re.compile(r"\$(?!\{\w+(:-[^}]*)?\})")
 _HOME = re.compile(r"\$(HOME|\{HOME\})(?=/|\Z)")
 _SHELL = re.compile(r"[|&;<>`]|\$\(")
@@ -67,7 +68,7 @@ class Imported:
 
     def variable(self, name: str, text: str, source: str) -> None:
         """Write a variable of [env]: a $ in its text is one, ${VAR} is looked up."""
-        self.set(f"env.{name}", _DOLLAR.sub("$$", text), source)
+        self.set(f"env.{name}", _DOLLAR.sub("$$", text).replace(DOLLAR, "$$"), source)
 
     def enter(self, folder: str, source: str) -> None:
         """Write the folder that it is started in: one that its command line changes to is seen from there."""

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Callable
 
 from pyworker.config.check import clean_name
-from pyworker.importers.commandline import DOLLAR, FROM_THE_SHELL, for_shell, hook, is_for_shell, understand
-from pyworker.importers.result import CannotImport, Imported, Note, Result, seconds, whole
+from pyworker.importers.commandline import FROM_THE_SHELL, for_shell, hook, is_for_shell, understand
+from pyworker.importers.result import DOLLAR, CannotImport, Imported, Note, Result, seconds, whole
 from pyworker.importers.servers import stop_signal
 
 _SETTING = re.compile(r"([A-Za-z0-9]+)\s*=\s*(.*)", re.DOTALL)
@@ -135,7 +135,7 @@ def _split(app: Imported, command: str, source: str, variables: dict[str, str]) 
             return DOLLAR
         value = variables.get(found[1] or found[2])
         has_unknown |= value is None
-        return found[0] if value is None else value
+        return found[0] if value is None else value.replace("$", DOLLAR)
 
     words = [_VARIABLE.sub(meaning, word) for word in words]
     if not has_unknown or is_for_shell(words):

@@ -746,6 +746,11 @@ def test_a_dollar_of_pm2_s_is_a_sign_beside_what_comes_from_the_environment() ->
     shell, python = pm2.read(jsliteral.parse(text)).apps
     assert shell.table == {"command": ["sh", "-c", "exec bash a.sh '$HOME/x' ${KEY}"], "inherit_env": ["KEY"]}
     assert python.table == {"script": "b.py", "args": ["--price", "$US"]}
+    text = """module.exports = {apps: [{script: "bash", args: ["-c", "a $B"], interpreter: "none"}, {
+        script: "gunicorn", args: ["m:app", "--env", "A=$HOME", "--env", `B=${process.env.B}`], interpreter: "none"}]}"""
+    shell, web = pm2.read(jsliteral.parse(text)).apps
+    assert (shell.table["command"], shell.table["inherit_env"]) == (["bash", "-c", "a $B"], ["B"]), "here it is the shell's"
+    assert web.table["env"] == {"A": "$$HOME", "B": "${B}"}
 
 
 def test_a_program_behind_bash_and_a_mode_that_is_computed_are_seen() -> None:
@@ -1064,6 +1069,11 @@ def test_what_a_unit_runs_before_its_start_fails_and_finds_its_variables_as_it_d
         ("ExecStart=\nExecStart=/bin/post $$A $$$B", {
             "command": ["sh", "-c", "exec /bin/post '$A' \"\\$$B\""], "inherit_env": ["B"],
         }),
+        ("ExecStart=\nExecStart=/bin/env A=$$x P=$PW /bin/post $PW $B\nEnvironment='PW=a$b'", {
+            "env": {"PW": "a$$b", "A": "$$x", "P": "a$$b"},
+            "command": ["sh", "-c", "exec /bin/post 'a$b' $B"], "inherit_env": ["B"],
+        }),
+        ("ExecStart=\nExecStart=/bin/env A=a$$x /bin/post", {"env": {"A": "a$$x"}, "command": ["/bin/post"]}),
         ("WorkingDirectory=-/srv", {"cwd": "/srv"}),
         ("Type=notify-reload", {"ready": "notify"}),
         ("KillSignal=2\nLimitNOFILE=4096:infinity", {"stop": {"signal": "INT"}}),
