@@ -117,7 +117,7 @@ class Output:
             return
         self._next_look = now + LOOK_EVERY
         for app, spec in self.specs.items():
-            if os.path.dirname(spec.file) != os.path.join(self._home, LOGS_DIR) and spec.file != STDOUT:
+            if spec.file not in (STDOUT, os.path.join(self._home, LOGS_DIR, f"{app}.log")):
                 point_to(self._home, app, spec.file)
 
     def _go_on_for(self, app: str) -> None:

@@ -172,13 +172,13 @@ def prepare_app(spec: t.LaunchSpec, channel: socket.socket, argv: list[str], sta
     if target.interface == "asgi" and prepare.has_websockets() and prepare.may_use_websockets():
         share_websockets(here)
     why = "preload = false" if spec.app.preload is False else clip(forksafe.why_not(before))
-    took = time.clock_gettime(time.CLOCK_MONOTONIC) - started
+    took, looked_at = time.clock_gettime(time.CLOCK_MONOTONIC) - started, time.clock_gettime_ns(time.CLOCK_REALTIME)
     version = sys.version.split(" ", 1)[0]
     code, newest, newest_at = imported_code(born_at)
     valid = tls.validity(_path(spec.cert_fd), _path(spec.key_fd)) if ssl_context is not None else None
     loaded = t.Loaded(
         os.getpid(), version, target.interface, engine.description, engine.loop, not why, why, round(took, 4),
-        __version__, f"{code} {time.time_ns()}", clip(newest), newest_at, *(valid or ()),
+        __version__, f"{code} {looked_at}", clip(newest), newest_at, *(valid or ()),
     )  # fmt: skip
     server = worker_main.new_server(spec.app, target.application, target.interface, ssl_context)
     return _Ready(loaded, server, ssl_context, handlers=own)

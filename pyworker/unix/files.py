@@ -32,7 +32,8 @@ def open_home(path: str, create: bool, file: tuple[str, int] | None = None) -> i
     """Open a private directory and return its fd (the caller's to close), close-on-exec.
 
     With `create` it is made (0700), with its parents, and must be our own. Without, root may also look into
-    another user's. A link is followed only to where `file` is, a name and an open file: it was moved. Raises UnsafeDirectory, or OSError for what the file system says (FileNotFoundError...).
+    another user's. A link is followed only to where `file` is, a name and an open file: it was moved. Raises
+    UnsafeDirectory, or OSError for what the file system says (FileNotFoundError...).
     """
     path = os.path.abspath(path)
     if create:

@@ -159,7 +159,9 @@ def test_what_a_boot_cannot_read_is_started_once_it_can_be_and_what_is_lacking_m
     now = 100.0
     monkeypatch.setattr(brain.loop, "clock", lambda: now)
     begun: list[int] = []
+    alive: list[float] = []  # who waits for a server of users, as a boot may, is no hang
     monkeypatch.setattr(brain, "begin", lambda app, number: begun.append(number))
+    monkeypatch.setattr(brain.store, "alive", lambda: alive.append(now))
     desk: Any = SimpleNamespace(brain=brain, waiting={}, shutting_down=False, save=lambda: None, home=str(tmp_path))
     file = tmp_path / "disk" / "app.toml"
     bringback.bring_back(desk, {"api": DesiredApp("api", FileSource(str(file), "api"), generation=3)}, Adopted())
@@ -178,6 +180,7 @@ def test_what_a_boot_cannot_read_is_started_once_it_can_be_and_what_is_lacking_m
         brain.apps["api"].running = bool(begun)
     no_folder = f"`cwd` of app `api` names {file.parent}/mnt, which does not exist"
     assert said == [("cannot read app.toml: no such file", []), (no_folder, []), (no_folder, [4]), (no_folder, [4])]
+    assert len(set(alive)) == 4
     forget(desk, brain.apps["api"])
 
 

@@ -667,8 +667,10 @@ def test_an_import_that_closes_what_it_has_not_opened_is_told_so_on_stderr(daemo
 def test_an_import_that_stops_the_clock_took_as_long_as_it_took(daemon: Any, folder: Path) -> None:
     """As freezegun does."""
     shop = folder / "shop.py"
-    shop.write_text("import time\ntime.monotonic = lambda: 1e9\n" + shop.read_text())
-    assert 0 < daemon().launch("template").expect(Loaded).took < 1e6
+    shop.write_text("import time\ntime.monotonic = time.time_ns = lambda: 10**9\n" + shop.read_text())
+    loaded = daemon().launch("template").expect(Loaded)
+    assert 0 < loaded.took < 1e6
+    assert int(loaded.code.split()[1]) > loaded.newest_at, "what was changed before it was looked at"
 
 
 def test_fork_without_its_three_fds_is_refused(daemon: Any) -> None:

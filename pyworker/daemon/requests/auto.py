@@ -82,6 +82,7 @@ def _is_to_start(desk: Desk, app: App) -> bool:
 
 
 def _begins(desk: Desk, app: App) -> bool:
+    desk.brain.store.alive()
     try:
         generation = read_again(desk, app, shell_of(app, {}))
         desk.brain.add_generations([(app, generation)])
