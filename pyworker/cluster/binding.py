@@ -22,6 +22,7 @@ import os
 import select
 import socket
 import stat
+import sys
 import threading
 import time
 import weakref
@@ -247,7 +248,10 @@ class Binding:
             os.write(self._wake_writer, b"x")
         for inbox in list(self.inboxes.values()):
             inbox.close()
-        unregister_everywhere({sock.fileno() for sock in list(self.adopted)} - {-1})
+        # Twisted's end breaks off at what it cannot unregister: its protocols would not hear that they end. A loop in C
+        # (uvloop) would take the hang-up of a port that is closed for an error
+        silently = "twisted.internet.epollreactor" in sys.modules
+        unregister_everywhere({sock.fileno() for sock in list(self.adopted)} - {-1}, silently=silently)
 
     def wait_for_connections(self, deadline: float) -> int:
         """Wait until what was accepted has ended; return how many have not by the deadline."""

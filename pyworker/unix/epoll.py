@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 
 from pyworker.unix.procfs import read_all
 from pyworker.unix.ready import Epoll
@@ -28,10 +29,16 @@ def waiting_for(epoll_fd: int) -> set[int]:
     return {int(line.split()[1]) for line in content.splitlines() if line.startswith(b"tfd:")}
 
 
-def unregister_everywhere(fds: set[int]) -> None:
-    """Take fds out of every epoll of this process: no event loop sees them any more."""
+def unregister_everywhere(fds: set[int], *, silently: bool = False) -> None:
+    """Take fds out of every epoll of this process: no event loop sees them any more.
+
+    `silently`: they stay registered, so that the loop can take them out itself. A hang-up is still told, once.
+    """
     for epoll_fd, watched in registered().items():
         with contextlib.suppress(OSError), contextlib.closing(Epoll.fromfd(os.dup(epoll_fd))) as epoll:
             for fd in watched & fds:
                 with contextlib.suppress(OSError):
-                    epoll.unregister(fd)
+                    if silently:
+                        epoll.modify(fd, select.EPOLLONESHOT)
+                    else:
+                        epoll.unregister(fd)

@@ -6,12 +6,13 @@ import contextlib
 import errno
 import os
 import pickle
+import select
 import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,6 +73,22 @@ def test_an_accept_says_that_the_handler_of_a_signal_has_closed_its_listener_in_
         monkeypatch.setattr(binding, "_accept_now", is_overtaken)
         with pytest.raises(OSError, match="Bad file descriptor"):
             shared.accept(sock)
+        for fd in (shared._wake_reader, shared._wake_writer):
+            os.close(fd)
+
+
+def test_twisted_hears_of_nobody_after_the_drain_and_can_unregister_what_it_has_registered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "twisted.internet.epollreactor", ModuleType("epollreactor"))
+    with tcp_listener() as listener, socket.socket() as sock, select.epoll() as epoll:
+        shared = Shared(listener)
+        assert shared.adopt(sock, listener.getsockname())
+        epoll.register(sock, select.EPOLLIN)
+        shared.stop_accepting()
+        with socket.create_connection(listener.getsockname()):
+            assert epoll.poll(0) == []
+        epoll.unregister(sock)
         for fd in (shared._wake_reader, shared._wake_writer):
             os.close(fd)
 
