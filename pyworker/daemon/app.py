@@ -32,8 +32,8 @@ MEMO_VERSION = 1  # of what the ledger holds: raised when an older daemon would 
 _REMEMBERED = (
     "generation", "last_generation", "last_serial", "wanted", "running", "target", "reload_from", "reload_started_at",
     "reload_why", "reload_base", "previous", "soak_until", "soak_deaths", "scale_before", "starting", "started_at", "restored",
-    "hurry", "listening", "keep_listening", "restart_to", "delete_when_closed", "delete_logs", "codes", "last_exits", "saved",
-    "slot_restarts", "unusable",
+    "hurry", "listening", "keep_listening", "restart_to", "delete_when_closed", "delete_logs", "codes", "codes_at", "last_exits",
+    "saved", "slot_restarts", "unusable",
 )  # fmt: skip
 
 
@@ -142,6 +142,7 @@ class App:
     last_exits: dict[int, dict[str, Any]] = field(default_factory=dict)  # slot -> its last unexpected end
     slot_restarts: dict[int, int] = field(default_factory=dict)  # slot -> how many of those
     codes: dict[int, str] = field(default_factory=dict)  # generation -> what its template found imported
+    codes_at: dict[int, int] = field(default_factory=dict)  # ... and when
     # by file: generation, mtime, whether it says what was read
     compared: dict[str, tuple[int, int, bool]] = field(default_factory=dict)
     saved: tuple[int, int] = (0, 0)  # mtimes of its file: as it was read; with the number that `scale --save` wrote
@@ -426,6 +427,7 @@ class App:
         self.last_exits = {int(slot): last for slot, last in memo["last_exits"].items()}
         self.slot_restarts = {int(slot): count for slot, count in memo["slot_restarts"].items()}
         self.codes = {int(number): code for number, code in memo.get("codes", {}).items()}
+        self.codes_at = {int(number): at for number, at in memo.get("codes_at", {}).items()}
         self.notes = list(memo["notes"])
 
 

@@ -380,6 +380,7 @@ class Brain:
         for number in [n for n in app.generations if n not in used]:
             del app.generations[number]
             app.codes.pop(number, None)
+            app.codes_at.pop(number, None)
             self.store.remove(fd_name("env", app.name, number))
 
     def write_logs_spec(self, app: App) -> None:

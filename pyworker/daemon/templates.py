@@ -108,11 +108,13 @@ class Templates:
 
     def _note_other_code(self, app: App, number: int, loaded: t.Loaded) -> None:
         """A generation is one moment's code; a template that had to be rebuilt may have found another's. Said aloud."""
-        first, _, looked_at = app.codes.setdefault(number, loaded.code).partition(" ")
+        if number not in app.codes:
+            app.codes[number], app.codes_at[number] = loaded.code, loaded.looked_at
+        first = app.codes[number]
         # an import may take other modules than the one before, of files that nobody has changed
-        is_changed = loaded.newest_at > (int(looked_at[:20]) if looked_at.isdecimal() else 0)
-        if loaded.code and first and first != loaded.code.partition(" ")[0] and is_changed:
-            app.codes[number] = loaded.code
+        is_changed = loaded.newest_at > app.codes_at.get(number, 0)
+        if loaded.code and first and first != loaded.code and is_changed:
+            app.codes[number], app.codes_at[number] = loaded.code, loaded.looked_at
             newest = f" (last changed: {loaded.newest})" if loaded.newest else ""
             self._brain.note(
                 app,

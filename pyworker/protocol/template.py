@@ -124,10 +124,10 @@ class Loaded:
     why: str
     took: float  # seconds
     version: str = ""  # of the runtime that it and its workers are: read by nobody
-    # changes when a file that it has imported changes, or it imports others; then a blank, and when it was looked at
-    code: str = ""
+    code: str = ""  # changes when a file that it has imported changes, or it imports others
     newest: str = ""  # the file of them that was changed last, but for what the import itself has written
-    newest_at: int = 0  # in ns since the epoch, as `code` has it
+    newest_at: int = 0  # in ns since the epoch
+    looked_at: int = 0  # when `code` was
     # from when to when its TLS certificate is valid, in seconds since the epoch; 0: it has none, or that cannot be told
     cert_from: float = 0.0
     cert_until: float = 0.0

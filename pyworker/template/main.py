@@ -178,7 +178,7 @@ def prepare_app(spec: t.LaunchSpec, channel: socket.socket, argv: list[str], sta
     valid = tls.validity(_path(spec.cert_fd), _path(spec.key_fd)) if ssl_context is not None else None
     loaded = t.Loaded(
         os.getpid(), version, target.interface, engine.description, engine.loop, not why, why, round(took, 4),
-        __version__, f"{code} {looked_at}", clip(newest), newest_at, *(valid or ()),
+        __version__, code, clip(newest), newest_at, looked_at, *(valid or ()),
     )  # fmt: skip
     server = worker_main.new_server(spec.app, target.application, target.interface, ssl_context)
     return _Ready(loaded, server, ssl_context, handlers=own)

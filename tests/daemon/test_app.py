@@ -28,7 +28,7 @@ APP: dict[str, Any] = {
     "starting": True, "started_at": 1.25, "restored": True, "hurry": True, "listening": False, "keep_listening": True,
     "restart_to": 6, "delete_when_closed": True, "delete_logs": True, "record": RECORD, "template_record": RECORD,
     "dispatcher_record": RECORD, "failure": Failure("m", "t", "h", "a"), "reload_from": 3, "reload_started_at": 6.5, "reload_why": "w", "reload_base": (12, 3),
-    "notes": ["a note"], "last_exits": {1: {"reason": "r"}}, "slot_restarts": {1: 2}, "codes": {4: "abc"}, "saved": (8, 9), "unusable": True,
+    "notes": ["a note"], "last_exits": {1: {"reason": "r"}}, "slot_restarts": {1: 2}, "codes": {4: "abc"}, "codes_at": {4: 5}, "saved": (8, 9), "unusable": True,
 }  # fmt: skip
 APP_FROM_ELSEWHERE = {
     "name": "apps.json", "source": "apps.json", "scale": "apps.json", "scale_base": "apps.json",

@@ -147,10 +147,10 @@ def test_a_generation_is_kept_for_as_long_as_anything_is_or_may_be_of_it(brain: 
     app: Any = SimpleNamespace(
         name="api", closed=False, generation=1, target=2, previous=3, restart_to=4, templates={5: object()},
         workers={9: WorkerHandle(WorkerId("api", 6, 1, 9), held=False, born_at=0.0)},
-        generations=dict.fromkeys(range(1, 8)), codes=dict.fromkeys(range(1, 8)),
+        generations=dict.fromkeys(range(1, 8)), codes=dict.fromkeys(range(1, 8)), codes_at={7: 8},
     )  # fmt: skip
     brain._drop_generations(app)
-    assert ([*app.generations], [*app.codes], removed) == ([*range(1, 7)], [*range(1, 7)], ["env.api.7"])
+    assert ([*app.generations], [*app.codes], app.codes_at, removed) == ([*range(1, 7)], [*range(1, 7)], {}, ["env.api.7"])
     app.closed, app.workers = True, {}
     brain._drop_generations(app)
     assert 6 in app.generations  # as it is told of one that was deleted
