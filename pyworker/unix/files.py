@@ -200,6 +200,8 @@ def _replace(path: str, data: bytes, mode: int, old: os.stat_result) -> bool:
     folder, name = os.path.split(path)
     at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        if not same_file(at, name, old.st_dev, old.st_ino):  # it has no name any more, as /dev/stdout may have none
+            return False
         with replacing(at, name, mode) as file:
             os.fchown(file.fileno(), old.st_uid, old.st_gid)
             file.write(data)

@@ -211,6 +211,13 @@ def test_what_is_no_file_is_written_to(tmp_path: Path) -> None:
     os.close(writes)
 
 
+def test_a_file_without_a_name_is_written_to_and_gets_none(tmp_path: Path) -> None:
+    with open(tmp_path / "file", "w+b") as file:
+        os.unlink(file.name)
+        files.write_file(f"/proc/self/fd/{file.fileno()}", b"text")
+        assert (file.read(), os.listdir(tmp_path)) == (b"text", [])
+
+
 def test_what_one_that_was_killed_has_left_of_a_file_does_not_keep_it_from_being_replaced(tmp_path: Path) -> None:
     """The next one has its pid: in a container each of them has the same."""
     (tmp_path / f".x.{os.getpid()}").write_bytes(b"half of what was to be")
