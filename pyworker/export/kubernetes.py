@@ -16,7 +16,7 @@ from pyworker.export.plan import (
     Options,
     Plan,
     comment,
-    file_key,
+    file_keys,
     header,
     literal,
     plans,
@@ -84,7 +84,7 @@ def _secret_help(plan: Plan) -> list[str]:
         pairs = " ".join(f"--from-literal={n}=…" for n in plan.needed)
         lines.append(f"  kubectl create secret generic {plan.name}-env {pairs}")
     if files := secret_files(plan):
-        pairs = shlex.join(f"--from-file={file_key(path)}={path}" for path in files.values())
+        pairs = shlex.join(f"--from-file={key}={path}" for path, key in file_keys(files).items())
         lines.append(f"  kubectl create secret generic {plan.name}-files {pairs}")
     return ["Before it is applied (values of secrets are in no file):", *lines] if lines else []
 
@@ -208,8 +208,9 @@ def _bare_pod(plan: Plan, options: Options) -> dict[str, Any]:
     if plan.workers == "auto":
         resources.setdefault("limits", {})["cpu"] = cpu  # what "auto" counts
     files = secret_files(plan)
+    keys = file_keys(files)
     mounts = [
-        {"name": "files", "mountPath": inside, "subPath": file_key(path), "readOnly": True}
+        {"name": "files", "mountPath": inside, "subPath": keys[path], "readOnly": True}
         for inside, path in files.items()
     ]
     # a key that everybody may read is refused: the group is the pod's own

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from typing import Any
 
 from pyworker.config.schema import AppConfig, RunConfig
@@ -15,11 +14,12 @@ from pyworker.export.plan import (
     Options,
     Plan,
     comment,
-    file_key,
+    file_keys,
     header,
     plans,
     schedule,
     tls_loss,
+    word,
 )
 
 Block = tuple[str, dict[str, Any]]  # 'service', or 'job "api"'; a value that is a list of Blocks is nested
@@ -41,7 +41,7 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
             )
         if plan.app.cron:
             more.append(f"{name}: cron is in local time here; there it is UTC (or periodic.time_zone)")
-        wanted = [*plan.needed, *(f"{_item(path)} (the content of {path})" for path in plan.files.values())]
+        wanted = [*plan.needed, *(f"{word(key)} (the content of {path})" for path, key in _keys(plan).items())]
         if wanted:
             more.append(f"{name}: put {', '.join(wanted)} into the Nomad variable nomad/jobs/{plan.name}")
         text = comment(header("nomad", [plan], tuple(more)))
@@ -59,7 +59,7 @@ def job(plan: Plan, options: Options) -> Block:
         "ports": None if ends else [*(f"p{p}" for p in plan.ports), "probe"],
         "readonly_rootfs": True,
         "cap_drop": ["all"],
-        "volumes": [f"secrets/{file_key(path)}:{inside}:ro" for inside, path in plan.files.items()] or None,
+        "volumes": [f"secrets/{_keys(plan)[path]}:{inside}:ro" for inside, path in plan.files.items()] or None,
     }
     task: dict[str, Any] = {
         "driver": "docker",
@@ -139,15 +139,14 @@ def _templates(plan: Plan) -> list[Block]:
     if plan.needed:
         lines = "".join(f"{n}={{{{ .{n} | toJSON }}}}\n" for n in plan.needed)
         found.append(template(f"\n{lines}", destination="secrets/env", env=True))
-    for path in plan.files.values():
-        key = file_key(path)
-        found.append(template(f"{{{{ .{_item(path)} }}}}", destination=f"secrets/{key}"))
-    return found
+    # a template can ask for words only
+    files = [template(f"{{{{ .{word(key)} }}}}", destination=f"secrets/{key}") for key in _keys(plan).values()]
+    return [*found, *files]
 
 
-def _item(path: str) -> str:
-    """The name that a file's content has in the variable: a template can ask for words only."""
-    return re.sub(r"\W", "_", file_key(path), flags=re.ASCII)
+def _keys(plan: Plan) -> dict[str, str]:
+    """The name of each file, beside those of the variables and of the file that they are written to."""
+    return file_keys(plan.files, ("env", *plan.needed))
 
 
 def hcl(block: Block, indent: int = 0) -> str:

@@ -279,10 +279,22 @@ def secret_files(plan: Plan) -> dict[str, str]:
     return {**plan.files, **{_inside(plan.app, path): at_hand(plan.app, path) for path in paths}}
 
 
-def file_key(path: str) -> str:
-    """Return the name that a file has in a secret: one with two dots before it is none for Kubernetes."""
-    key = re.sub(r"[^A-Za-z0-9._-]+", "_", path).lstrip("_")
-    return f"_{key}" if key.startswith("..") else key
+def file_keys(files: dict[str, str], taken: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return the name that each of these files has in a secret, by its path: as a `word`, too, no other has it."""
+    found: dict[str, str] = {}
+    for path in dict.fromkeys(files.values()):
+        key = re.sub(r"[^A-Za-z0-9._-]+", "_", path).lstrip("_")
+        if key.startswith(".."):  # which is none for Kubernetes
+            key = f"_{key}"
+        while word(key) in map(word, (*taken, *found.values())):
+            key += "-2"
+        found[path] = key
+    return found
+
+
+def word(key: str) -> str:
+    """Return the name that a file has where only words are names."""
+    return re.sub(r"\W", "_", key, flags=re.ASCII)
 
 
 def header(engine: str, plan_list: list[Plan], more: tuple[str, ...] = ()) -> list[str]:

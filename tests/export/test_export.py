@@ -574,6 +574,22 @@ def test_a_file_outside_of_the_folder_has_a_name_that_a_secret_may_have(tmp_path
     assert {mount["subPath"] for mount in pod["containers"][0]["volumeMounts"]} == set(keys)
 
 
+def test_no_two_files_have_one_name_in_a_secret(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text('[app]\nname = "a"\ntarget = "a:b"\nenv_file = ["a/b.env", "a_b.env", "a-b.env", "env"]\nenv = { X = "${ENV}" }\n')
+    kubernetes = export(file, "kubernetes")["a.yaml"]
+    keys = dict(word.removeprefix("--from-file=").split("=") for word in kubernetes.split() if word.startswith("--from-file="))
+    assert sorted(keys.values()) == ["a-b.env", "a/b.env", "a_b.env", "env"]
+    (pod,) = [d["spec"]["template"]["spec"] for d in parsed(kubernetes) if d["kind"] == "Deployment"]
+    assert {m["subPath"]: m["mountPath"] for m in pod["containers"][0]["volumeMounts"]} == {k: f"/app/{p}" for k, p in keys.items()}
+    nomad = export(file, "nomad")["a.nomad.hcl"]
+    written = re.findall(r'destination = "secrets/(.*)"', nomad)
+    assert len(set(written)) == 5
+    asked = re.findall(r"{{ \.(\w+) ", nomad)
+    assert len(set(asked)) == 5
+    assert set(re.findall(r'"secrets/([^"]*):/app/', nomad)) == set(written) - {"env"}
+
+
 def test_a_share_of_the_memory_is_no_number_of_bytes(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "app.toml"
     file.write_text('[app]\nname = "a"\ntarget = "a:b"\nworkers = 2\nlimits.memory = "auto"\n')
