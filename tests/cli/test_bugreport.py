@@ -66,3 +66,17 @@ def test_of_an_environment_the_report_has_the_names_and_of_an_address_no_passwor
     assert '{"api": {"target": "shop:app", "state": "redis://:***@h/0"}, "env": ["API_KEY", "GREETING"]}' in text
     assert '"name": "api", "state": ' in text
     assert "w0rds" not in text
+
+
+def test_of_a_report_as_json_the_checks_are_masked_too(home: str) -> None:
+    failed = {"message": "no answer of redis://:w0rds@h/0", "hint": "API_KEY=w0rds pyworker start"}
+    apps = [{**app, "state": "failed", "last_failure": failed} for app in documents.ps()["apps"]]
+    answers = {
+        "status": replies({"version": __version__, "pid": 1}),
+        "ps": replies({**documents.ps(), "apps": apps}),
+        "config": replies({"apps": []}),
+    }
+    with FakeControl(home, answers):
+        result = run("doctor", "--report", "--json", home=home).out
+    assert "API_KEY=*** pyworker start" in [check["fix"] for check in json.loads(result)["checks"]]
+    assert "w0rds" not in result

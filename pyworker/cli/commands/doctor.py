@@ -59,6 +59,8 @@ def cmd(settings: Settings, report: bool) -> int:
     """
     facts = _facts(settings)
     checks = [found for check in _CHECKS for found in check(settings, facts)]
+    if report:
+        checks = [Found(*map(bugreport.masked, found)) for found in checks]
     is_fine = not any(c.status == "fail" for c in checks)
     text = bugreport.report(settings, facts, checks) if report else ""
     if settings.json:
