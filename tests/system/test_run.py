@@ -78,11 +78,12 @@ def test_who_may_kill_it_too_soon_is_told_how_long_a_stop_takes(homeless: Pywork
 
 def test_how_long_a_stop_takes_counts_what_stops_one_after_another(homeless: Pyworker) -> None:
     homeless.environ.pop("INVOCATION_ID", None)
-    text = '[apps.db]\ncommand = ["sleep", "100"]\n[apps.job]\ncommand = ["true"]\nrestart = "never"\ndepends_on = "db"\n'
+    text = '[apps.db]\ncommand = ["sleep", "100"]\n[apps.job]\ncommand = ["true"]\nrestart = "never"\ndepends_on = "db"\nstop.drain_timeout = "29.5s"\n'
     homeless.write("app.toml", text)
     with foreground(homeless, "app.toml", "--only", "job", "--once") as one:
         assert one.ends() == 0
-        assert "a stop takes up to 83 s; give docker --stop-timeout 88" in one.err  # 2 x (30 + 10), and 3 between them
+        # 30 + 10, 29.5 + 10, and 3 between them; docker takes whole seconds
+        assert "a stop takes up to 82.5 s; give docker --stop-timeout 88, or" in one.err
 
 
 def test_a_stdout_that_nobody_reads_keeps_no_stop_from_its_end_in_time(homeless: Pyworker) -> None:

@@ -6,6 +6,7 @@ the apps' fate. A config with a mistake in it ends here, before anything is star
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -134,7 +135,7 @@ def _say_how_long(found: Startable, lame_duck: float) -> None:
 
     longest = longest_stop(_with_what_they_need(found)) + lame_duck
     if longest > _DOCKER_GRACE:
-        needed = f"{longest + _MARGIN:g}"
+        needed = math.ceil(longest + _MARGIN)  # neither takes a fraction
         render.note(
             f"pyworker: a stop takes up to {longest:g} s; give docker --stop-timeout {needed}, "
             f"or terminationGracePeriodSeconds: {needed}"
