@@ -53,7 +53,8 @@ class Log:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._fd = open_file(path)
+        self.refused: dict[str, PermissionError] = {}  # files that may not be opened: they are passed over
+        self._fd = self._open(path)
         self._at = 0  # where `more` goes on
         self._before: list[str] = []
         if self._fd is not None:
@@ -71,6 +72,19 @@ class Log:
             os.close(self._fd)
             self._fd = None
 
+    def _open(self, path: str) -> int | None:
+        try:
+            return open_file(path)
+        except PermissionError as error:
+            self.refused[path] = error
+            return None
+
+    def _if_allowed(self, path: str, lines: Iterator[bytes]) -> Iterator[bytes]:
+        try:
+            yield from lines
+        except PermissionError as error:
+            self.refused[path] = error
+
     # ---- the past -----------------------------------------------------------------------------------
     def backwards(self) -> Iterator[bytes]:
         """Yield the lines that were there when the log was opened, the newest first, older files too."""
@@ -78,16 +92,16 @@ class Log:
             yield from backwards(self._fd, self._end)
         for path in self._before:
             if path.endswith(".gz"):
-                yield from reversed(list(_forwards(path)))
+                yield from reversed(list(self._if_allowed(path, _forwards(path))))
             else:
-                yield from last_first(path)
+                yield from self._if_allowed(path, last_first(path))
 
     def forwards(self, since: float) -> Iterator[bytes]:
         """Yield these lines oldest first, without files last written before `since` (seconds of the epoch)."""
         for path in reversed(self._before):
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(path).st_mtime >= since:
-                    yield from _forwards(path)
+                    yield from self._if_allowed(path, _forwards(path))
         if self._fd is not None:
             with open(f"/proc/self/fd/{self._fd}", "rb") as file:  # by its fd: it may have been renamed
                 yield from _split(file, self._end)
@@ -129,7 +143,7 @@ class Log:
 
     def _read(self) -> bytes:
         if self._fd is None:
-            self._fd = open_file(self.path)
+            self._fd = self._open(self.path)
             if self._fd is None:
                 return b""
         data = os.pread(self._fd, _TURN, self._at)
@@ -173,7 +187,7 @@ class Log:
         if self._lost and not self._last:
             self._last = next(backwards(self._fd, self._at), b"")
         self.close()
-        self._fd = open_file(following)
+        self._fd = self._open(following)
         self._at = 0
         if following.endswith(".gz") and self._fd is not None:
             self._unpacked = _unzipped(f"/proc/self/fd/{self._fd}")  # by its fd: it may be renamed

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pyworker.cli import eventlog, logfiles, render
+from pyworker.cli.files import cannot
 from pyworker.cli.homes import apps_wanted
 from pyworker.cli.logview import Choice, Entry, Joiner, View, entry, local, merge
 from pyworker.cli.options import Settings
@@ -58,6 +59,7 @@ class Reader:
         self._event_log = logfiles.Log(os.path.join(self._home, EVENTS_FILE))
         self._out = sys.stdout.buffer
         self.has_shown = False
+        self._refused: set[str] = set()
         self._events = events
         self._began = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
         self._find(start=True)
@@ -100,11 +102,20 @@ class Reader:
             event = next(events, None)
         self._out.flush()
 
+    def refused(self) -> list[PyworkerError]:
+        """Return of each file that may not be opened, once, the error that says so: the others are shown."""
+        found = {path: error for log in self._logs.values() for path, error in log.refused.items()}
+        errors = [cannot("open", path, error) for path, error in found.items() if path not in self._refused]
+        self._refused.update(found)
+        return errors
+
     def follow(self) -> None:
         """Print what is added until Ctrl-C, or until nobody reads it."""
         quiet_since: float | None = None
         while True:
             self._find(start=False)
+            for error in self.refused():
+                render.note(f"{error.message}; {error.hint}")
             batches = [self._added(log) for log in self._logs.values()]
             events = [v for line in self._event_log.more() if (v := self._event(line)) is not None]
             if any(batches) or events:

@@ -267,9 +267,9 @@ def test_damaged_files_are_read_as_far_as_possible(home: Path) -> None:
 class Follower:
     """`pyworker logs -f` and what it has printed so far."""
 
-    def __init__(self, home: Path, *args: str) -> None:
+    def __init__(self, home: Path, *args: str, before: tuple[str, ...] = ()) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pyworker", "logs", "-f", *args],
+            [sys.executable, *before, "-m", "pyworker", "logs", "-f", *args],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(str(home)), start_new_session=True,
         )  # fmt: skip
         assert self.process.stdout is not None
@@ -295,8 +295,8 @@ class Follower:
 def follow(home: Path) -> Iterator[Callable[..., Follower]]:
     made: list[Follower] = []
 
-    def start(*args: str) -> Follower:
-        made.append(Follower(home, *args))
+    def start(*args: str, before: tuple[str, ...] = ()) -> Follower:
+        made.append(Follower(home, *args, before=before))
         return made[-1]
 
     yield start
@@ -318,6 +318,34 @@ def test_follow_starts_with_ten_lines_goes_on_and_ends_silently_at_ctrl_c(
     view.wait_for(b"api.1 \xe2\x94\x82 new\n")
     code, err = view.end()
     assert (code, err) == (130, b"")
+
+
+# root opens everything, until it has lost CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+AS_ANYBODY = (
+    "-c",
+    "import ctypes, os, sys; prctl = ctypes.CDLL(None).prctl; prctl(24, 1); prctl(24, 2)\n"
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])",
+)
+
+
+def test_a_file_that_may_not_be_opened_hides_no_other(home: Path, follow: Callable[..., Follower]) -> None:
+    log(home, record(1, "old"), app="web", suffix=".1")
+    log(home, record(2, "fine"), app="web")
+    log(home, record(3, "hidden"))
+    for name in ("web.log.1", "api.log"):
+        (home / "logs" / name).chmod(0)
+    for more in ((), ("--since", "2026-01-02"), ("-e", "x")):
+        command = [sys.executable, *AS_ANYBODY, "-m", "pyworker", "logs", *more]
+        done = subprocess.run(command, env=environment(str(home)), capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, messages(done.stdout)) == (1, ["fine"]), done.stderr
+        assert all(f"/logs/{name}: Permission denied" in done.stderr for name in ("web.log.1", "api.log"))
+        assert f"ls -ld {home}/logs/" in done.stderr
+    view = follow(before=AS_ANYBODY)
+    view.wait_for(b"fine")
+    (home / "logs" / "api.log").chmod(0o600)
+    view.wait_for(b"hidden")
+    _, err = view.end()
+    assert err.count(b"api.log: Permission denied") == 1, err
 
 
 def test_follow_ends_when_nobody_reads_it_and_not_at_the_next_line(home: Path, follow: Callable[..., Follower]) -> None:

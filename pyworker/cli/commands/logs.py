@@ -124,6 +124,10 @@ def cmd(
     gc.enable()
     try:
         reader.past(count, since, until)
+        if not follow and (refused := reader.refused()):
+            for error in refused[1:]:
+                render.note(error.message)
+            raise refused[0]
         if not reader.has_shown and not previous and (workers := [n for n in names if _WORKER.search(n)]):
             with contextlib.suppress(DaemonAway):  # nobody knows then which there are
                 apps_now(settings.home, settings.timeout, workers)
