@@ -30,6 +30,11 @@ def or_activated(hint: str, cwd: str) -> str:
             other = f"{tool} keeps this project's environment elsewhere, and the app has pyworker's own Python"
             there = "" if _is_here(cwd) else f"cd {shlex.quote(cwd)} && "
             return f"{other}: set python to what this says: {there}{says}\n{hint}"
+    if _names(hint, sys.prefix) and os.path.exists(os.path.join(sys.prefix, "uv-receipt.toml")):  # of uv tool install
+        own = shlex.quote(os.path.join("" if _is_here(cwd) else cwd, ".venv"))
+        step = hint.removeprefix("install it: ").replace(shlex.quote(sys.prefix), own)
+        lost = "the app has pyworker's own Python, and uv tool upgrade takes out what is added to that"
+        return f"{lost}: give it one of its own: uv venv {own} && {step}"
     return hint
 
 
