@@ -98,7 +98,8 @@ def test_a_roll_back_leaves_nothing_of_the_generation_that_was_given_up_but_why(
         (State.DRAINING, {}, [20.0, 0.0]),  # by the commit; by the roll-back, by which its time is over
         (State.READY, {}, []),
         (State.STOPPING, {}, []),
-        (State.DRAINING, {"target": None, "script": "run.py"}, []),  # which listens no more
+        (State.DRAINING, {"target": None, "script": "run.py"}, [20.0, 0.0]),
+        (State.DRAINING, {"target": None, "command": ("./run",)}, []),  # which hears nothing
     ],
 )
 def test_those_that_drain_already_are_told_the_time_that_a_commit_or_a_roll_back_brings(
