@@ -104,6 +104,11 @@ def test_a_program_has_a_port_once_unless_it_shares_it_or_has_closed_it() -> Non
         first.close()
         sharing.close()
         assert shared.adopt(second, address)
+        with shared.exchange(second, lambda blank: blank) as wrapped, socket.socket() as third:
+            with pytest.raises(OSError, match="Address already in use"):
+                shared.adopt(third, address)
+            shared.shut(wrapped)
+            assert shared.adopt(third, address)
         for fd in (shared._wake_reader, shared._wake_writer):
             os.close(fd)
 
