@@ -13,11 +13,11 @@ import json
 import os
 import socket
 import struct
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Self
 
 from pyworker import __version__
+from pyworker.cli.deadline import LOOK, Deadline
 from pyworker.cli.homes import apps_wanted, home_of
 from pyworker.errors import NO_DESCRIPTOR, WANTING, Exit, PyworkerError
 from pyworker.protocol.names import (
@@ -290,10 +290,10 @@ class Call:
         except (BrokenPipeError, ConnectionResetError):
             pass  # refused before it was read whole: the reason is there to be read
 
-    def answers(self, tick: float | None, deadline: float | None) -> Iterator[dict[str, Any] | Answer | None]:
+    def answers(self, tick: float | None, deadline: Deadline | None) -> Iterator[dict[str, Any] | Answer | None]:
         """Yield each event (a dict), None after each `tick` seconds without one, and the Answer last.
 
-        Raises RefusedError; Lost at end-of-file; TimeoutError when `deadline` (time.monotonic) has passed.
+        Raises RefusedError; Lost at end-of-file; TimeoutError when `deadline` has passed.
         """
         while True:
             line = self._line(tick, deadline)
@@ -312,9 +312,9 @@ class Call:
                 case other:
                     raise self._stranger(f"it sent {str(other)[:40]!r}")
 
-    def _line(self, tick: float | None, deadline: float | None) -> bytes | None:
+    def _line(self, tick: float | None, deadline: Deadline | None) -> bytes | None:
         while (end := self._buffer.find(b"\n")) < 0:
-            left = None if deadline is None else deadline - time.monotonic()
+            left = None if deadline is None else min(deadline.left(), LOOK)
             if left is not None and left <= 0:
                 raise TimeoutError
             self._sock.settimeout(left if tick is None else tick if left is None else min(tick, left))
@@ -359,11 +359,11 @@ class Call:
 def ask(home: str, request: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
     """Send a request that only reads and return its reply's body. Asked again once if the daemon dies meanwhile."""
     seconds = ANSWER_TIME if timeout is None else timeout
-    deadline = time.monotonic() + seconds
+    deadline = Deadline(seconds)
     try:
         return _ask_once(home, request, seconds, deadline)
     except Lost:  # the socket outlives the daemon: its successor answers
-        return _ask_once(home, request, seconds, deadline if timeout is not None else time.monotonic() + seconds)
+        return _ask_once(home, request, seconds, deadline if timeout is not None else Deadline(seconds))
 
 
 def ps(names: Iterable[str] = (), **wants: bool) -> dict[str, Any]:
@@ -382,9 +382,9 @@ def apps_now(home: str, timeout: float | None = None, names: Iterable[str] = (),
     return apps
 
 
-def _ask_once(home: str, request: dict[str, Any], seconds: float, deadline: float) -> dict[str, Any]:
+def _ask_once(home: str, request: dict[str, Any], seconds: float, deadline: Deadline) -> dict[str, Any]:
     try:
-        return perform(home, request, lambda event: None, None, deadline - time.monotonic()).body
+        return perform(home, request, lambda event: None, None, deadline).body
     except TimeoutError:
         raise Silent(home, seconds) from None
 
@@ -393,13 +393,13 @@ Listener = Callable[["dict[str, Any] | None"], None]
 
 
 def perform(
-    home: str, request: dict[str, Any], on_event: Listener, tick: float | None, timeout: float | None
+    home: str, request: dict[str, Any], on_event: Listener, tick: float | None, timeout: Deadline | float | None
 ) -> Answer:
     """Send a request that does something; `on_event` gets each event, and None after each `tick` seconds without.
 
     Raises TimeoutError after `timeout` seconds; what was asked goes on all the same.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = Deadline(timeout) if isinstance(timeout, (int, float)) else timeout
     with Call(home, request) as call:
         for answer in call.answers(tick, deadline):
             if isinstance(answer, Answer):

@@ -24,6 +24,7 @@ from typing import NoReturn
 import pyworker
 from pyworker.cli import render
 from pyworker.cli.client import DaemonAway, apps_now, connect
+from pyworker.cli.deadline import LOOK, Deadline
 from pyworker.cli.homes import unreadable
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import names_in_words
@@ -45,13 +46,13 @@ def ensure_daemon(home: str, starting: Callable[[], None] = lambda: None) -> int
 
     `starting` is called when there is none.
     """
-    deadline = time.monotonic() + START_TIME
+    deadline = Deadline(START_TIME)
     started = 0
     while True:
         try:
             connect(home).close()
         except DaemonAway:
-            if time.monotonic() > deadline:
+            if deadline.left() < 0:
                 raise _too_slow(home) from None
         else:
             return started
@@ -157,7 +158,7 @@ def _cannot_run(error: OSError) -> PyworkerError:
     return PyworkerError(message, hint=hint, code="unavailable")
 
 
-def _start(home: str, deadline: float) -> int:
+def _start(home: str, deadline: Deadline) -> int:
     """Start a guardian; return its pid once it answers, 0 when another holds the home."""
     check_kernel()
     check_installation()
@@ -186,11 +187,13 @@ def _start(home: str, deadline: float) -> int:
                 os.close(fd)
 
 
-def _read(fd: int, deadline: float) -> bytes:
+def _read(fd: int, deadline: Deadline) -> bytes:
     answer = b""
     while not answer.endswith(b"\n"):
-        if not ready(fd, select.POLLIN, max(0.0, deadline - time.monotonic())):
+        if (left := deadline.left()) < 0:
             break
+        if not ready(fd, select.POLLIN, min(left, LOOK)):
+            continue
         data = os.read(fd, 65536)
         if not data:
             break

@@ -6,9 +6,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from tests.cli import documents
 from tests.support.cli import run
 from tests.support.control import crowded
 from tests.support.fake_control import CLOSE, HANG, FakeControl, refuses, replies
+from tests.support.wait import wait_until
 
 
 def test_the_protocol_number_is_the_declared_one() -> None:
@@ -34,6 +37,26 @@ def test_a_daemon_that_is_long_about_an_upgrade_is_asked_again(home: str, monkey
     with FakeControl(home, {"status": lambda _: [HANG]}):
         assert daemon._status(home) == {}
         daemon._check_there(home, {})  # it is there
+
+
+def test_a_time_in_which_all_stood_still_is_no_silence_of_the_daemon(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+    still = 0.0
+
+    def monotonic() -> float:
+        looks.append(time.monotonic() + still)
+        return looks[-1]
+
+    def thaw(_: object) -> list[Reply]:
+        nonlocal still
+        still = 70.0
+        wait_until(lambda: looks[-1] - looks[0] >= still, what="a look at the clock")
+        return [Reply(True, {"pid": 1})]
+
+    monkeypatch.setattr("pyworker.cli.deadline.time", SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr(client, "LOOK", 0.01)
+    with FakeControl(home, {"status": thaw}):
+        assert client.ask(home, {"type": "status"}) == {"pid": 1}
 
 
 def test_a_view_outlasts_the_time_in_which_a_daemon_that_hangs_is_replaced() -> None:

@@ -15,6 +15,7 @@ import click
 from pyworker.cli import client, render
 from pyworker.cli.asking import confirm
 from pyworker.cli.client import ANSWER_TIME, DaemonAway, Lost, Silent, apps_now, ask, connect, perform
+from pyworker.cli.deadline import Deadline
 from pyworker.cli.options import Settings, common, option, say
 from pyworker.cli.units import openrc_keeps
 from pyworker.errors import Exit, PyworkerError
@@ -28,6 +29,7 @@ _PAUSE = 0.02  # seconds between two looks
 _END_TIME = 2.0  # for a guardian that answers no more
 _PARTS = ("guardian", "daemon", "logger")
 _LOOK = 0.5  # seconds for an answer of whoever may be there
+_TURN = 15.0  # seconds for one look at who is there, at most
 _SAY = 2.0  # seconds after the end of the apps until it is said why the end of the rest is waited for
 _STOP_TIME = 120.0  # seconds for a stop whose apps need no more
 
@@ -157,13 +159,13 @@ def _carry_out(settings: Settings, force: bool, before: dict[str, Any]) -> int:
     from pyworker.cli.launch import own_python
 
     seconds = _UPGRADE_TIME if settings.timeout is None else settings.timeout
-    deadline = time.monotonic() + seconds
+    deadline = Deadline(seconds, _TURN)
     request = {"type": "upgrade", "python": own_python(), "force": force}
     body: dict[str, Any] = {}
     lost = False
     while not body:
         try:
-            body = perform(settings.home, request, _nothing, None, deadline - time.monotonic()).body
+            body = perform(settings.home, request, _nothing, None, deadline).body
         except (Lost, DaemonAway):  # killed over it: the next daemon knows nothing of an upgrade that had not begun
             lost = True
             time.sleep(_PAUSE)
@@ -189,10 +191,10 @@ def _carry_out(settings: Settings, force: bool, before: dict[str, Any]) -> int:
         ):
             break
         _check_there(settings.home, now)
-        if time.monotonic() > deadline:
+        if deadline.left() < 0:
             raise _not_upgraded(now or before, to, seconds)
         time.sleep(_PAUSE)
-    left = max(ANSWER_TIME, deadline - time.monotonic())
+    left = max(ANSWER_TIME, deadline.left())
     workers = sum(app["workers"]["total"] for app in apps_now(settings.home, left))
     words = ""
     if workers:
@@ -269,7 +271,7 @@ def _patience(status: dict[str, Any]) -> float:
 
 def _end(settings: Settings, now: bool, status: dict[str, Any], timeout: float) -> None:
     """Have it stop, and wait until nobody answers."""
-    deadline = time.monotonic() + timeout
+    deadline = Deadline(timeout, _TURN)
     guardian = status.get("guardian_pid")
     told = status.get("pid")
     have_ended = _shut_down(settings, now, deadline, timeout)
@@ -288,20 +290,19 @@ def _end(settings: Settings, now: bool, status: dict[str, Any], timeout: float) 
             if _is_stopped(guardian):
                 words = f"its guardian (pid {guardian}) is stopped (SIGSTOP): kill -CONT {guardian} lets it end"
             render.note(f"The apps have ended; {words}.")
-        if time.monotonic() > deadline:
+        if deadline.left() < 0:
             raise _guardian_hangs(settings, guardian) if _is_stopped(guardian) else _still_there(settings, timeout)
         time.sleep(0.02)
 
 
-def _shut_down(settings: Settings, now: bool, deadline: float, timeout: float) -> bool:
+def _shut_down(settings: Settings, now: bool, deadline: Deadline, timeout: float) -> bool:
     """Have the daemon stop all; return whether it has said that the apps have ended."""
     from pyworker.cli.operation import View
 
     view = View(settings)
     show = _nothing if settings.json else view.event
     try:
-        seconds = max(0.0, deadline - time.monotonic())
-        view.ended(perform(settings.home, {"type": "shutdown", "now": now}, show, view.tick, seconds))
+        view.ended(perform(settings.home, {"type": "shutdown", "now": now}, show, view.tick, deadline))
     except (Lost, DaemonAway):
         return False  # it may be gone before its answer was written; what counts is who is there then
     except TimeoutError:
