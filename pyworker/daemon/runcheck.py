@@ -17,7 +17,8 @@ from pyworker.errors import Exit
 from pyworker.unix.fds import read_whole
 from pyworker.unix.user import CannotDrop, drop_rights
 
-GRACE = 5  # seconds that the daemon has to end it first, with all that it has started
+# seconds that the daemon has to end it first, with all that it has started: it counts no time in which all stand still
+GRACE = 300
 
 
 def main(argv: list[str]) -> int:
