@@ -22,9 +22,9 @@ from pyworker.guardian.program import HUNG, Backoff, Program
 from pyworker.guardian.say import say
 from pyworker.guardian.signals import Signals
 from pyworker.guardian.store import FdStore
-from pyworker.guardian.watch import Watch
+from pyworker.guardian.watch import Handler, Watch
 from pyworker.policy.faults import Faults, place_of
-from pyworker.policy.pulse import stood_still
+from pyworker.policy.pulse import NOTICED, stood_still
 from pyworker.protocol import inherited, wire
 from pyworker.protocol import store as m
 from pyworker.protocol.names import DOES_NOT_END, GUARDIAN_DIED, NOT_STARTED
@@ -107,7 +107,7 @@ class Guardian:
                 self._watch_channel(running)
         is_first = True
         while not self._finished():
-            ready = self._watch.wait(0 if is_first else self._timeout(time.monotonic()))
+            ready = self._wait(0.0 if is_first else self._timeout(time.monotonic()))
             all_done = all([self._tried(handler) for handler in ready])  # noqa: C419  as in _turn
             all_done &= self._turn(time.monotonic())
             if not all_done:
@@ -119,6 +119,18 @@ class Guardian:
         if self._daemon.undying:
             keep.free(self._store)
         return self._code
+
+    def _wait(self, timeout: float) -> list[Handler]:
+        """Wait for what is ready. A time in which all may have stood still is none that anybody had to leave."""
+        began = time.monotonic()
+        ready = self._watch.wait(timeout)
+        late = time.monotonic() - began - timeout
+        if late > NOTICED:
+            for program in self._programs:
+                if program.kill_at is not None:
+                    program.kill_at += late
+            self._upgrade.by += late
+        return ready
 
     def _tried(self, step: Callable[..., None], *arguments: float) -> bool:
         """Do something; False when it failed. The next turn looks at all there is, and so may do it."""

@@ -117,6 +117,27 @@ def test_who_gives_no_sign_of_life_is_killed_but_not_for_a_moment_in_which_nobod
     assert child.asked == asked  # there is no way to ask it
 
 
+@pytest.mark.parametrize(("lasts", "left"), [(3.0, 27.0), (30.5, -0.5), (103.0, 27.0)])
+def test_a_time_in_which_nobody_ran_is_none_that_a_logger_had_to_write_its_last_lines(
+    monkeypatch: pytest.MonkeyPatch, lasts: float, left: float
+) -> None:
+    now = 100.0
+
+    def wait(timeout: float) -> list[object]:
+        nonlocal now
+        now += lasts
+        return []
+
+    logger: Any = Child("logger")
+    logger.kill_at = now + 30.0
+    guardian: Any = SimpleNamespace(
+        _watch=SimpleNamespace(wait=wait), _programs=[Child(), logger], _upgrade=SimpleNamespace(by=now + 30.0)
+    )
+    monkeypatch.setattr("pyworker.guardian.main.time", SimpleNamespace(monotonic=lambda: now))
+    Guardian._wait(guardian, min(lasts, 3.0 if lasts > 31 else 30.0))
+    assert (logger.kill_at - now, guardian._upgrade.by - now) == (left, left)
+
+
 def test_a_channel_that_cannot_be_read_now_is_not_closed_or_its_daemon_would_become_a_second_guardian(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
