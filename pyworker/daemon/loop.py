@@ -200,7 +200,7 @@ class Loop:
         # what is due by now comes after all that has come by now; if a callback takes long, what comes meanwhile is heard first
         now = self.clock()
         late = 0.0 if patience is None else now - began - patience
-        if late > NOTICED and began >= self._stood_still_at + SELDOM:
+        if late > NOTICED and now - late >= self._stood_still_at + SELDOM:
             self._stood_still_at = now
             # when it began is not known: of what was waited for some may have passed before
             self._put_off(late + min(patience or 0.0, late))

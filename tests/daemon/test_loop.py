@@ -422,6 +422,27 @@ def test_a_wait_in_which_the_machine_stood_still_leaves_who_is_waited_for_the_ti
     assert called[2:] == ["time is over"]
 
 
+def test_it_is_half_a_minute_from_one_standstill_to_the_next_also_where_the_wait_for_that_has_begun_before(
+    loop: Loop, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = iter((15.0, 29.0, 17.0))  # of 0, 29 and 2 seconds
+
+    class Frozen:
+        def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+            clock.now += next(waits)
+            return []
+
+        def close(self) -> None:
+            pass
+
+    still: list[float] = []
+    loop.on_stood_still = still.append
+    monkeypatch.setattr(loop, "_epoll", Frozen())
+    for timeout in (0.0, 29.0, 2.0):
+        loop.turn(timeout)
+    assert still == [15.0, 15.0 + 2.0]
+
+
 def test_where_each_wait_ends_late_time_is_over_all_the_same(
     loop: Loop, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
