@@ -28,7 +28,15 @@ from pyworker.worker.say import say
 Kind = Literal["import", "target", "engine", "config", "rights", "exec", "other"]
 MAX_TRACEBACK = 24 * 1024
 _WANTS_ARGUMENTS = "a factory that wants arguments: name a function without any that calls it, with factory = true"
-_OWN_SERVERS = {"aiohttp": "web.run_app(app)", "tornado": "app.listen(port)"}
+_SHARED = "; its workers share the port"
+_ONE = ", with workers = 1: it keeps its sessions in memory"
+_OWN_SERVERS = {
+    "aiohttp": ("web.run_app(app)", _SHARED),
+    "tornado": ("app.listen(port)", _SHARED),
+    "gradio": ("launch()", _ONE),
+    "panel": ("pn.serve()", _ONE),
+    "robyn": ("app.start()", ', with balance = "proxy": each worker listens on its own $PORT'),
+}
 
 
 @record
@@ -336,14 +344,14 @@ def _arguments(function: Any) -> int:
 
 
 def _interface(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]:
+    library = type(found).__module__.partition(".")[0]
+    if library in _OWN_SERVERS:
+        call, how = _OWN_SERVERS[library]
+        message = f'"{spec}" is an application of {library}, which serves it itself: it is neither ASGI nor WSGI'
+        raise TargetError("target", message, hint=f'script = "FILE.py", the file that calls {call}, instead{how}')
     if not callable(found):
         message = f'"{spec}" is {_article(found)}, which cannot be called'
         raise TargetError("target", message, hint="name the app object, like main:app")
-    library = type(found).__module__.partition(".")[0]
-    if library in _OWN_SERVERS:
-        message = f'"{spec}" is an application of {library}, which serves it itself: it is neither ASGI nor WSGI'
-        hint = f'script = "FILE.py", the file that calls {_OWN_SERVERS[library]}, instead; its workers share the port'
-        raise TargetError("target", message, hint=hint)
     looks = _detect(found, spec, app)
     wanted = app.interface
     if wanted == "auto":

@@ -84,6 +84,17 @@ class Application:
     __module__ = "aiohttp.web_app"
     def __call__(self): return self
 served_by_aiohttp = Application()
+class Interface:
+    __module__ = "gradio.interface"
+    def __call__(self, *inputs, api_name=None): ...
+served_by_gradio = Interface()
+class Column:
+    __module__ = "panel.layout.base"
+    def __call__(self, **params): ...
+served_by_panel = Column()
+class Robyn:
+    __module__ = "robyn"
+served_by_robyn = Robyn()
 """
 
 
@@ -130,6 +141,9 @@ def test_frameworks_are_recognized() -> None:
         ("kinds:wsgi", {"factory": True}, "import", "TypeError", "remove factory = true"),
         ("kinds:__name__", {"factory": True}, "target", "is not a function", "remove factory = true"),
         ("kinds:served_by_aiohttp", {}, "target", "an application of aiohttp", "web.run_app(app)"),
+        ("kinds:served_by_gradio", {}, "target", "an application of gradio", "calls launch(), instead, with workers = 1"),
+        ("kinds:served_by_panel", {}, "target", "an application of panel", "calls pn.serve(), instead, with workers = 1"),
+        ("kinds:served_by_robyn", {}, "target", "an application of robyn", 'with balance = "proxy"'),
         ("kindz:app", {}, "import", "there is no module kindz", 'did you mean "kinds"'),
         ("nowhere:app", {}, "import", "there is no module nowhere", "set cwd"),
         ("kinds.py:app", {}, "import", "there is no module kinds.py", 'target = "kinds:…"'),
