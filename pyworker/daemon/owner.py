@@ -25,6 +25,9 @@ _MAX_COMMAND = 120
 _MAX_ENV = 2**20
 _NEAR = 4  # generations: guardian, daemon, template; or guardian, npm, sh, node
 _DELETED = " (deleted)"  # what /proc says behind the path of a file that has none any more
+# "socket:[4711]" -> the oldest process that held it when all were looked at: some 5 µs for each descriptor of the machine, and
+# apps whose addresses are in use at a boot are tried again for as long as they are
+_holders: dict[str, int] = {}
 
 
 def user_name(uid: int, table: str = "/etc/passwd") -> str:
@@ -171,10 +174,24 @@ def _overlap(theirs: str, ours: str) -> bool:
 def _of_inodes(inodes: frozenset[int], uid: int) -> Owner:
     """Return the oldest process that holds one of the sockets: the master, not one of its children."""
     wanted = {f"socket:[{inode}]" for inode in inodes}
-    holders = [pid for pid in all_pids() if any(held in wanted for held in _held(pid))]
+    known = {_holders[name] for name in wanted & _holders.keys()}
+    holders = [pid for pid in known if not wanted.isdisjoint(_held(pid))]
+    if not holders:
+        _look_at_all(wanted)
+        holders = [_holders[name] for name in wanted & _holders.keys()]
     if not holders:
         return Owner(uid, inodes=inodes)
     return _of_process(max(holders, key=_age), uid, inodes)
+
+
+def _look_at_all(wanted: set[str]) -> None:
+    """Note who holds these sockets and, as they may be asked for next, all others that listen on a TCP port."""
+    wanted = wanted | {f"socket:[{inode}]" for *_, inode in _listening()}
+    _holders.clear()
+    for pid in all_pids():
+        for name in wanted.intersection(_held(pid)):
+            if name not in _holders or _age(pid) > _age(_holders[name]):
+                _holders[name] = pid
 
 
 def _of_process(pid: int, uid: int, inodes: frozenset[int]) -> Owner:

@@ -39,6 +39,26 @@ def test_who_listens_on_an_ipv4_address_by_an_ipv6_socket_is_found(host: str) ->
     assert found.pid == os.getpid()
 
 
+def test_not_all_processes_are_looked_at_again_for_each_address_that_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[None] = []
+    monkeypatch.setattr(owner, "all_pids", lambda: looks.append(None) or [os.getpid()])
+
+    def holder(port: int) -> int:
+        found = of_port("127.0.0.1", port)
+        assert found is not None
+        return found.pid
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.1", 0)) as second:
+        one, two = listener.getsockname()[1], second.getsockname()[1]
+        assert {holder(port) for port in (one, two, one, two)} == {os.getpid()}
+        assert len(looks) == 1
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[listener.fileno()]) as other:
+            monkeypatch.setattr(owner, "all_pids", lambda: [other.pid])
+            listener.close()
+            assert holder(one) == other.pid
+            other.communicate()
+
+
 def test_what_an_earlier_worker_has_left_on_a_port_is_found_without_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getppid", os.getpid)  # as the guardian, whose child it is by now
     with socket.create_server(("127.0.0.1", 0)) as listener:
