@@ -89,9 +89,11 @@ class _ClusterBinding(Binding):
     def __init__(self) -> None:
         super().__init__()
         self._asking = threading.Lock()  # one question at a time
-        self._answers: queue.SimpleQueue[Grant] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Grant] = queue.SimpleQueue()  # of one question
         self._question_seq = -1
         self._address: Address | None = None
+        self._left: dict[int, Address] = {}  # questions that a signal's handler has ended by an exception
+        self._book = threading.RLock()  # of these three
         self._keys: dict[str, Inbox | None] = {}
         self._queries: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._closed_keys: set[str] = set()
@@ -116,17 +118,28 @@ class _ClusterBinding(Binding):
         if channel is not None and channel.is_here:
             return Grant(errno.EDEADLK, "no callback in the thread of the channel can bind: it is to read the answer")
         with self._asking:
+            answers = self._answers = queue.SimpleQueue()  # first: the end of the channel is told to this one
             if self.ended or not process.connected:
                 return None
             process._process.start()
-            self._address = address
-            self._question_seq = next(_seq)  # before it is asked: the other thread may have the answer at once
-            _say({"act": "queryServer", **query}, self._question_seq)
-            grant = self._answers.get()
+            try:
+                with self._book:  # before it is asked: the other thread may have the answer at once
+                    self._address, self._question_seq = address, next(_seq)
+                _say({"act": "queryServer", **query}, self._question_seq)
+                grant = answers.get()
+            except BaseException:
+                self._leave_question()
+                raise
         if not grant.errno and grant.fd < 0 and grant.inbox is None:
             return None  # the primary is gone: nobody is there to share it with
         self._queries[address.family, address.type, address.host, address.port] = query
         return grant
+
+    def _leave_question(self) -> None:
+        with self._book:
+            if self._question_seq >= 0 and self._address is not None:
+                self._left[self._question_seq] = self._address
+            self._question_seq = -1
 
     def on_listen(self, sock: socket.socket) -> None:
         name: Any = sock.getsockname()
@@ -145,10 +158,19 @@ class _ClusterBinding(Binding):
     def received(self, message: dict[str, Any], handle: node.Handle | None) -> None:
         is_ours = message.get("cmd") == CMD
         if is_ours and isinstance(message.get("ack"), int):
-            if message["ack"] == self._question_seq:
-                self._question_seq = -1
+            with self._book:
+                left = self._left.pop(message["ack"], None)
+                asked_again = left is not None and left == self._address and self._question_seq >= 0
+                is_answer = asked_again or message["ack"] == self._question_seq
+                if is_answer:
+                    if asked_again:
+                        self._leave_question()
+                    self._question_seq = -1
+            if is_answer:
                 self._answered(message, handle)
                 return
+            if left is not None and handle is None and not message.get("errno"):
+                self._give_back(message.get("key"))
         elif is_ours and message.get("act") == "newconn":
             self._connection(message, handle)
             return
@@ -182,6 +204,12 @@ class _ClusterBinding(Binding):
             self._answers.put(Grant(inbox=inbox))
         else:
             self._answers.put(Grant())
+
+    def _give_back(self, key: Any) -> None:
+        """Nobody waits for this listener any more: connections would come that nobody takes."""
+        if isinstance(key, str) and (key not in self._keys or key in self._closed_keys):
+            with contextlib.suppress(ChannelClosedError):
+                _say({"act": "close", "key": key})
 
     def _connection(self, message: dict[str, Any], handle: node.Handle | None) -> None:
         seq, key = message.get("seq"), message.get("key")

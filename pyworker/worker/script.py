@@ -46,7 +46,10 @@ class Runtime(Binding):
         self._row = row
         self._stop_signal = getattr(signal, f"SIG{stop_signal}")
         self._lock = threading.Lock()  # one bind at a time, one answer each
-        self._answers: queue.SimpleQueue[Grant] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Grant] = (
+            queue.SimpleQueue()
+        )  # of one question: a signal's handler may have ended it
+        self._told_to_stop: Grant | None = None
         self._asks: Address | None = None
         self._reading = False
         self._said_ready = False
@@ -70,12 +73,15 @@ class Runtime(Binding):
                 )
                 return None
             self._start_reader()
-            self._asks = address
-            self._channel.send(Bind(_FAMILIES[address.family], address.host, address.port))
-            self._say_ready(serving=False)
-            grant = self._answers.get()
-            if grant.errno == errno.ECANCELED:
-                self._answers.put(grant)  # for who tries again, too
+            answers = self._answers = queue.SimpleQueue()
+            try:
+                self._asks = address
+                self._channel.send(Bind(_FAMILIES[address.family], address.host, address.port))
+                self._say_ready(serving=False)
+                grant = self._told_to_stop or answers.get()
+            except BaseException:
+                self._asks = None
+                raise
         if not grant.errno and grant.fd < 0:
             return None  # nobody is there any more to share it with
         if not grant.errno and not self.bound:
@@ -145,8 +151,9 @@ class Runtime(Binding):
         self._row[F.OPEN] = left = self.wait_for_connections(deadline)
         self._channel.send(Drained(0, left))
         os.kill(self._pid, self._stop_signal)
-        # one that takes the signal may wait inside bind, where nobody would answer any more
-        self._answers.put(Grant(errno.ECANCELED, "this worker was told to stop"))
+        # one that takes the signal may wait inside bind, or try it again, where nobody would answer any more
+        self._told_to_stop = Grant(errno.ECANCELED, "this worker was told to stop")
+        self._answers.put(self._told_to_stop)
 
 
 def _may_answer(asked: Address, fd: int) -> bool:

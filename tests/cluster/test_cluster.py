@@ -269,6 +269,53 @@ async def test_what_a_worker_that_is_stopped_had_not_taken_goes_to_another_when_
         assert int(await waiting) != second.process.pid
 
 
+@pytest.mark.parametrize("again", [True, False])
+@asynchronous
+async def test_the_answer_to_a_bind_that_the_handler_of_a_signal_has_ended_is_no_other_ones(tmp_path: Path, again: bool) -> None:
+    text = f"""
+import queue, signal, socket, sys
+from pyworker import process
+go = queue.SimpleQueue()
+process.on("message", lambda message, handle: go.put(message))
+def ring(*_):
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    raise TimeoutError
+signal.signal(signal.SIGALRM, ring)
+first, second, port, other = socket.socket(), socket.socket(), *map(int, sys.argv[1:])
+try: first.bind(("127.0.0.1", port))
+except TimeoutError: process.send("gave up")
+if {again}: first.bind(("127.0.0.1", port)); first.listen()
+else: go.get()
+second.bind(("127.0.0.1", other)); second.listen()
+process.send(second.getsockname()[1])
+while True:
+    for server in [first, second][{not again}:]:
+        with server.accept()[0] as client: client.recv(999)
+"""
+    (tmp_path / "server.py").write_text(text)
+    ports = [free_port(), free_port()]
+    made = cluster.Cluster()
+    made.setup_primary(tmp_path / "server.py", [*map(str, ports)])
+    worker = made.fork()
+    go_on, held = worker.process.on_internal, []
+    worker.process.on_internal = lambda value, handle: held.append((value, handle))
+    came = worker.process.messages()
+    try:
+        await eventually(lambda: held and held[-1][0]["act"] == "queryServer", "it asks")
+        gave_up = asyncio.ensure_future(anext(came))
+        await eventually(lambda: worker.process.kill("SIGALRM") and gave_up.done(), "it gives up")
+        worker.process.on_internal = go_on
+        for each in held:
+            go_on(*each)
+        worker.send("go on, that has been answered")
+        assert await anext(came) == ports[1]
+        for port in ports if again else ports[1:]:
+            assert await get(port) == ""
+        await eventually(lambda: len(made._primary.keys) == 1 + again, "nobody listens on what was given up")
+    finally:
+        await made.disconnect()
+
+
 @asynchronous
 async def test_what_a_worker_had_not_taken_when_it_closed_its_server_goes_to_another(tmp_path: Path) -> None:
     then = "if b'/close' in request: select.select([s], [], []); s.close(); signal.pause()"

@@ -363,6 +363,16 @@ def test_an_archive_that_python_runs_is_told_to_be_a_command(daemon: Any, folder
     assert d.reap(worker.pid) == 1
 
 
+def wait_read(worker: Peer) -> None:
+    """Wait until it has read what was sent before."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker.send(Check(), theirs.fileno())
+        theirs.close()
+        ours.settimeout(30)
+        assert ours.recv(1) == b""
+
+
 def test_answer_that_is_said_twice_is_not_taken_for_one_to_the_next_bind(daemon: Any, folder: Path) -> None:
     text = """
 import socket, sys
@@ -374,12 +384,7 @@ second.bind(("127.0.0.1", 1))
 """
     d, worker = serving(daemon, folder, text)
     worker.send(Bound(0), d.listeners[0].fileno())
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        worker.send(Check(), theirs.fileno())
-        theirs.close()
-        ours.settimeout(30)
-        assert ours.recv(1) == b""  # what was sent before has been read
+    wait_read(worker)
     with socket.create_connection(d.listeners[0].getsockname()):
         d.answer_bind(worker, errno=errno.EADDRINUSE)
         assert d.reap(worker.pid) == 1
@@ -408,6 +413,36 @@ print(second.getsockname()[1])
         worker.send(Bound(0), listener.fileno())
     assert d.reap(worker.pid) == 0
     assert worker.read_out() == b"%d\n" % ports[1]
+
+
+def test_answer_to_a_bind_that_the_handler_of_a_signal_has_ended_is_not_taken_for_the_one_to_another(
+    daemon: Any, folder: Path
+) -> None:
+    text = """
+import signal, socket, sys
+def ring(*_):
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    raise TimeoutError
+signal.signal(signal.SIGALRM, ring)
+first, second = socket.socket(), socket.socket()
+try:
+    first.bind(("127.0.0.1", int(sys.argv[1])))
+except TimeoutError:
+    print("gave up", flush=True)
+signal.sigwait([signal.SIGUSR1])
+second.bind(("127.0.0.1", 1))
+"""
+    text = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n" + text
+    d, [worker] = launch(daemon, folder, text)
+    worker.expect(Bind)
+    worker.expect(Ready)
+    wait_until(lambda: os.kill(worker.pid, signal.SIGALRM) or worker.read_out() == b"gave up\n", 30, "it to give up")
+    worker.send(Bound(0), d.listeners[0].fileno())
+    wait_read(worker)
+    os.kill(worker.pid, signal.SIGUSR1)
+    d.answer_bind(worker, errno=errno.EADDRINUSE)
+    assert d.reap(worker.pid) == 1
+    assert ADDRESS_IN_USE.encode() in worker.read_err()
 
 
 def test_script_that_raises_is_told_with_its_own_frames(daemon: Any, folder: Path) -> None:
