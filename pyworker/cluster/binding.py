@@ -142,7 +142,9 @@ class Binding:
             if grant is None or grant.errno:  # left over, or somebody else's; unless another worker has made one by now
                 now = os.lstat(path)
                 return (now.st_ino, now.st_ctime_ns) != (found.st_ino, found.st_ctime_ns)
-        except (OSError, TypeError, ValueError):  # unlink says it best
+        except (OSError, TypeError, ValueError) as error:  # unlink says it best
+            if isinstance(error, OSError) and error.errno is None:  # a TimeoutError of a signal's handler
+                raise
             return False
         self._files[where] = grant
         return True
@@ -304,7 +306,9 @@ class Binding:
                 scope = (*found[3:], *address[3:])  # of a link-local address: which link; in its text, or beside it
                 if any(scope):
                     host += f"%{socket.if_indextoname(next(filter(None, scope)))}"
-            except OSError:
+            except OSError as error:
+                if error.errno is None:  # as above
+                    raise
                 return None  # a name that does not resolve: the real bind says so best
         only6 = sock.family == socket.AF_INET6 and bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
         return Address(sock.family, sock.type, host, address[1], only6)

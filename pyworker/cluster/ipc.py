@@ -233,7 +233,9 @@ class _Channel:
                 if sent == 0:
                     break
             self._want_write(frame is not None)
-        except OSError:
+        except OSError as error:
+            if error.errno is None:  # a TimeoutError of a signal's handler
+                raise
             # The peer is gone. What it had still said is read before the end is told.
             self._want_write(False)
             self.connected = False
