@@ -448,10 +448,14 @@ class ThreadChannel(_Channel):
             time.sleep(0.002)
 
     def forked(self) -> None:
-        """In a process that this one forked: the channel is not its, and the thread is not there."""
+        """In a process that this one forked: the channel is not its, nor what is under way, and the thread is not there."""
         self.connected = False
         self._closed = self._end_told = True
         self.sock.close()
+        lost, fds = self.link.abandon()
+        close_all(fds)
+        for delivery in lost:  # else a connection that went to the other end is kept open here
+            delivery.close_copy()
         self._close_wake()
 
     def _tells_end(self) -> bool:

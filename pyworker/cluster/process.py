@@ -80,6 +80,8 @@ class _Process(Emitter, Receiver):
     def forked(self) -> None:
         """In a process that this one forked: the channel is not its."""
         self._make_locks()  # another thread may have had one
+        while self._waiting:  # nor is what came on it
+            handles.close(self._waiting.popleft()[1])
         if self.channel is not None:
             self.channel.forked()
             self.channel = None

@@ -18,7 +18,7 @@ import pytest
 from pyworker import child_process, process
 from pyworker.cluster.parent import ChildProcess
 from pyworker.cluster.process import _Process, _ToLoop
-from tests.cluster.helpers import Inbox, asynchronous, eventually
+from tests.cluster.helpers import Inbox, asynchronous, eventually, open_fds
 from tests.support.steps import acts_at
 from tests.support.wait import wait_until
 
@@ -340,3 +340,19 @@ def test_in_a_process_that_was_forked_no_lock_is_held_by_a_thread_that_is_not_th
     forked.set()
     thread.join()
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_process_that_was_forked_has_none_of_the_handles_and_messages_that_were_under_way() -> None:
+    before = open_fds()
+    ours, theirs = socket.socketpair()
+    going, coming = socket.socketpair()
+    heard: list[Any] = []
+    one = _Process()
+    one.attach(ours.detach(), files=True)
+    with theirs, going:
+        one.need().send("going", going)
+    one.on_message("coming", coming)
+    one.forked()
+    one.on("message", lambda *message: heard.append(message))
+    assert not heard
+    assert open_fds() == before
