@@ -168,6 +168,7 @@ def test_more_than_a_batch_is_started_directly_among_others_and_each_pid_is_told
     for n, each in enumerate(asked):
         assert each.started == [int(each.printed)]
         assert each.failed == []
+        each.channel.settimeout(60)  # its last copy is let go of after its pid was told
         assert bool(each.channel.recv(4096)) == (n % 7 == 3)  # Hello, of who has come from a fork
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
