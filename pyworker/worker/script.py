@@ -46,9 +46,8 @@ class Runtime(Binding):
         self._row = row
         self._stop_signal = getattr(signal, f"SIG{stop_signal}")
         self._lock = threading.Lock()  # one bind at a time, one answer each
-        self._answers: queue.SimpleQueue[Grant] = (
-            queue.SimpleQueue()
-        )  # of one question: a signal's handler may have ended it
+        # of one question: a signal's handler may have ended it
+        self._answers: queue.SimpleQueue[Grant] = queue.SimpleQueue()
         self._told_to_stop: Grant | None = None
         self._asks: Address | None = None
         self._reading = False
