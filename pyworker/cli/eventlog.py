@@ -122,7 +122,7 @@ def clock(stamp: str) -> str:
 
 
 def ago(stamp: str) -> str:
-    """Return how long ago a UTC stamp was: "3d 4h ago"."""
+    """Return how long ago a UTC stamp was: "3d 4h ago"; when it was, if that is to come (the clock was set back)."""
     from datetime import UTC, datetime
 
     from pyworker.cli.render import span
@@ -131,4 +131,4 @@ def ago(stamp: str) -> str:
         seconds = (datetime.now(UTC) - datetime.fromisoformat(stamp)).total_seconds()
     except (ValueError, TypeError):
         return clean(stamp)[:23]
-    return f"{span(seconds)} ago"
+    return f"{span(seconds)} ago" if seconds > -1 else clock(stamp)

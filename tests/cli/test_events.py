@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from pyworker.cli import eventlog
 from tests.support.cli import environment, run
 from tests.support.fake_control import CLOSE, HANG, FakeControl, event
 from tests.support.wait import wait_until
@@ -66,6 +68,12 @@ def test_the_past_is_shown_without_a_daemon(past: str) -> None:
 def test_events_are_picked(past: str, args: tuple[str, ...], seqs: list[int]) -> None:
     found = run("events", "--json", *args, home=past)
     assert [json.loads(text)["seq"] for text in found.out.splitlines()] == seqs
+
+
+def test_what_happened_before_the_clock_was_set_back_is_told_with_its_time_and_not_as_of_now() -> None:
+    now = datetime.now(UTC)
+    before, to_come = ((now + timedelta(seconds=seconds)).isoformat() for seconds in (-10_890, 90_000))
+    assert (eventlog.ago(before), eventlog.ago(to_come)) == ("3h 1m ago", eventlog.clock(to_come))
 
 
 def test_rotated_files_are_read_too(past: str) -> None:
