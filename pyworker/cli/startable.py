@@ -226,7 +226,9 @@ def _config_of(path: str, verb: str) -> str:
 
         found = load.find(path, {})
         if found is None:
-            raise _usage(f"there is no app.toml in {path}", f"pyworker {verb} MODULE:APP needs no file")
+            main = os.path.join(path, "__main__.py")
+            what = shlex.quote(main) if os.path.isfile(main) else "MODULE:APP"
+            raise _usage(f"there is no app.toml in {path}", f"pyworker {verb} {what} needs no file")
         return found
     if not os.path.exists(path):
         raise no_file(path)

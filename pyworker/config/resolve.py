@@ -203,7 +203,9 @@ def _file(cwd: str, name: str, key: Key, found: _Found) -> str:
     path = os.path.join(cwd, os.path.expanduser(name))
     if not os.path.isfile(path):
         problem = "is a folder" if os.path.isdir(path) else "does not exist"
-        found.add(key, f"names {name}, which {problem}", f"looked for {path}", "not_found")
+        main = os.path.isfile(os.path.join(path, "__main__.py"))
+        hint = f'Python runs its __main__.py: "{os.path.join(name, "__main__.py")}"' if main else f"looked for {path}"
+        found.add(key, f"names {name}, which {problem}", hint, "not_found")
     return path
 
 

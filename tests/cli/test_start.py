@@ -397,6 +397,15 @@ def test_without_anything_to_start_it_says_what_start_takes(home: str, tmp_path:
     assert "there is no app.toml in this folder" in found.err
 
 
+def test_a_folder_that_python_runs_is_started_by_its_file(home: str, folder: str) -> None:
+    Path(folder, "bot").mkdir()
+    for what in ("MODULE:APP", "./bot/__main__.py"):
+        found = run("start", "./bot", home=home, cwd=folder)
+        assert found.code == 2
+        assert f"there is no app.toml in ./bot\n  = help: pyworker start {what} needs no file" in found.err
+        Path(folder, "bot", "__main__.py").touch()
+
+
 def test_dry_run_checks_and_starts_nothing(home: str, folder: str) -> None:
     found = run("start", "-n", home=home, cwd=folder)
     assert found == (0, "would start api: shop.main:app, 2 workers, round-robin on 127.0.0.1:8000\n", "")

@@ -193,6 +193,14 @@ def test_what_is_not_there_is_named(tmp_path: Path, text: str, key: str, message
     assert message in problem.message
 
 
+def test_a_folder_that_python_runs_is_named_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "bot").mkdir()
+    (tmp_path / "bot" / "__main__.py").touch()
+    (problem,) = problems(tmp_path, '[app]\nscript = "bot"\n')
+    assert "which is a folder" in problem.message
+    assert problem.hint == 'Python runs its __main__.py: "bot/__main__.py"'
+
+
 @pytest.mark.parametrize("interpreter", ["/usr/bin/env python3", "/bin/sh\nexec python3 $0"])  # as pex --sh-boot makes it
 def test_a_program_in_an_archive_is_no_interpreter(tmp_path: Path, interpreter: str) -> None:
     """It would serve, in the place of the template."""
