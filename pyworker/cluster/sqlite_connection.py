@@ -69,15 +69,20 @@ class Connection:
                 self._removed += 1
             self._depth += 1
             try:
-                if self._db is None:
-                    self._db, found = _open(self.folder)
-                    self.file = (*found, self._removed)
-                    self.opened += 1
-                yield self._db
+                yield self._db or self._opened()
             except sqlite3.Error as error:
                 raise _explain(error, self.folder) from error
             finally:
                 self._depth -= 1
+
+    def _opened(self) -> sqlite3.Connection:
+        db, found = _open(self.folder)
+        if self._db is not None:  # the handler of a signal has opened it meanwhile
+            db.close()
+            return self._db
+        self._db, self.file = db, (*found, self._removed)
+        self.opened += 1
+        return db
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
