@@ -17,6 +17,7 @@ import pytest
 
 from pyworker.cli import client
 from pyworker.cli.commands import daemon
+from pyworker.errors import PyworkerError
 from pyworker.protocol import control
 from pyworker.protocol.control import Reply
 from pyworker.protocol.names import GUARDIAN_TITLE
@@ -121,6 +122,30 @@ def test_a_read_is_asked_again_when_the_daemon_dies(home: str) -> None:
     with FakeControl(home, {"ps": lambda _: next(answers)}) as daemon:
         assert run("ps", "-q", home=home).code == 0
     assert len(daemon.requests) == 2
+
+
+@pytest.mark.parametrize(("timeout", "deadlines"), [(None, [105.0, 165.0]), (3.0, [103.0, 103.0])])
+def test_a_read_that_is_asked_again_has_its_time_anew_unless_that_was_given(
+    timeout: float | None, deadlines: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[float] = []
+
+    def ask_once(_home: str, _request: object, _seconds: float, deadline: float) -> dict[str, Any]:
+        found.append(deadline)
+        if len(found) == 1:
+            raise client.Lost("it went away")
+        return {}
+
+    monkeypatch.setattr(client, "_ask_once", ask_once)
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=iter([100.0, 160.0]).__next__))
+    assert client.ask("/home", {}, timeout) == {}
+    assert found == deadlines
+
+
+def test_an_answer_that_does_not_end_is_not_kept(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MAX_ANSWER", 1000)
+    with FakeControl(home, {"ps": lambda _: [b"x" * 2000, HANG]}), pytest.raises(PyworkerError, match="a line without an end"):
+        client.ask(home, client.ps(), 60.0)
 
 
 def test_a_daemon_that_dies_each_time_is_unavailable(home: str) -> None:

@@ -103,30 +103,37 @@ def test_an_unknown_type_gets_a_suggestion(home: str) -> None:
     assert "app_started, app_stopped" in run("events", "--type", "zzz", home=home).err
 
 
-def test_follow_goes_on_where_the_file_ended_and_with_the_next_daemon(past: str) -> None:
+@pytest.mark.parametrize(
+    ("args", "shown"),
+    [(("-n", "1"), [4, 10, 11, 20, 21]), (("-n", "0"), [10, 11, 20, 21]), (("--type", "app_stopped"), [10, 20])],
+)
+def test_follow_goes_on_where_the_file_ended_and_with_the_next_daemon(past: str, args: tuple[str, ...], shown: list[int]) -> None:
     follows = iter([CLOSE, HANG])
 
     def follow(_request: Any) -> Iterator[Any]:
         found = event("api", None, "app_stopped")
-        found.event["seq"] = 5 + len(daemon.requests)
+        found.event["seq"] = 10 * len(daemon.requests)
         yield found
-        found.event["seq"] = 2  # an old one, sent again
+        yield found  # it is sent again, and so is an old one
+        found.event["seq"] = 2
+        yield found
+        found.event |= {"seq": 10 * len(daemon.requests) + 1, "type": "template_starting"}
         yield found
         yield next(follows)
 
     with FakeControl(past, {"follow": follow}) as daemon:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pyworker", "events", "-f", "--json", "-n", "1"],
+            [sys.executable, "-m", "pyworker", "events", "-f", "--json", *args],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(past), text=True,
         )  # fmt: skip
         assert process.stdout is not None
-        lines = [json.loads(process.stdout.readline())["seq"] for _ in range(3)]
+        lines = [json.loads(process.stdout.readline())["seq"] for _ in shown]
         wait_until(lambda: len(daemon.requests) == 2, what="the second follow")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
-    assert lines == [4, 6, 7]
+    assert lines == shown
     assert (process.returncode, out, err) == (130, "", "")
-    assert [request.since_seq for request in daemon.requests] == [4, 6]
+    assert [request.since_seq for request in daemon.requests] == [4, 11]
 
 
 def test_follow_says_of_each_loss_that_it_waits(past: str) -> None:

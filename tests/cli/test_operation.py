@@ -161,19 +161,21 @@ def test_busy_exits_with_75(home: str) -> None:
 @pytest.mark.parametrize(
     ("args", "action", "request_fields", "said"),
     [
-        (("stop", "api", "--now"), "stopped", {"selectors": ("api",), "now": True}, "api stopped 0.9s\n"),
-        (("restart", "api.2"), "restarted", {"selectors": ("api.2",)}, "api restarted: gen 1, 2/2 ready, 0.9s\n"),
+        (("stop", "api", "--now", "--no-wait"), "stopped", {"selectors": ("api",), "now": True, "wait": False}, "api stopped 0.9s\n"),
+        (("stop", "api.2"), "stopped", {"selectors": ("api.2",), "now": False, "wait": True}, None),
+        (("reload", "--abort", "--no-wait"), "aborted", {"selectors": ("all",), "wait": False}, None),
+        (("restart", "api.2", "--no-wait"), "restarted", {"selectors": ("api.2",), "wait": False}, "api restarted: gen 1, 2/2 ready, 0.9s\n"),
         (("delete", "api", "--logs"), "deleted", {"logs": True}, "api deleted\n"),
         (("rm", "api", "--no-wait"), "deleted", {"logs": False, "wait": False}, "api deleted\n"),
         (("scale", "api=8"), "scaled", {"changes": {"api": "8"}}, "api: 2 workers, 2/2 ready in 0.9s\n"),
         (("scale", "api", "-1", "w=auto"), "scaled", {"changes": {"api": "-1", "w": "auto"}}, None),
-        (("scale", "api", "+2"), "scaled", {"changes": {"api": "+2"}}, None),
+        (("scale", "api", "+2", "--no-wait"), "scaled", {"changes": {"api": "+2"}, "wait": False}, None),
     ],
 )  # fmt: skip
 def test_each_operation_sends_its_request_and_says_its_end(
     home: str, args: tuple[str, ...], action: str, request_fields: dict[str, Any], said: str | None
 ) -> None:
-    kind = {"rm": "delete"}.get(args[0], args[0])
+    kind = "abort" if "--abort" in args else {"rm": "delete"}.get(args[0], args[0])
     state = "stopped" if action == "stopped" else "running"
     beside = {"ps": replies({"apps": []}), "config": replies({"apps": []})}  # scale: what the files of its apps say
     with FakeControl(home, {kind: lambda _: [results.reply(action, state=state)], **beside}) as daemon:
@@ -380,6 +382,14 @@ def test_all_asks_on_a_terminal_and_refuses_without_one(home: str) -> None:
         assert run_on_terminal("stop", "all", home=home, during=answer("y")).code == 0
         assert run("stop", "all", "-y", home=home).code == 0
     assert sum(type(request).__name__ == "Stop" for request in daemon.requests) == 2
+
+
+@pytest.mark.parametrize("words", [("delete", "all"), ("delete", "api", "*"), ("stop", "*")], ids=" ".join)
+def test_what_concerns_everything_is_done_by_no_script_that_does_not_say_yes(home: str, words: tuple[str, ...]) -> None:
+    with FakeControl(home, {"ps": replies(documents.ps())}) as daemon:
+        found = [run(*words, home=home).code, run_on_terminal(*words, "--json", home=home).code]
+    assert found == [2, 2]
+    assert {type(request).__name__ for request in daemon.requests} == {"Ps"}
 
 
 def test_ctrl_c_leaves_the_view_and_the_terminal_clean(home: str) -> None:

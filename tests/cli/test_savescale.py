@@ -61,3 +61,13 @@ def test_a_folder_that_is_replaced_by_a_link_meanwhile_leads_to_no_other_file(tm
     assert (tmp_path / "other" / "app.toml").read_text() == "other"
     assert (tmp_path / "were" / "app.toml").read_text() == "apps changed"
     assert [len(os.listdir(tmp_path / folder)) for folder in ("other", "were")] == [1, 1]
+
+
+def test_what_came_into_the_place_of_the_file_is_neither_followed_nor_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("other")
+    (tmp_path / "app.toml").symlink_to("other")
+    with pytest.raises(OSError, match="symbolic link"):
+        savescale._change(str(tmp_path / "app.toml"), str.upper)
+    assert (tmp_path / "app.toml").is_symlink()
+    os.mkfifo(tmp_path / "b.toml")
+    assert savescale._change(str(tmp_path / "b.toml"), str.upper) is None

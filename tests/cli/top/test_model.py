@@ -133,6 +133,13 @@ def test_nothing_is_done_without_an_answer() -> None:
         press(made, "n")
 
 
+def test_one_less_than_no_workers_is_none() -> None:
+    made = model()
+    made.document["apps"][0]["workers"]["want"] = 0
+    assert press(made, "-", "y") is None
+    assert press(made, "+", "y") == Wish("scale", "api", 1)
+
+
 def test_sorting_goes_round_and_ends_as_it_was() -> None:
     made = model()
     by_number = [w["worker"] for w in made.pool(made.apps()[0])]
