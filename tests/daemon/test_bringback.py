@@ -201,6 +201,13 @@ def test_what_there_is_no_descriptor_for_waits_and_is_tried_until_there_is(world
     assert world.later() == []
 
 
+def test_what_waited_and_cannot_be_started_then_is_tried_again_as_any_other(world: World) -> None:
+    world.restores["api"] = NO_DESCRIPTOR
+    world.bring_back(API)
+    world.restores["api"] = "api: no module"
+    assert world.later() == [("restore", "api", {}, {}), ("again", "api", RESTORE_AGAIN), "save"]
+
+
 @pytest.mark.parametrize("by", ["shutdown", "start", "delete"])
 def test_what_waits_is_not_tried_any_more_when_somebody_has_decided_otherwise(world: World, by: str) -> None:
     world.restores["api"] = NO_DESCRIPTOR

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from pyworker.config.address import Address
+from pyworker.config.schema import AppConfig
+from pyworker.daemon import listening as module
 from pyworker.daemon.app import Listener
 from pyworker.daemon.listener import ListenFailed, bound_to, open_listener
 from pyworker.daemon.listening import Listening, why_unreachable
@@ -55,17 +57,28 @@ class Bound:
         return self._name
 
 
-def test_a_listener_on_a_network_interface_that_was_made_anew_is_said_to_be_out_of_reach_and_not_used_again() -> None:
+def test_a_listener_on_a_network_interface_that_was_made_anew_is_said_to_be_out_of_reach_and_not_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def opened(*_: object, **__: object) -> None:
+        raise ListenFailed("a new one", hint="", code="")
+
+    monkeypatch.setattr(module, "open_listener", opened)
     interface = socket.if_indextoname(index := socket.if_nameindex()[0][0])
     address = Address("inet6", f"fe80::1%{interface}", 8000)
     app: Any = SimpleNamespace(name="api", listening=True, listeners={})
-    listening = Listening(SimpleNamespace())  # type: ignore[arg-type]
+    listening = Listening(SimpleNamespace(apps={}))  # type: ignore[arg-type]
+    monkeypatch.setattr(listening, "unused", lambda _: [])
+    generation: Any = SimpleNamespace(config=AppConfig("api"), resolved=SimpleNamespace(uid=None, gid=None, groups=(), users_own=False), listeners=())
     for number in (index, index + 1):
         sock: Any = Bound(f"fe80::1%{number}", 8000, 0, number)
         app.listeners = {0: Listener(0, address, sock)}
         assert listening.find(app, address) is (app.listeners[0] if number == index else None)
     again = "its network interface was made anew, and nobody can connect: pyworker reload api makes it again"
     assert why_unreachable(app, app.listeners[0]) == f"{address}: {again}"
+    app.generations = {}
+    with pytest.raises(ListenFailed, match="a new one"):
+        listening.open(app, address, generation)
     gone = replace(address, host="fe80::1%nosuch0")  # a new listener could not be had: the reload would be refused
     app.listeners = {0: Listener(0, gone, sock)}
     assert listening.find(app, gone) is app.listeners[0]

@@ -255,6 +255,21 @@ def test_a_home_that_is_removed_is_made_again_by_the_next_daemon(pw: Pyworker) -
     pw.ok("reload", "api")
 
 
+def test_a_home_that_is_moved_with_a_link_left_in_its_place_has_a_next_daemon_and_a_next_guardian(pw: Pyworker) -> None:
+    pw.api(ASGI)
+    pw.ok("start", "app.toml")
+    pids, moved = pw.pids(), f"{pw.home}-moved"
+    os.rename(pw.home, moved)
+    os.symlink(moved, pw.home)
+    pw.environ["PYWORKER_HOME"] = moved
+    kill(pw.role("daemon"))
+    wait_until(lambda: pw.status(), LONG, "the next daemon")
+    daemon = pw.role("daemon")
+    kill(pw.role("guardian"))
+    wait_until(lambda: pw.status().get("guardian_pid") == daemon, LONG, "the next guardian")
+    assert pw.pids() == pids
+
+
 def test_in_a_removed_home_that_another_daemon_has_made_again_no_daemon_takes_its_apps_or_ends_ours(pw: Pyworker) -> None:
     pw.api(ASGI)
     pw.ok("start", "app.toml")
