@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 from pyworker import failpoint
-from pyworker.logger.file import LOOK_EVERY, point_to
+from pyworker.logger.file import point_to
 from pyworker.logger.hands import Hands, lines_left
 from pyworker.logger.journal import Journal
 from pyworker.logger.lines import CHUNK
@@ -41,7 +41,6 @@ class Output:
         self._for_journal: list[bytes] = []
         self._said: dict[str, tuple[int, str]] = {}  # app -> what the last LogStats told
         self._in_hand = 0  # bytes that are read and not written
-        self._next_look = 0.0
         self._begun: dict[str, int] = {}  # app -> lines of which only the beginning has been read
 
     # ---- what is read --------------------------------------------------------------------------------
@@ -76,7 +75,6 @@ class Output:
         self._in_hand = 0
         if self._batch:
             failpoint.hit("logger.write")
-            self._point_again(time.monotonic())
         for hanging in self._hanging:
             self._batch.setdefault(hanging, [])
         for file, records in self._batch.items():
@@ -110,15 +108,6 @@ class Output:
             file.spec = spec
         if before != spec.file:
             self._drop_unused_files(printing)
-
-    def _point_again(self, now: float) -> None:
-        """Make the links to logs elsewhere anew where somebody has emptied the logs folder: none of those logs would be found."""
-        if not self._home or now < self._next_look:
-            return
-        self._next_look = now + LOOK_EVERY
-        for app, spec in self.specs.items():
-            if spec.file not in (STDOUT, os.path.join(self._home, LOGS_DIR, f"{app}.log")):
-                point_to(self._home, app, spec.file)
 
     def _go_on_for(self, app: str) -> None:
         """Have the app's log say what the logger before this one has lost."""

@@ -10,16 +10,6 @@ from pyworker.logger.output import Output
 from pyworker.protocol.logs import LogsSpec
 
 
-@pytest.mark.parametrize("file", ["elsewhere.log", "logs/of-another-name.log"])
-def test_a_log_elsewhere_is_found_again_after_the_logs_folder_was_emptied(tmp_path: Path, file: str) -> None:
-    out = Output(str(tmp_path), "", lambda: None)
-    out.configure("api", LogsSpec(str(tmp_path / file), "text", 1 << 20, 1, compress=False), ())
-    (tmp_path / "logs/api.path").unlink()
-    out.put("api", b"next\n")
-    out.write()
-    assert (tmp_path / "logs/api.path").read_text() == "next\n"
-
-
 @pytest.mark.parametrize(
     ("counted", "said"),
     [
