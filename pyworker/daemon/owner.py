@@ -185,8 +185,8 @@ def _of_inodes(inodes: frozenset[int], uid: int) -> Owner:
 
 
 def _look_at_all(wanted: set[str]) -> None:
-    """Note who holds these sockets and, as they may be asked for next, all others that listen on a TCP port."""
-    wanted = wanted | {f"socket:[{inode}]" for *_, inode in _listening()}
+    """Note who holds these sockets and, as they may be asked for next, those before and all that listen on a TCP port."""
+    wanted = wanted | _holders.keys() | {f"socket:[{inode}]" for *_, inode in _listening()}
     _holders.clear()
     for pid in all_pids():
         for name in wanted.intersection(_held(pid)):

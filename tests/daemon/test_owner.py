@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyworker.daemon import owner
-from pyworker.daemon.owner import left_by, of_port, user_name
+from pyworker.daemon.owner import left_by, of_port, of_unix, user_name
 
 
 def test_a_user_without_a_name_is_named_by_number() -> None:
@@ -57,6 +57,23 @@ def test_not_all_processes_are_looked_at_again_for_each_address_that_is_in_use(m
             listener.close()
             assert holder(one) == other.pid
             other.communicate()
+
+
+def test_who_listens_on_one_socket_file_is_remembered_when_another_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    looks: list[None] = []
+    monkeypatch.setattr(owner, "all_pids", lambda: looks.append(None) or [os.getpid()])
+    monkeypatch.chdir(tmp_path)  # a short name
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as two:
+        for name, listener in (("one", one), ("two", two)):
+            listener.bind(name)
+            listener.listen()
+        for name in ("one", "two", "one", "two"):
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(name)
+                assert of_unix(probe, os.stat(name)).pid == os.getpid()
+    assert len(looks) <= 2
 
 
 def test_what_an_earlier_worker_has_left_on_a_port_is_found_without_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
