@@ -7,6 +7,7 @@ import time
 from pyworker.policy.pulse import NOTICED
 
 LOOK = 5.0  # seconds that one wait for an answer lasts, at most
+TURN = 15.0  # ... or one look at who is there, or at how it is
 
 
 class Deadline:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pyworker.cli import operation, savescale
+from pyworker.cli.commands import wait
 from pyworker.cli.options import Settings
 from pyworker.cli.progress import Board
 from pyworker.errors import Exit, PyworkerError
@@ -569,6 +570,21 @@ def test_wait_returns_when_it_is_ready_and_fails_when_it_failed(home: str) -> No
         daemon.handlers["ps"] = replies({"apps": [starting]})
         late = run("wait", "api", "--timeout", "10ms", home=home)
     assert (late.code, late.out) == (75, "")
+
+
+def test_a_time_in_which_all_stood_still_is_none_that_wait_has_waited(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, still = time.monotonic, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: real() + still)
+    states = iter(["starting", "starting", "running"])
+
+    def ps(_request: Any) -> list[Reply]:
+        nonlocal still
+        answer = Reply(True, {"apps": [documents.app("api", state=next(states))]})
+        still = 70.0
+        return [answer]
+
+    with FakeControl(home, {"ps": ps}):
+        assert wait.cmd.main(["api", "--timeout", "60s", "--home", home], standalone_mode=False) == 0
 
 
 def test_wait_goes_on_while_a_worker_fails_its_health_check(home: str) -> None:

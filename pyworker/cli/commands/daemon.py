@@ -15,7 +15,7 @@ import click
 from pyworker.cli import client, render
 from pyworker.cli.asking import confirm
 from pyworker.cli.client import ANSWER_TIME, DaemonAway, Lost, Silent, apps_now, ask, connect, perform
-from pyworker.cli.deadline import Deadline
+from pyworker.cli.deadline import TURN, Deadline
 from pyworker.cli.options import Settings, common, option, say
 from pyworker.cli.units import openrc_keeps
 from pyworker.errors import Exit, PyworkerError
@@ -29,7 +29,6 @@ _PAUSE = 0.02  # seconds between two looks
 _END_TIME = 2.0  # for a guardian that answers no more
 _PARTS = ("guardian", "daemon", "logger")
 _LOOK = 0.5  # seconds for an answer of whoever may be there
-_TURN = 15.0  # seconds for one look at who is there, at most
 _SAY = 2.0  # seconds after the end of the apps until it is said why the end of the rest is waited for
 _STOP_TIME = 120.0  # seconds for a stop whose apps need no more
 
@@ -159,7 +158,7 @@ def _carry_out(settings: Settings, force: bool, before: dict[str, Any]) -> int:
     from pyworker.cli.launch import own_python
 
     seconds = _UPGRADE_TIME if settings.timeout is None else settings.timeout
-    deadline = Deadline(seconds, _TURN)
+    deadline = Deadline(seconds, TURN)
     request = {"type": "upgrade", "python": own_python(), "force": force}
     body: dict[str, Any] = {}
     lost = False
@@ -271,7 +270,7 @@ def _patience(status: dict[str, Any]) -> float:
 
 def _end(settings: Settings, now: bool, status: dict[str, Any], timeout: float) -> None:
     """Have it stop, and wait until nobody answers."""
-    deadline = Deadline(timeout, _TURN)
+    deadline = Deadline(timeout, TURN)
     guardian = status.get("guardian_pid")
     told = status.get("pid")
     have_ended = _shut_down(settings, now, deadline, timeout)

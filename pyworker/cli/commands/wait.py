@@ -12,6 +12,7 @@ import click
 from pyworker.cli import render
 from pyworker.cli.asking import need_names
 from pyworker.cli.client import ANSWER_TIME, DaemonAway, apps_now, patience, waiting
+from pyworker.cli.deadline import TURN, Deadline
 from pyworker.cli.fail import is_said
 from pyworker.cli.health import why_unwell
 from pyworker.cli.options import Settings, common, option
@@ -46,10 +47,11 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
     """
     need_names(settings, "wait", names)
     began = time.monotonic()
+    deadline = None if settings.timeout is None else Deadline(settings.timeout, TURN)
     apps: list[dict[str, Any]] | None = None
     has_said = settings.is_silent
     while True:
-        apps = _look(settings, names, goal, began, is_first=apps is None)
+        apps = _look(settings, names, goal, deadline, is_first=apps is None)
         open_apps = [app for app in apps if not _reached(app, goal)]
         failed = [app for app in open_apps if app["state"] == "failed"]
         if failed and goal != "stopped":
@@ -57,7 +59,7 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
         if not open_apps:
             break
         stopped = [render.line(a["name"]) for a in open_apps if a["state"] == "stopped" and not a["started_at"]]
-        if settings.timeout is not None and time.monotonic() - began > settings.timeout:
+        if deadline is not None and deadline.left() < 0:
             left = ", ".join(_as_it_is(app) for app in open_apps)
             first = render.line(open_apps[0]["name"])
             step = f"pyworker start {stopped[0]}" if stopped else f"pyworker describe {first}   says why"
@@ -76,20 +78,20 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
 
 
 def _look(
-    settings: Settings, names: tuple[str, ...], goal: str, began: float, *, is_first: bool
+    settings: Settings, names: tuple[str, ...], goal: str, deadline: Deadline | None, *, is_first: bool
 ) -> list[dict[str, Any]]:
     """Return the apps as they are now; of the next daemon when this one goes away or hangs."""
     lost_at = time.monotonic()
     has_said = settings.is_silent
     while True:
-        left = ANSWER_TIME if settings.timeout is None else settings.timeout - (time.monotonic() - began)
+        left = ANSWER_TIME if deadline is None else deadline.left()
         try:
             return apps_now(settings.home, min(ANSWER_TIME, max(1.0, left)), names, whole=True)
         except PyworkerError as error:
             now = time.monotonic()
             if now - lost_at >= patience(error) or (is_first and isinstance(error, DaemonAway)):
                 raise
-            if settings.timeout is not None and now - began > settings.timeout:
+            if deadline is not None and deadline.left() < 0:
                 message = f"not {goal} within {settings.timeout:g} s: {error.message}"
                 raise PyworkerError(message, hint=error.hint, code="timeout") from None
             if not has_said:
