@@ -326,6 +326,9 @@ class Call:
                 continue
             except ConnectionResetError:
                 data = b""
+            finally:
+                if deadline is not None:
+                    deadline.left()  # looked at here, too: what is done until the next wait takes time of its own
             if not data:
                 raise Lost(
                     f"The pyworker daemon (home {self.home}) went away before it had answered.",

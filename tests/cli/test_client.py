@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -59,6 +61,29 @@ def test_a_time_in_which_all_stood_still_is_no_silence_of_the_daemon(home: str, 
     monkeypatch.setattr(client, "LOOK", 0.01)
     with FakeControl(home, {"status": thaw}):
         assert client.ask(home, {"type": "status"}) == {"pid": 1}
+
+
+def test_what_is_done_between_two_waits_for_an_answer_is_no_time_in_which_all_stood_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = waits = 0.0
+
+    def settimeout(seconds: float) -> None:
+        nonlocal waits
+        waits = seconds
+
+    def recv(_most: int) -> bytes:
+        nonlocal now
+        now += waits
+        raise TimeoutError
+
+    monkeypatch.setattr("pyworker.cli.deadline.time", SimpleNamespace(monotonic=lambda: now))
+    call: Any = object.__new__(client.Call)
+    call._buffer, call._sock = b"", SimpleNamespace(settimeout=settimeout, recv=recv)
+    with contextlib.suppress(TimeoutError):
+        for _ in itertools.islice(call.answers(client.ANSWER_TIME, Deadline(20.0)), 10):
+            now += 1.5  # it asks why nothing is heard
+    assert now == 20.0 + 1.5
 
 
 def test_a_view_outlasts_the_time_in_which_a_daemon_that_hangs_is_replaced() -> None:
