@@ -56,10 +56,9 @@ class Log:
         self.refused: dict[str, PermissionError] = {}  # files that may not be opened: they are passed over
         self._fd = self._open(path)
         self._at = 0  # where `more` goes on
-        self._before: list[str] = []
         if self._fd is not None:
             self._at = _after_last_newline(self._fd, os.fstat(self._fd).st_size)
-            self._before = rotated(path)
+        self._before = rotated(path)
         self._end = self._at
         self._rest = b""
         self._last = b""

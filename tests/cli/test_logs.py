@@ -331,13 +331,14 @@ AS_ANYBODY = (
 def test_a_file_that_may_not_be_opened_hides_no_other(home: Path, follow: Callable[..., Follower]) -> None:
     log(home, record(1, "old"), app="web", suffix=".1")
     log(home, record(2, "fine"), app="web")
+    log(home, record(1, "before"), suffix=".1")
     log(home, record(3, "hidden"))
     for name in ("web.log.1", "api.log"):
         (home / "logs" / name).chmod(0)
     for more in ((), ("--since", "2026-01-02"), ("-e", "x")):
         command = [sys.executable, *AS_ANYBODY, "-m", "pyworker", "logs", *more]
         done = subprocess.run(command, env=environment(str(home)), capture_output=True, text=True, timeout=60, check=False)
-        assert (done.returncode, messages(done.stdout)) == (1, ["fine"]), done.stderr
+        assert (done.returncode, messages(done.stdout)) == (1, ["before", "fine"]), done.stderr
         assert all(f"/logs/{name}: Permission denied" in done.stderr for name in ("web.log.1", "api.log"))
         assert f"ls -ld {home}/logs/" in done.stderr
     view = follow(before=AS_ANYBODY)
