@@ -345,7 +345,8 @@ def _arguments(function: Any) -> int:
 
 def _interface(found: Any, spec: str, app: AppConfig) -> Literal["asgi", "wsgi"]:
     library = type(found).__module__.partition(".")[0]
-    if library in _OWN_SERVERS:
+    # what Gradio's App.create_app returns is Starlette's
+    if library in _OWN_SERVERS and not any(base.__module__.startswith("starlette.") for base in type(found).__mro__):
         call, how = _OWN_SERVERS[library]
         message = f'"{spec}" is an application of {library}, which serves it itself: it is neither ASGI nor WSGI'
         raise TargetError("target", message, hint=f'script = "FILE.py", the file that calls {call}, instead{how}')

@@ -88,6 +88,11 @@ class Interface:
     __module__ = "gradio.interface"
     def __call__(self, *inputs, api_name=None): ...
 served_by_gradio = Interface()
+class Starlette(Asgi):
+    __module__ = "starlette.applications"
+class App(Starlette):
+    __module__ = "gradio.routes"
+app_of_gradio = App()
 class Column:
     __module__ = "panel.layout.base"
     def __call__(self, **params): ...
@@ -103,7 +108,7 @@ served_by_robyn = Robyn()
     [
         ("asgi", "asgi"), ("asgi_plain", "asgi"), ("asgi_object", "asgi"), ("asgi_plain_object", "asgi"), ("any_call", "asgi"),
         ("partial", "asgi"), ("Box.app", "asgi"), ("wsgi", "wsgi"), ("wsgi_object", "wsgi"), ("wsgi_any", "wsgi"),
-        ("wsgi_extra", "wsgi"), ("wrapper", "wsgi"), ("has_all", "wsgi"),
+        ("wsgi_extra", "wsgi"), ("wrapper", "wsgi"), ("has_all", "wsgi"), ("app_of_gradio", "asgi"),
     ],
 )  # fmt: skip
 def test_the_kind_of_an_app_is_seen(write: Write, name: str, interface: str) -> None:
