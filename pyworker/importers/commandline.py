@@ -261,7 +261,7 @@ def _interpreter(app: Imported, program: str, source: str) -> None:
         elif folder == "/usr":  # a server of Debian's, say, runs by it
             app.set("python", "/usr/bin/python3", source)
     elif bin_dir == "bin":
-        if "$" in folder:
+        if "$" in folder or DOLLAR in folder:
             app.look(source, f"{folder} is a virtual environment: write it into python")
             return
         inner = app.table.get("cwd", "")  # where the server changes to

@@ -99,6 +99,7 @@ class Imported:
 
     def look(self, key: str, reason: str) -> None:
         """Translated, but not to exactly the same."""
+        reason = reason.replace(DOLLAR, "$")
         if len(self.review) > _MOST_COMPARED or Note(key, reason) not in self.review:
             self.review.append(Note(key, reason))
 

@@ -751,6 +751,10 @@ def test_a_dollar_of_pm2_s_is_a_sign_beside_what_comes_from_the_environment() ->
     shell, web = pm2.read(jsliteral.parse(text)).apps
     assert (shell.table["command"], shell.table["inherit_env"]) == (["bash", "-c", "a $B"], ["B"]), "here it is the shell's"
     assert web.table["env"] == {"A": "$$HOME", "B": "${B}"}
+    text = 'module.exports = {apps: [{script: "$V/bin/gunicorn", args: "m:app"}, {script: "prog", args: "uwsgi $X.ini"}]}'
+    web, other = pm2.read(jsliteral.parse(text.replace("script:", 'interpreter: "none", script:'))).apps
+    assert "python" not in web.table
+    assert any("pyworker import '$X.ini'" in note.reason for note in other.review)
 
 
 def test_a_program_behind_bash_and_a_mode_that_is_computed_are_seen() -> None:
