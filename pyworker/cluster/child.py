@@ -8,6 +8,7 @@ taken goes to another.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import errno
 import itertools
@@ -27,13 +28,15 @@ from pyworker.cluster.handles import received
 from pyworker.cluster.inbox import Inbox
 from pyworker.cluster.ipc import ChannelClosedError
 from pyworker.protocol import node
-from pyworker.protocol.nodecluster import CMD, IPV6_ONLY
+from pyworker.protocol.nodecluster import CMD, IPV6_ONLY, key_of
 from pyworker.unix.fds import close_all
 
 DRAIN = "PYWORKER_CLUSTER_DRAIN"  # seconds that connections are given to end
 SUICIDE = {"act": "suicide"}  # an ordinary message: Node programs send the same one
 _TYPES = {socket.AF_INET: 4, socket.AF_INET6: 6, socket.AF_UNIX: -1}
 _ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
+_PATIENCE = 5.0  # seconds that a question waits for the answer to one that was left
+_BACKLOG = 511  # as Node's
 _LINGER = 5.0  # seconds, at least, between the stop signal and the end, for a program that does not react
 
 
@@ -82,6 +85,18 @@ class ThisWorker:
             _leave_soon(1)
 
 
+class _Question:
+    """What the primary is asked, and its answer."""
+
+    def __init__(self, address: Address, seq: int) -> None:
+        self.address = address
+        self.seq = seq
+        self.key = ""  # of the listener that it got
+        self.grant: Grant | None = None
+        self.answered: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.is_left = False  # a signal's handler has ended it by an exception
+
+
 class _ClusterBinding(Binding):
     datagrams = True
     asks_for_files = True
@@ -89,12 +104,9 @@ class _ClusterBinding(Binding):
     def __init__(self) -> None:
         super().__init__()
         self._asking = threading.Lock()  # one question at a time
-        self._answers: queue.SimpleQueue[Grant] = queue.SimpleQueue()  # of one question
-        self._question_seq = -1
-        self._address: Address | None = None
-        self._left: dict[int, Address] = {}  # questions that a signal's handler has ended by an exception
-        self._book = threading.RLock()  # of these three
-        self._keys: dict[str, Inbox | None] = {}
+        self._last: _Question | None = None
+        self._book = threading.RLock()  # of its grant, and whether it was left
+        self._keys: dict[str, Inbox | None] = {}  # None: a descriptor that is shared
         self._queries: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._closed_keys: set[str] = set()
         self.ended = False
@@ -118,30 +130,44 @@ class _ClusterBinding(Binding):
         if channel is not None and channel.is_here:
             return Grant(errno.EDEADLK, "no callback in the thread of the channel can bind: it is to read the answer")
         with self._asking:
-            answers = self._answers = queue.SimpleQueue()  # first: the end of the channel is told to this one
-            if self.ended or not process.connected:
+            left = self._last
+            if left is not None and left.grant is None:
+                with contextlib.suppress(queue.Empty):  # it may never have gone
+                    left.answered.get(timeout=_PATIENCE)
+            question = self._last = _Question(address, next(_seq))  # first: it is told of the channel's end
+            if self.ended or channel is None or not channel.connected:
+                self._last = None
                 return None
             process._process.start()
             try:
-                with self._book:  # before it is asked: the other thread may have the answer at once
-                    self._address, self._question_seq = address, next(_seq)
-                _say({"act": "queryServer", **query}, self._question_seq)
-                grant = answers.get()
-            except BaseException:
-                self._leave_question()
+                key = key_of(query)
+                if key in self._keys and not channel.files:  # Node breaks off at a worker that asks twice
+                    self._close_key(key)
+                _say({"act": "queryServer", **query}, question.seq)
+                question.answered.get()
+            except ChannelClosedError:
+                self._last = None
+                return None
+            except BaseException:  # of a signal's handler
+                self._leave_question(question)
                 raise
-        if not grant.errno and grant.fd < 0 and grant.inbox is None:
+        grant = question.grant
+        if grant is None or (not grant.errno and grant.fd < 0 and grant.inbox is None):
             return None  # the primary is gone: nobody is there to share it with
         self._queries[address.family, address.type, address.host, address.port] = query
         return grant
 
-    def _leave_question(self) -> None:
+    def _leave_question(self, question: _Question) -> None:
         with self._book:
-            if self._question_seq >= 0 and self._address is not None:
-                self._left[self._question_seq] = self._address
-            self._question_seq = -1
+            question.is_left = True
+            grant = question.grant
+        if grant is not None:
+            self._give_back(question.key, grant)
 
     def on_listen(self, sock: socket.socket) -> None:
+        is_listener = sock.type == socket.SOCK_STREAM and sock not in self.inboxes and not self.draining
+        if is_listener and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):  # Node's SCHED_NONE only binds
+            _socket.socket.listen(sock, _BACKLOG)
         name: Any = sock.getsockname()
         unix = sock.family == socket.AF_UNIX
         found = [
@@ -158,19 +184,10 @@ class _ClusterBinding(Binding):
     def received(self, message: dict[str, Any], handle: node.Handle | None) -> None:
         is_ours = message.get("cmd") == CMD
         if is_ours and isinstance(message.get("ack"), int):
-            with self._book:
-                left = self._left.pop(message["ack"], None)
-                asked_again = left is not None and left == self._address and self._question_seq >= 0
-                is_answer = asked_again or message["ack"] == self._question_seq
-                if is_answer:
-                    if asked_again:
-                        self._leave_question()
-                    self._question_seq = -1
-            if is_answer:
-                self._answered(message, handle)
+            question = self._last
+            if question is not None and message["ack"] == question.seq and question.grant is None:
+                self._answered(question, message, handle)
                 return
-            if left is not None and handle is None and not message.get("errno"):
-                self._give_back(message.get("key"))
         elif is_ours and message.get("act") == "newconn":
             self._connection(message, handle)
             return
@@ -183,33 +200,47 @@ class _ClusterBinding(Binding):
     def at_end(self) -> None:
         """The channel is closed: the primary is gone, or does not want us any more."""
         self.ended = True
-        self._answers.put(Grant())
+        question = self._last
+        if question is not None and question.grant is None:
+            self._settle(question, Grant())
         if worker is not None and not worker.exited_after_disconnect:
             _leave_soon(0)
 
-    def _answered(self, message: dict[str, Any], handle: node.Handle | None) -> None:
+    def _answered(self, question: _Question, message: dict[str, Any], handle: node.Handle | None) -> None:
         number, key = message.get("errno"), message.get("key")
-        address = self._address
-        assert address is not None
+        if isinstance(key, str) and not number:
+            question.key = key
+            self._keys[key] = None
+            self._closed_keys.discard(key)
         if isinstance(number, int) and number:
             close_all([handle.fd] if handle else [])
-            self._answers.put(Grant(errno=abs(number)))
+            self._settle(question, Grant(errno=abs(number)))
         elif handle is not None:
-            self._answers.put(Grant(fd=handle.fd))
+            self._settle(question, Grant(fd=handle.fd))
         elif isinstance(key, str):
             # made here and not where the question was asked: the first connection may be in the same read
-            inbox = Inbox(_sockname(message.get("sockname"), address), lambda seq, taken: self._taken(key, seq, taken))
-            self._keys[key] = inbox
-            self._closed_keys.discard(key)
-            self._answers.put(Grant(inbox=inbox))
+            name = _sockname(message.get("sockname"), question.address)
+            inbox = self._keys[key] = Inbox(name, lambda seq, taken: self._taken(key, seq, taken))
+            self._settle(question, Grant(inbox=inbox))
         else:
-            self._answers.put(Grant())
+            self._settle(question, Grant())
 
-    def _give_back(self, key: Any) -> None:
+    def _settle(self, question: _Question, grant: Grant) -> None:
+        with self._book:
+            question.grant = grant
+            is_left = question.is_left
+        if is_left:
+            self._give_back(question.key, grant)
+        question.answered.put(None)
+
+    def _give_back(self, key: str, grant: Grant) -> None:
         """Nobody waits for this listener any more: connections would come that nobody takes."""
-        if isinstance(key, str) and (key not in self._keys or key in self._closed_keys):
-            with contextlib.suppress(ChannelClosedError):
-                _say({"act": "close", "key": key})
+        close_all([grant.fd] if grant.fd >= 0 else [])
+        with contextlib.suppress(ChannelClosedError):
+            if grant.inbox is not None:
+                grant.inbox.close()
+            if key:
+                self._close_key(key)
 
     def _connection(self, message: dict[str, Any], handle: node.Handle | None) -> None:
         seq, key = message.get("seq"), message.get("key")
@@ -237,8 +268,9 @@ class _ClusterBinding(Binding):
     def stop_accepting(self) -> None:
         """Tell the primary first."""
         with contextlib.suppress(ChannelClosedError):
-            for key in list(self._keys):
-                self._close_key(key)
+            for key, inbox in list(self._keys.items()):
+                if inbox is not None:
+                    self._close_key(key)
         super().stop_accepting()
 
 

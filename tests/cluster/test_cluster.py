@@ -163,6 +163,49 @@ async def test_a_node_primary_runs_python_workers(server: str, tmp_path: Path) -
 
 
 @needs_node
+@pytest.mark.parametrize("policy", ["SCHED_RR", "SCHED_NONE"])
+@pytest.mark.parametrize("gives_up", [False, True])
+@asynchronous
+async def test_a_python_worker_of_a_node_primary_may_bind_an_address_again(tmp_path: Path, policy: str, gives_up: bool) -> None:
+    (tmp_path / "server.py").write_text(
+        """
+import pathlib, signal, socket, sys
+def ring(*_):
+    pathlib.Path(sys.argv[2]).touch()
+    raise TimeoutError
+signal.signal(signal.SIGALRM, ring)
+address = "127.0.0.1", int(sys.argv[1])
+if sys.argv[2]: signal.setitimer(signal.ITIMER_REAL, 0.1)
+try:
+    with socket.socket() as first: first.bind(address)
+except TimeoutError: pass
+second = socket.socket()
+second.bind(address)
+second.listen()
+with second.accept()[0] as client: client.sendall(b"served")
+"""
+    )
+    (tmp_path / "primary.js").write_text(
+        """
+        const cluster = require('cluster'), net = require('net'), {existsSync} = require('fs');
+        const [python, policy, boot, script, port, gaveUp] = process.argv.slice(2);
+        process.execPath = python;
+        cluster.schedulingPolicy = cluster[policy];
+        cluster.setupPrimary({exec: boot, args: [script, port, gaveUp], execArgv: []});
+        cluster.fork();
+        cluster.on('online', () => { while (gaveUp && !existsSync(gaveUp)); });
+        cluster.on('listening', () => net.connect(port, '127.0.0.1').on('data', data => {
+          console.log('' + data); process.exit(0); }));
+        """
+    )
+    boot = os.path.join(os.path.dirname(cluster.__file__), "boot.py")
+    gave_up = str(tmp_path / "gave up") if gives_up else ""
+    args = [sys.executable, policy, boot, str(tmp_path / "server.py"), str(free_port()), gave_up]
+    result = await child_process.exec_file("node", [str(tmp_path / "primary.js"), *args], timeout=50)
+    assert result.stdout == "served\n"
+
+
+@needs_node
 @asynchronous
 async def test_a_python_worker_of_a_node_primary_that_serializes_otherwise_says_why_it_is_none(
     server: str, tmp_path: Path
