@@ -214,10 +214,12 @@ async def test_a_callback_that_says_sys_exit_in_the_thread_is_shown_and_the_chan
         "import sys, threading\nfrom pyworker import process\nended = threading.Event()\n"
         "def take(message, handle):\n    process.send(message, callback=lambda error: sys.exit(2))\n    sys.exit(3)\n"
         "process.on('message', take)\n"
-        "process.on('disconnect', lambda: sys.exit(4))\nprocess.on('disconnect', ended.set)\nended.wait()",
+        "process.on('disconnect', lambda: sys.exit(4))\nprocess.on('disconnect', ended.set)\n"
+        "process.send('ready')\nended.wait()",
         stderr="pipe",
     )
     inbox = Inbox(child)
+    assert await inbox.next() == "ready"
     for number in range(2):
         child.send(number)
         assert await inbox.next() == number
