@@ -7,12 +7,12 @@ import os
 import signal
 import socket
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from pyworker.cli.client import Answer, Call
+from pyworker.cli.deadline import Deadline
 from pyworker.unix import process
 from tests.support.control import ask
 from tests.support.load import Load
@@ -805,7 +805,7 @@ def test_the_daemon_answers_a_shutdown_when_the_apps_have_ended(pw: Pyworker) ->
         wait_until(lambda: pw.app("slow")["state"] == "stopping", LONG, "the stop to begin")
         refused = pw.run("reload", "slow").stderr
         pw.write("goes", "")
-        *_, answer = call.answers(None, time.monotonic() + LONG)
+        *_, answer = call.answers(None, Deadline(LONG))
     assert isinstance(answer, Answer)
     assert answer.ok, answer.body
     wait_until(lambda: pw.processes() == [], LONG, "the rest to end")
