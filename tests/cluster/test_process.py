@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
-import signal
 import socket
 import sys
 import threading
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pyworker import child_process, process
 from pyworker.cluster.parent import ChildProcess
 from pyworker.cluster.process import _Process, _ToLoop
 from tests.cluster.helpers import Inbox, asynchronous, eventually, open_fds
+from tests.support.forked import ends_well_while_held
 from tests.support.steps import acts_at
 from tests.support.wait import wait_until
 
@@ -323,25 +325,17 @@ def test_the_handler_of_a_signal_may_listen_and_send_in_the_middle_of_a_first_on
 def test_in_a_process_that_was_forked_no_lock_is_held_by_a_thread_that_is_not_there() -> None:
     one = _Process()
     os.register_at_fork(after_in_child=one.forked)
-    taken, forked = threading.Event(), threading.Event()
 
-    def holding() -> None:
+    @contextlib.contextmanager
+    def held() -> Iterator[None]:
         with one._messages, one._ending, one._starting:
-            taken.set()
-            forked.wait(30)
+            yield
 
-    thread = threading.Thread(target=holding)
-    thread.start()
-    taken.wait(30)
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(10)
+    def listen() -> None:
         one.on("message", print)
         one.on("disconnect", print)
-        os._exit(0)
-    forked.set()
-    thread.join()
-    assert os.waitpid(pid, 0)[1] == 0
+
+    assert ends_well_while_held(held(), listen)
 
 
 def test_a_process_that_was_forked_has_none_of_the_handles_and_messages_that_were_under_way() -> None:

@@ -27,6 +27,7 @@ from pyworker import state
 from pyworker.cluster import sqlite_connection, state_redis, state_sqlite
 from pyworker.cluster.state_store import MAX_INTEGER, State
 from pyworker.protocol.names import ENV_STATE
+from tests.support.forked import ends_well_while_held
 from tests.support.redis import RedisServer, redis_server
 from tests.support.steps import Rung, acts_at, no_collection
 from tests.support.wait import wait_until
@@ -758,24 +759,7 @@ def test_sqlite_is_opened_in_a_child_that_was_forked_while_another_thread_opened
 ) -> None:
     monkeypatch.setenv(ENV_STATE, f"sqlite:{tmp_path}/state")
     monkeypatch.setattr(state, "_current", None)
-    taken, forked = threading.Event(), threading.Event()
-
-    def opening() -> None:
-        with state._lock:
-            taken.set()
-            forked.wait(30)
-
-    thread = threading.Thread(target=opening)
-    thread.start()
-    taken.wait(30)
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(10)
-        state.set("k", 1)
-        os._exit(0)
-    forked.set()
-    thread.join()
-    assert os.waitpid(pid, 0)[1] == 0
+    assert ends_well_while_held(state._lock, lambda: state.set("k", 1))
     assert state.get("k") == 1
     state._state().close()
 

@@ -394,10 +394,9 @@ def test_what_is_asked_for_again_and_again_is_called_once_and_may_ask_for_itself
     loop.close()
 
 
-def test_a_wait_in_which_the_machine_stood_still_leaves_who_is_waited_for_the_time_it_had(
-    loop: Loop, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waits = iter((2.0, 40.0, 3.0, 2.1))  # frozen in the second
+def waits_last(*seconds: float, loop: Loop, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each wait of the loop last so long, whatever it is asked for: the machine may have stood still."""
+    waits = iter(seconds)
 
     class Frozen:
         def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
@@ -407,9 +406,15 @@ def test_a_wait_in_which_the_machine_stood_still_leaves_who_is_waited_for_the_ti
         def close(self) -> None:
             pass
 
+    monkeypatch.setattr(loop, "_epoll", Frozen())
+
+
+def test_a_wait_in_which_the_machine_stood_still_leaves_who_is_waited_for_the_time_it_had(
+    loop: Loop, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits_last(2.0, 40.0, 3.0, 2.1, loop=loop, clock=clock, monkeypatch=monkeypatch)  # frozen in the second
     called: list[object] = []
     loop.on_stood_still = called.append
-    monkeypatch.setattr(loop, "_epoll", Frozen())
     loop.call_later(2, lambda: None)
     loop.call_later(7, lambda: called.append("time is over"))
     loop.call_at(clock.now + 5, lambda: called.append("the moment has come"), lazy=True)
@@ -425,19 +430,9 @@ def test_a_wait_in_which_the_machine_stood_still_leaves_who_is_waited_for_the_ti
 def test_it_is_half_a_minute_from_one_standstill_to_the_next_also_where_the_wait_for_that_has_begun_before(
     loop: Loop, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits = iter((15.0, 29.0, 17.0))  # of 0, 29 and 2 seconds
-
-    class Frozen:
-        def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
-            clock.now += next(waits)
-            return []
-
-        def close(self) -> None:
-            pass
-
+    waits_last(15.0, 29.0, 17.0, loop=loop, clock=clock, monkeypatch=monkeypatch)  # of 0, 29 and 2 seconds
     still: list[float] = []
     loop.on_stood_still = still.append
-    monkeypatch.setattr(loop, "_epoll", Frozen())
     for timeout in (0.0, 29.0, 2.0):
         loop.turn(timeout)
     assert still == [15.0, 15.0 + 2.0]

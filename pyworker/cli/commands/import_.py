@@ -273,7 +273,7 @@ def _check(text: str, target: str) -> list[Problem]:
     from pyworker.config.problem import ConfigError
 
     try:
-        parse_apps(os.path.abspath(target if target.endswith(".toml") else "app.toml"), text.encode(), {})
+        parse_apps(os.path.abspath(target if target.endswith(".toml") else "app.toml"), as_bytes(text), {})
     except ConfigError as error:
         return list(error.problems)
     return []

@@ -82,7 +82,7 @@ def _is_to_start(desk: Desk, app: App) -> bool:
 
 
 def _begins(desk: Desk, app: App) -> bool:
-    desk.brain.store.alive()
+    desk.brain.store.alive()  # each of many may wait for a server of users
     try:
         generation = read_again(desk, app, shell_of(app, {}))
         desk.brain.add_generations([(app, generation)])
