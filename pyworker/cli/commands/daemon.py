@@ -291,7 +291,7 @@ def _end(settings: Settings, now: bool, status: dict[str, Any], timeout: float) 
             render.note(f"The apps have ended; {words}.")
         if deadline.left() < 0:
             raise _guardian_hangs(settings, guardian) if _is_stopped(guardian) else _still_there(settings, timeout)
-        time.sleep(0.02)
+        time.sleep(_PAUSE)
 
 
 def _shut_down(settings: Settings, now: bool, deadline: Deadline, timeout: float) -> bool:
