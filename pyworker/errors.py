@@ -62,6 +62,11 @@ def exit_of(code: str) -> Exit:
     return _EXITS.get(code, Exit.FAILED)
 
 
+def is_raised_by_program(error: OSError) -> bool:
+    """Whether this is the program's own, as the TimeoutError that the handler of a signal raises in the midst of our code."""
+    return error.errno is None
+
+
 def lacking_in_words(error: OSError) -> str:
     """Return what is lacking, of an accept or an epoll (`NO_ROOM`)."""
     if error.errno == errno.ENOSPC:  # no disk

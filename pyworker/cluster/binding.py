@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 from pyworker.cluster import stand_ins
 from pyworker.cluster.inbox import Inbox
+from pyworker.errors import is_raised_by_program
 from pyworker.policy.pulse import NOTICED
 from pyworker.unix.epoll import unregister_everywhere
 from pyworker.unix.files import real_file
@@ -143,7 +144,7 @@ class Binding:
                 now = os.lstat(path)
                 return (now.st_ino, now.st_ctime_ns) != (found.st_ino, found.st_ctime_ns)
         except (OSError, TypeError, ValueError) as error:  # unlink says it best
-            if isinstance(error, OSError) and error.errno is None:  # a TimeoutError of a signal's handler
+            if isinstance(error, OSError) and is_raised_by_program(error):
                 raise
             return False
         self._files[where] = grant
@@ -307,7 +308,7 @@ class Binding:
                 if any(scope):
                     host += f"%{socket.if_indextoname(next(filter(None, scope)))}"
             except OSError as error:
-                if error.errno is None:  # as above
+                if is_raised_by_program(error):
                     raise
                 return None  # a name that does not resolve: the real bind says so best
         only6 = sock.family == socket.AF_INET6 and bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))

@@ -19,6 +19,7 @@ from typing import Any
 
 from pyworker.cluster import handles
 from pyworker.cluster.emitter import let_exit_through, report
+from pyworker.errors import is_raised_by_program
 from pyworker.protocol import node
 from pyworker.unix.fds import Packet, close_all, recv_packet, send_into
 from pyworker.unix.ready import green_poll
@@ -234,7 +235,7 @@ class _Channel:
                     break
             self._want_write(frame is not None)
         except OSError as error:
-            if error.errno is None:  # a TimeoutError of a signal's handler
+            if is_raised_by_program(error):
                 raise
             # The peer is gone. What it had still said is read before the end is told.
             self._want_write(False)

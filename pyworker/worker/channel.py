@@ -13,10 +13,10 @@ from collections import deque
 from json.encoder import encode_basestring_ascii
 from typing import NamedTuple
 
-from pyworker.errors import WANTING
+from pyworker.errors import is_raised_by_program
 from pyworker.protocol import wire
 from pyworker.protocol.worker import MAX_WORKER_MESSAGE, FromWorker, ToWorker
-from pyworker.unix.fds import close_all, recv_packet, send_packet
+from pyworker.unix.fds import close_all, recv_packet, send_into
 from pyworker.unix.ready import ready
 from pyworker.worker.say import say
 
@@ -42,7 +42,7 @@ class Channel:
         sock.setblocking(False)
         self.sock = sock
         self._inode = os.fstat(sock.fileno()).st_ino
-        self._pending: deque[bytes] = deque(maxlen=_MAX_PENDING)
+        self._pending: deque[tuple[bytes, list[int]]] = deque(maxlen=_MAX_PENDING)  # see send_into
         self._sending = _thread.allocate_lock()  # a script says things from its own thread and from ours
 
     def fileno(self) -> int:
@@ -53,26 +53,33 @@ class Channel:
         """False when the program has closed it by its number, which another file of its own may have by now."""
         try:
             return os.fstat(self.sock.fileno()).st_ino == self._inode
-        except OSError:
+        except OSError as error:
+            if is_raised_by_program(error):
+                raise
             return False
 
     def send(self, message: FromWorker) -> None:
         """Send, or keep for `flush` when the daemon does not read now. A channel that is closed swallows it."""
-        self._pending.append(wire.encode(message))
+        self._pending.append((wire.encode(message), []))
         self.flush()
 
     def flush(self) -> None:
         """Send what is kept, as far as the daemon takes it and there is memory for it now."""
         with self._sending:
             while self._pending:
+                data, gone = self._pending[0]
                 try:
-                    if not self.is_open:
-                        raise ConnectionResetError
-                    if not send_packet(self.sock, self._pending[0]):
-                        return
+                    is_open = self.is_open
+                    if is_open and not gone:  # gone: the handler of a signal has raised after it had
+                        send_into(gone, self.sock, data)
                 except OSError as error:
-                    if error.errno not in WANTING:  # the peer is gone: receive() says so
-                        self._pending.clear()
+                    if is_raised_by_program(error):
+                        raise
+                    is_open = False
+                if not is_open:
+                    self._pending.clear()  # the peer is gone: receive() says so
+                    return
+                if not gone:
                     return
                 self._pending.popleft()
 
@@ -84,7 +91,9 @@ class Channel:
         while self.is_open:
             try:
                 packet = recv_packet(self.sock, MAX_WORKER_MESSAGE, 4)
-            except OSError:
+            except OSError as error:
+                if is_raised_by_program(error):
+                    raise
                 return Closed()
             if packet is None:
                 return None

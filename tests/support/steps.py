@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 
-class Rung(Exception):
-    """What such a handler raises."""
+class Rung(TimeoutError):
+    """What such a handler raises, which `except OSError` takes for the system's."""
 
 
 def ring() -> None:
@@ -32,7 +32,7 @@ def no_collection() -> Iterator[None]:
 
 def acts_at(step: int, call: Callable[[], object], act: Callable[[], object] = ring) -> bool:
     """Make the call, which `act` may end by Rung at this step of it (from 1 on); False when it has no so many."""
-    left = step
+    left, ended = step, False
 
     def profile(_frame: FrameType, event: str, _argument: object) -> None:
         nonlocal left
@@ -47,9 +47,10 @@ def acts_at(step: int, call: Callable[[], object], act: Callable[[], object] = r
             sys.setprofile(profile)
             call()
         except Rung:
-            pass
+            ended = True
         finally:
             sys.setprofile(before)
+    assert ended or left > 0 or act is not ring, "what the handler raised is lost"
     return left <= 0
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
 import socket
 from collections.abc import Iterator
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 from pyworker.protocol import wire
 from pyworker.protocol.worker import MAX_WORKER_MESSAGE, Check, Failed, FromWorker, Go, Notice
 from pyworker.unix.fds import recv_packet, send_packet, socketpair
-from pyworker.worker import channel as module
 from pyworker.worker.channel import Channel, Closed, Received, clip
+from tests.support.steps import acts_at
 
 
 @pytest.fixture
@@ -82,16 +86,39 @@ def test_what_is_no_message_is_said_and_skipped_and_its_descriptor_is_not_kept(
 def test_what_there_was_no_memory_for_is_said_later(pair: tuple[Channel, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     channel, daemon = pair
 
-    def refuse(*_: object) -> bool:
+    def refuse(*_: object) -> int:
         raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "send_packet", refuse)
+        patched.setattr(channel, "sock", SimpleNamespace(fileno=channel.sock.fileno, send=refuse))
         channel.send(Notice("x"))
     channel.flush()
     packet = recv_packet(daemon, MAX_WORKER_MESSAGE, 0)
     assert packet is not None
     assert wire.decode(FromWorker, packet.data) == Notice("x")
+
+
+def test_what_the_handler_of_a_signal_raises_in_a_send_is_the_caller_s_and_nothing_is_lost_or_said_twice() -> None:
+    for step in itertools.count(1):
+        ours, theirs = socketpair()
+        with ours, contextlib.closing(Channel(theirs)) as channel:
+            has_come = acts_at(step, partial(channel.send, Notice("1")))
+            channel.send(Notice("2"))
+            packets = [packet.data for packet in iter(partial(recv_packet, ours, MAX_WORKER_MESSAGE, 0), None)]
+            texts = [wire.decode(FromWorker, data).text for data in packets]
+            assert texts == ["1", "2"] or (has_come and texts == ["2"])
+        if not has_come:
+            break
+
+
+def test_what_the_handler_of_a_signal_raises_in_a_read_is_not_the_end() -> None:
+    for step in itertools.count(1):
+        ours, theirs = socketpair()
+        with ours, contextlib.closing(Channel(theirs)) as channel:
+            send_packet(ours, wire.encode(Go()))
+            has_come = acts_at(step, channel.receive)
+        if not has_come:
+            break
 
 
 def test_sending_to_nobody_is_no_error(pair: tuple[Channel, socket.socket]) -> None:

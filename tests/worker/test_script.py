@@ -435,7 +435,7 @@ second.bind(("127.0.0.1", 1))
     text = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n" + text
     d, [worker] = launch(daemon, folder, text)
     worker.expect(Bind)
-    worker.expect(Ready)
+    worker.expect(Ready)  # the thread that asks may be in the middle of saying so
     wait_until(lambda: os.kill(worker.pid, signal.SIGALRM) or worker.read_out() == b"gave up\n", 30, "it to give up")
     worker.send(Bound(0), d.listeners[0].fileno())
     wait_read(worker)
