@@ -95,7 +95,7 @@ def decode_value(union: Any, raw: Any) -> Any:
     for cls in typing.get_args(union) or (union,):
         if tag(cls) == name:
             return from_json(cls, {k: v for k, v in raw.items() if k != "type"}, "message")
-    raise WireError(f"message: unknown type {name!r:.60}")
+    raise WireError(f"message: unknown type {_shown(name)}")
 
 
 def parse_json(data: bytes | bytearray | memoryview, *, limit: int = MAX_REQUEST) -> Any:
@@ -159,7 +159,7 @@ def _one_of(options: list[_Reader], or_none: bool, value: Any, where: str) -> An
 def _literal(choices: tuple[Any, ...], value: Any, where: str) -> Any:
     if any(value == choice and type(value) is type(choice) for choice in choices):
         return value
-    raise WireError(f"{where}: expected one of {choices}, got {value!r:.60}")
+    raise WireError(f"{where}: expected one of {choices}, got {_shown(value)}")
 
 
 def _items(read: _Reader, value: Any, where: str) -> Any:
@@ -175,10 +175,10 @@ def _entries(read: _Reader, value: Any, where: str) -> Any:
 
 
 def _member(kind: type[enum.Enum], value: Any, where: str) -> Any:
-    try:
-        return kind(value)
-    except ValueError:
-        raise WireError(f"{where}: {value!r:.60} is not a {kind.__name__}") from None
+    for member in kind:
+        if member.value == value:
+            return member
+    raise WireError(f"{where}: {_shown(value)} is not a {kind.__name__}")
 
 
 def _scalar(hint: Any, value: Any, where: str) -> Any:
@@ -230,6 +230,13 @@ def _text(value: str, where: str) -> str:
 
 def _kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__
+
+
+def _shown(value: Any) -> str:
+    """Return what is said of a wrong value. Of a list or object only that it is one: where JSON may be as deep as it is,
+    what is printed of it may not.
+    """
+    return _kind(value) if isinstance(value, (list, dict)) else f"{value!r:.60}"
 
 
 def _finite(text: str) -> float:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pyworker.config.schema import AppConfig, HealthConfig, TlsConfig
 from pyworker.policy.lifecycle import State
 from pyworker.protocol import control, dispatcher, store, template, worker
-from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode, from_json, tag, to_json
+from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, decode_value, encode, from_json, tag, to_json
 from pyworker.record import MISSING, field, fields, is_record, mutable, record
 
 UNIONS = (
@@ -221,3 +221,12 @@ def test_a_value_of_another_shape_is_refused_as_such(wrong: dict[str, Any]) -> N
     )
     with pytest.raises(WireError, match=f"^it.{next(iter(wrong))}"):
         from_json(_Shapes, good | wrong, "it")
+
+
+@pytest.mark.parametrize("name", ["type", "word", "state"])
+def test_what_is_too_deep_to_be_printed_is_refused_as_well(name: str) -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(WireError, match="list"):
+        decode_value(_Shapes, {"type": tag(_Shapes), "number": 1, name: deep})
