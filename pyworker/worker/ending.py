@@ -37,7 +37,8 @@ def end(code: int) -> NoReturn:
     atexit._run_exitfuncs()
     for file in [*(each() for each in _files), *_all_files()]:
         if file is not None:
-            with contextlib.suppress(OSError, ValueError):  # nobody takes it, or it is closed or detached
+            # nobody takes it, or it is closed or detached; what the app has put beneath it may raise anything
+            with contextlib.suppress(Exception):
                 file.flush()
     flush()
     # libraries have an end of their own (a profiler writes its figures): no os._exit

@@ -14,8 +14,13 @@ from tests.worker.conftest import get
 pytestmark = pytest.mark.usefixtures("no_fd_is_left")
 
 SHOP = """
-import atexit, threading
+import atexit, io, threading
 
+class Odd(io.TextIOWrapper):
+    def flush(self):
+        raise RuntimeError("its owner has a bug")
+
+odd = Odd(open("odd", "wb"))
 early = open("early", "w")
 closed = open("closed", "w")
 dropped = open("dropped", "w")
@@ -64,6 +69,7 @@ def test_threads_end_what_is_registered_runs_and_open_files_are_written(daemon: 
         "binary": "bytes",
         "closed": "",
         "dropped": "",
+        "odd": "",
     }
 
 
