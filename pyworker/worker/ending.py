@@ -33,7 +33,10 @@ def remember_files() -> None:
 
 def end(code: int) -> NoReturn:
     """Leave with this exit code."""
-    threading._shutdown()  # type: ignore[attr-defined]  # waits for those that are no daemons
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for those that are no daemons
+    except BaseException as error:  # noqa: BLE001  of what the app has it call; Python tells of it and goes on, too
+        write("".join(traceback.format_exception(error)))
     atexit._run_exitfuncs()
     for file in [*(each() for each in _files), *_all_files()]:
         if file is not None:

@@ -73,6 +73,24 @@ def test_threads_end_what_is_registered_runs_and_open_files_are_written(daemon: 
     }
 
 
+def test_what_raises_as_threads_are_asked_to_end_is_told_and_all_else_ends_in_order(daemon: Any, folder: Path) -> None:
+    (folder / "late.py").write_text(
+        "import atexit, threading\n"
+        "from shop import app\n"
+        "threading._register_atexit(lambda: 1 / 0)\n"
+        'atexit.register(print, "at exit")\n'
+    )
+    d = daemon(target="late:app")
+    worker = d.fork(d.load(), 1)
+    worker.expect(Hello)
+    worker.expect(Ready)
+    worker.send(Drain(5.0, False))
+    worker.expect(Drained)
+    assert d.reap(worker.pid) == 0
+    assert worker.read_out().endswith(b"at exit\n")
+    assert worker.read_err().endswith(b"ZeroDivisionError: division by zero\n")
+
+
 def test_the_memory_that_a_worker_shares_is_not_copied_at_its_end(daemon: Any, folder: Path) -> None:
     (folder / "large.py").write_text("from shop import app\n\nmemory = [[number] for number in range(500_000)]\n")
     d = daemon(target="large:app")
