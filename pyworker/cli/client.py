@@ -369,6 +369,12 @@ def ask(home: str, request: dict[str, Any], timeout: float | None = None) -> dic
         return _ask_once(home, request, seconds, deadline if timeout is not None else Deadline(seconds))
 
 
+def tell(home: str, request: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
+    """As `ask`, of what is done at once and must not be done twice: it may have been done when this raises Lost or Silent."""
+    seconds = ANSWER_TIME if timeout is None else timeout
+    return _ask_once(home, request, seconds, Deadline(seconds))
+
+
 def ps(names: Iterable[str] = (), **wants: bool) -> dict[str, Any]:
     """Return the request for what runs, all of it or these; `wants`: what protocol.control.Ps has beside them."""
     return {"type": "ps", "selectors": list(names), "sample": False, **wants}

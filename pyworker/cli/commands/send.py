@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pyworker.cli import render
-from pyworker.cli.client import ask
+from pyworker.cli.client import Lost, Silent, tell
 from pyworker.cli.options import Settings, common
 from pyworker.cli.render import line, paint
 from pyworker.errors import Exit, PyworkerError
@@ -48,7 +48,11 @@ def cmd(settings: Settings, name: str, message: str) -> int:
     except (ValueError, RecursionError) as error:
         hint = f"pyworker send {line(name)} '{{\"flush\": true}}'   a text needs its quotes: '\"hello\"'"
         raise PyworkerError(f"the message is no JSON: {error}", hint=hint, code="usage") from None
-    body = ask(settings.home, {"type": "send", "selectors": [name], "text": text}, settings.timeout)
+    try:
+        body = tell(settings.home, {"type": "send", "selectors": [name], "text": text}, settings.timeout)
+    except (Lost, Silent) as error:
+        hint = "workers may have the message, or get it yet: send it again if it may come twice"
+        raise PyworkerError(error.message, hint=f"{hint}\n{error.hint}", code=error.code) from None
     workers: list[dict[str, Any]] = body.get("workers") or []
     how = render.look(sys.stdout, settings.color)
     if settings.json:
