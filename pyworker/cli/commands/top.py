@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import select
 import signal
@@ -73,7 +74,7 @@ def _once(settings: Settings, names: tuple[str, ...], interval: float, sort: str
 def _json(settings: Settings, names: tuple[str, ...], interval: float, once: bool) -> int:
     gc.enable()
     how = render.look(sys.stdout, settings.color)
-    lost_at: float | None = None
+    lost_at: float | None = -math.inf  # one that was never there is not waited for
     while True:
         began = time.monotonic()
         try:
@@ -84,7 +85,7 @@ def _json(settings: Settings, names: tuple[str, ...], interval: float, once: boo
                 return 0
         except PyworkerError as error:
             lost_at = lost_at or began
-            if once or time.monotonic() - lost_at >= patience(error):
+            if time.monotonic() - lost_at >= patience(error):
                 raise
         render.pause(max(0.05, began + interval - time.monotonic()))
 

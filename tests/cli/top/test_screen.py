@@ -21,7 +21,10 @@ from typing import Any
 
 import pytest
 
-from pyworker.protocol.control import Progress
+from pyworker.cli import render
+from pyworker.cli.client import DaemonAway, Lost
+from pyworker.cli.commands import top as top_command
+from pyworker.protocol.control import Progress, Reply
 from tests.cli import documents, results
 from tests.support.cli import environment, run
 from tests.support.fake_control import CLOSE, HANG, FakeControl, event, replies
@@ -280,6 +283,27 @@ def test_json_is_a_document_a_line(home: str) -> None:
     assert process.returncode == 130
     assert lines == [documents.ps()] * 3
     assert json.loads(once.out) == documents.ps()
+
+
+def test_json_goes_on_with_the_next_daemon_and_ends_when_for_long_there_is_none(
+    home: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pauses: list[float] = []
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + 50 * len(pauses))
+    monkeypatch.setattr(render, "pause", pauses.append)
+    gone = [CLOSE] * 2  # each is asked once more
+    looks = iter([Reply(True, documents.ps()), *gone, Reply(True, documents.ps()), *gone, *gone])
+    with FakeControl(home, {"ps": lambda _: [next(looks)]}), pytest.raises(Lost):
+        top_command.cmd.main(["--json", "--home", home], standalone_mode=False)
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [documents.ps()] * 2
+    assert len(pauses) == 4
+
+
+def test_json_does_not_wait_for_a_daemon_that_was_never_there(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "pause", lambda _seconds: pytest.fail("it waits"))
+    with pytest.raises(DaemonAway):
+        top_command.cmd.main(["--json", "--home", home], standalone_mode=False)
 
 
 def test_an_interval_of_a_month_waits_and_ends_with_its_reader(home: str) -> None:
