@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,15 @@ def test_an_app_that_is_not_there_and_a_folder_without_a_file(folder: Path, home
 def test_as_json_it_is_one_document(folder: Path, home: str) -> None:
     files = json.loads(run("export", "systemd", "--json", home=home).out)["files"]
     assert list(files) == ["api.service"]
+    assert run("export", "systemd", "--json", "-o", "out", home=home).code == 0
+    assert (folder / "out" / "api.service").read_text() == files["api.service"]
+
+
+def test_what_its_help_sends_into_a_file_is_one_file(folder: Path, home: str) -> None:
+    examples = re.findall(r"^  pyworker (export .*) > \S+$", run("export", "-h", home=home).out, re.MULTILINE)
+    assert examples
+    for example in examples:
+        assert "# ====" not in run(*example.split(), home=home).out
 
 
 @pytest.mark.parametrize(("name", "meant"), [("k8s", "kubernetes"), ("docker-compose", "compose"), ("dockerfile", "docker")])

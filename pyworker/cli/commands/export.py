@@ -74,7 +74,8 @@ def cmd(
 
     \b
     pyworker export kubernetes api -o deploy/
-    pyworker export docker > Dockerfile
+    pyworker export docker -o .           a Dockerfile and its .dockerignore
+    pyworker export procfile > Procfile
     """
     from pyworker.config.load import find, load, run_config, says_name
     from pyworker.export.plan import Options
@@ -106,6 +107,8 @@ def cmd(
     module = importlib.import_module(f"pyworker.export.{engine}")
     files: dict[str, str] = module.export(loaded.apps, run_config(path, {}), options)
     texts = {name: as_bytes(text) for name, text in files.items()}
+    if output is not None:
+        _write(output, texts, force)
     if settings.json:
         import json
 
@@ -115,11 +118,9 @@ def cmd(
             if len(files) > 1:
                 render.out(f"# ==== {name} ====")
             render.out(text.rstrip("\n"))
-    else:
-        _write(output, texts, force)
-        if not settings.quiet:
-            for name in files:
-                render.note(f"wrote {os.path.join(output, name)}")
+    elif not settings.quiet:
+        for name in files:
+            render.note(f"wrote {os.path.join(output, name)}")
     return 0
 
 
