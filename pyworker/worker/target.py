@@ -13,6 +13,7 @@ import inspect
 import os
 import sys
 import traceback
+import types
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Literal
@@ -29,6 +30,9 @@ Kind = Literal["import", "target", "engine", "config", "rights", "exec", "other"
 MAX_TRACEBACK = 24 * 1024
 _WANTS_ARGUMENTS = "a factory that wants arguments: name a function without any that calls it, with factory = true"
 _SHARED = "; its workers share the port"
+_ROUTINES = (
+    types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType,
+)  # fmt: skip
 _ONE = ", with workers = 1: it keeps its sessions in memory"
 _OWN_SERVERS = {
     "aiohttp": ("web.run_app(app)", _SHARED),
@@ -281,9 +285,11 @@ def _attribute(module: Any, module_name: str, path: str) -> Any:
             raise _of_import(module_name, error) from None
     else:
         return found
-    names = [name for name in vars(module) if not name.startswith("_")]
+    # not by `getattr`: what is imported lazily may fail. A module may also put any object in its own place
+    values = getattr(module, "__dict__", {})
+    names = [name for name in values if not name.startswith("_")]
     near = difflib.get_close_matches(path, names, n=1)
-    apps = [name for name in names if _looks_like_an_app(getattr(module, name), module_name)]
+    apps = [name for name in names if _looks_like_an_app(values[name], module_name)]
     if not _is_own(module) and (same := _same_name(module_name)):
         hint = same
     elif near:
@@ -298,9 +304,10 @@ def _attribute(module: Any, module_name: str, path: str) -> Any:
 
 
 def _looks_like_an_app(value: Any, module_name: str) -> bool:
-    if inspect.ismodule(value) or isinstance(value, type) or not callable(value):
+    # by the type that it has, not by the class that it says it is: that may be the app's code (Django's lazy objects)
+    if issubclass(type(value), (types.ModuleType, type)) or not callable(value):
         return False
-    if inspect.isroutine(value):
+    if issubclass(type(value), _ROUTINES):
         return getattr(value, "__module__", "") == module_name
     return True
 

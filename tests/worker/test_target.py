@@ -124,6 +124,24 @@ def test_frameworks_are_recognized() -> None:
     assert find("tests.support.apps.fast:fastapi_app", factory=True).interface == "asgi"
 
 
+def test_what_is_in_a_module_may_be_anything_where_the_name_is_not(write: Write) -> None:
+    odd = """
+import sys
+class Lazy:
+    @property
+    def __class__(self): raise RuntimeError("no settings")
+    def __call__(self): ...
+settings = Lazy()
+def other(environ, start_response): ...
+class Slots:
+    __slots__ = ()
+"""
+    write(odd=odd, itself=odd + "sys.modules[__name__] = Slots()")
+    error = fails("odd:app")
+    assert (error.message, error.hint) == ('module "odd" has no attribute "app"', 'it has "odd:settings", "odd:other"')
+    assert fails("itself:app").message == 'module "itself" has no attribute "app"'
+
+
 @pytest.mark.parametrize(
     ("target", "options", "kind", "message", "hint"),
     [
