@@ -101,6 +101,7 @@ class WorkerHandle:
             hears=hears,
             left=left,
             job=job,
+            ended=self.ended_at is not None,
         )
 
     def memo(self) -> dict[str, Any]:

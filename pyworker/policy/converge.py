@@ -104,11 +104,11 @@ def _outcomes(app: AppView, now: float) -> Iterator[act.Action]:
             many = "s" if app.soak_deaths != 1 else ""
             died = f"{app.soak_deaths} worker{many} of generation {app.generation} died in the soak"
             yield act.RollBack(app.previous, app.given_up or died)
-        else:
+        elif not any(w.ended for w in alive(app, app.generation)):  # their deaths count, once they are told
             yield _when(app.soak_until, now, act.EndSoak())
     if not app.record.is_clear and not app.record.permanent:
         last = app.record.deaths[-1] if app.record.deaths else 0.0
-        serve = [w for w in alive(app, app.generation) if w.state is State.READY]
+        serve = [w for w in alive(app, app.generation) if w.state is State.READY and not w.ended]
         tried = [w for w in serve if w.born_at >= last]
         wanted = slots_of(app)
         settled = {w.slot for w in serve if not w.recycle}  # for that one a successor is still to be tried

@@ -29,6 +29,7 @@ class WorkerView:
     hears: bool = True
     left: bool | None = None  # of one that leaves: it accepts nothing any more; None: it cannot tell
     job: bool = False  # a run of a job: it ends by itself
+    ended: bool = False  # what follows from that is still to come: how it ended is being found out
 
 
 @record
@@ -117,8 +118,9 @@ def alive(app: AppView, generation: int | None = None) -> list[WorkerView]:
 
 def is_open(worker: WorkerView, now: float) -> bool:
     """Whether this worker counts as accepting."""
-    return worker.state in (State.READY, State.UNHEALTHY) or (
-        worker.state is State.OPENING and now - worker.since >= OPENING_GRACE
+    return not worker.ended and (
+        worker.state in (State.READY, State.UNHEALTHY)
+        or (worker.state is State.OPENING and now - worker.since >= OPENING_GRACE)
     )
 
 

@@ -191,6 +191,13 @@ def test_policy_sees_whether_a_worker_that_leaves_still_accepts(brain: Brain) ->
         assert [w.left for w in app.view().workers] == [True]
 
 
+def test_policy_sees_that_a_worker_has_ended_whose_death_is_still_to_be_told(brain: Brain) -> None:
+    with app_of_one_worker(State.READY) as (app, worker, _):
+        assert [w.ended for w in app.view().workers] == [False]
+        worker.ended_at = 10.0
+        assert [w.ended for w in app.view().workers] == [True]
+
+
 def test_policy_sees_which_workers_are_runs_of_a_job_and_whether_a_reload_makes_one_of_the_app(
     brain: Brain,
 ) -> None:

@@ -629,6 +629,18 @@ def test_soak_ends() -> None:
     assert c.converge(view, 9.0) == [act.LookAgain(10.0)]
 
 
+def test_one_that_has_ended_neither_serves_nor_clears_the_record() -> None:
+    gone = app(want=1, workers=(worker(3, 1, ended=True),), record=Record(deaths=(-1.0,), tries=1))
+    assert not generation_is_open(gone, 1.0)
+    assert c.converge(gone, 100.0) == []
+
+
+def test_a_soak_does_not_end_before_a_death_in_it_is_counted() -> None:
+    workers = (worker(3, 1, 2, ended=True), worker(4, 2, 2))
+    view = app(generation=2, previous=1, soak_until=10.0, workers=workers, templates=RELOADING["templates"])
+    assert c.converge(view, 10.0) == []
+
+
 def test_command_with_its_own_port_stops_before_it_starts() -> None:
     kind = {"forks": False, "target_forks": False, "overlaps": False, "templates": (), "want": 1}
     old = worker(1, 1, hears=False)
