@@ -94,7 +94,9 @@ class _Question:
         self.key = ""  # of the listener that it got
         self.grant: Grant | None = None
         self.answered: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.is_asked = False  # surely: it will be answered, or the channel ends
         self.is_left = False  # a signal's handler has ended it by an exception
+        self.is_over = False  # answered, and the answer given back where it was left
 
 
 class _ClusterBinding(Binding):
@@ -131,9 +133,9 @@ class _ClusterBinding(Binding):
             return Grant(errno.EDEADLK, "no callback in the thread of the channel can bind: it is to read the answer")
         with self._asking:
             left = self._last
-            if left is not None and left.grant is None:
+            if left is not None and not left.is_over:
                 with contextlib.suppress(queue.Empty):  # it may never have gone
-                    left.answered.get(timeout=_PATIENCE)
+                    left.answered.get(timeout=None if left.is_asked else _PATIENCE)
             question = self._last = _Question(address, next(_seq))  # first: it is told of the channel's end
             if self.ended or channel is None or not channel.connected:
                 self._last = None
@@ -144,6 +146,7 @@ class _ClusterBinding(Binding):
                 if key in self._keys and not channel.files:  # Node breaks off at a worker that asks twice
                     self._close_key(key)
                 _say({"act": "queryServer", **query}, question.seq)
+                question.is_asked = True
                 question.answered.get()
             except ChannelClosedError:
                 self._last = None
@@ -231,6 +234,7 @@ class _ClusterBinding(Binding):
             is_left = question.is_left
         if is_left:
             self._give_back(question.key, grant)
+        question.is_over = True
         question.answered.put(None)
 
     def _give_back(self, key: str, grant: Grant) -> None:
@@ -262,8 +266,8 @@ class _ClusterBinding(Binding):
     def _close_key(self, key: str) -> None:
         """Have the primary offer no more connections of this listener."""
         if key not in self._closed_keys:
-            self._closed_keys.add(key)
             _say({"act": "close", "key": key})
+            self._closed_keys.add(key)
 
     def stop_accepting(self) -> None:
         """Tell the primary first."""

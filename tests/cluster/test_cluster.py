@@ -175,8 +175,8 @@ def ring(*_):
     raise TimeoutError
 signal.signal(signal.SIGALRM, ring)
 address = "127.0.0.1", int(sys.argv[1])
-if sys.argv[2]: signal.setitimer(signal.ITIMER_REAL, 0.1)
 try:
+    if sys.argv[2]: signal.setitimer(signal.ITIMER_REAL, 0.1)
     with socket.socket() as first: first.bind(address)
 except TimeoutError: pass
 second = socket.socket()
