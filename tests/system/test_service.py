@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -32,27 +33,28 @@ class Manager:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         path = os.path.join(pw.folder, "notify")
         self.sock.bind(path)
-        self.sock.setblocking(False)
         self.said: list[str] = []
+        self.reading = threading.Thread(target=self._read, daemon=True)
+        self.reading.start()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pyworker", "daemon", "run"],
             env={**pw.environ, "NOTIFY_SOCKET": path, "WATCHDOG_USEC": "600000"},
             stdin=subprocess.DEVNULL,
         )
 
-    def lines(self) -> list[str]:
-        while True:
-            try:
-                self.said += self.sock.recv(4096).decode().splitlines()
-            except BlockingIOError:
-                return self.said
+    def _read(self) -> None:
+        """All the time: the kernel keeps ten words for who does not, and the daemon says none of them twice."""
+        while words := self.sock.recv(4096):
+            self.said += words.decode().splitlines()
 
     def wait_for(self, line: str) -> None:
-        wait_until(lambda: line in self.lines(), LONG, f"{line} in {self.said}")
+        wait_until(lambda: line in self.said, LONG, lambda: f"{line} in {self.said}")
 
     def close(self) -> None:
         self.process.kill() if self.process.poll() is None else None
         self.process.wait()
+        self.sock.shutdown(socket.SHUT_RD)
+        self.reading.join()
         self.sock.close()
 
 
@@ -82,7 +84,7 @@ def test_a_hangup_reloads_every_app_and_the_end_says_so(pw: Pyworker, manager: M
     pw.write("web.py", APP.replace("one", "two"))
     manager.process.send_signal(signal.SIGHUP)
     manager.wait_for("READY=1")
-    order = [line.partition("=")[0] for line in manager.lines()]
+    order = [line.partition("=")[0] for line in manager.said]
     assert order.index("RELOADING") < order.index("MONOTONIC_USEC") < order.index("READY")
     assert pw.get().startswith("two")
     manager.process.send_signal(signal.SIGTERM)
@@ -108,8 +110,8 @@ def test_a_hangup_while_the_next_daemon_comes_up_is_not_forgotten(pw: Pyworker, 
 
 def test_a_stop_that_somebody_has_typed_is_told_too(pw: Pyworker, manager: Manager) -> None:
     manager.wait_for("READY=1")
-    with pw.popen("daemon", "stop", "-y"):
-        manager.wait_for("STOPPING=1")  # read meanwhile: the kernel keeps ten words for who does not
+    pw.ok("daemon", "stop", "-y")
+    manager.wait_for("STOPPING=1")
     assert manager.process.wait(LONG) == 0
 
 
@@ -122,7 +124,7 @@ def test_a_stop_asks_for_the_time_that_the_apps_may_take_one_after_another(pw: P
     assert pw.status()["stop_s"] >= needed
     manager.process.send_signal(signal.SIGTERM)
     manager.wait_for("STOPPING=1")
-    asked = [int(line.partition("=")[2]) for line in manager.lines() if line.startswith("EXTEND_TIMEOUT_USEC=")]
+    asked = [int(line.partition("=")[2]) for line in manager.said if line.startswith("EXTEND_TIMEOUT_USEC=")]
     assert asked[-1] >= needed * 1_000_000
 
 
@@ -135,7 +137,7 @@ def test_a_start_that_takes_long_is_not_cut_off_and_has_its_end_under_the_next_d
     os.unlink(go)
     manager = Manager(pw)
     try:
-        wait_until(lambda: any(line.startswith("EXTEND_TIMEOUT_USEC=") for line in manager.lines()), LONG, "more time to be asked for")
+        wait_until(lambda: any(line.startswith("EXTEND_TIMEOUT_USEC=") for line in manager.said), LONG, "more time to be asked for")
         assert "READY=1" not in manager.said
         daemon = pw.role("daemon")
         kill(daemon)
@@ -164,7 +166,7 @@ def test_a_successor_is_named_before_it_is_ready_to_take_a_hangup_and_then_takes
     manager.process.kill()
     wait_until(lambda: os.path.exists(point + ".hit"), LONG, "the daemon to become the guardian")
     os.kill(daemon, signal.SIGHUP)
-    assert f"MAINPID={daemon}" in manager.lines()
+    assert f"MAINPID={daemon}" in manager.said
     manager.wait_for("RELOADING=1")
     wait_until(lambda: not set(pw.pids()) & set(before), LONG, "the reload")
     assert pw.get() == "one"
