@@ -47,7 +47,7 @@ def test_a_watch_may_end_while_the_watches_are_looked_through() -> None:
     ends.append(interests.listen(lambda *_: None))
     looking = threading.Thread(target=interests.keys, daemon=True)
     looking.start()
-    looking.join(10)
+    looking.join(30)
     assert not looking.is_alive()
     assert not interests.watched
     assert not interests.listening

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 
 
 def ends_well_while_held(held: AbstractContextManager[object], act: Callable[[], object]) -> bool:
-    """Whether `act` returns in a child that is forked while a thread of ours has something; the child waits 10 s at most."""
+    """Whether `act` returns in a child that is forked while a thread of ours has something; the child waits 30 s at most."""
     taken, forked = threading.Event(), threading.Event()
 
     def holding() -> None:
@@ -23,7 +23,7 @@ def ends_well_while_held(held: AbstractContextManager[object], act: Callable[[],
     taken.wait(30)
     pid = os.fork()
     if pid == 0:
-        signal.alarm(10)
+        signal.alarm(30)
         code = 1
         try:
             act()

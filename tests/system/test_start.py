@@ -94,6 +94,8 @@ def test_a_second_start_shows_what_the_first_one_has_begun(pw: Pyworker) -> None
     assert "api imported" in err
     pw.ok("daemon", "stop", "-y")
     again = pw.popen("start", "app.toml")  # which has the daemon start it
+    assert again.stderr is not None
+    assert any(line.startswith("starting api: web:app, 2 workers") for line in again.stderr)
     os.close(os.open(go, os.O_WRONLY))
     out, err = again.communicate(timeout=60)
     assert out.startswith("api running 2/2"), err

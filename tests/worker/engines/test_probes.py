@@ -298,8 +298,9 @@ def test_silent_and_slow_clients_are_let_go(serve: Serve, loop: str) -> None:
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_later_head_of_a_connection_has_no_more_time_than_the_first(serve: Serve, loop: str) -> None:
-    client = serve(hello.asgi, loop=loop, header_timeout=0.3, keepalive_timeout=300.0).client()
-    assert client.get() is not None
+    site = serve(hello.asgi, loop=loop, header_timeout=0.3, keepalive_timeout=300.0)
+    (client,) = site.clients_that_said(b"GET / HTTP/1.1\r\n" + H + b"\r\n")
+    assert client.recv() is not None
     late = client.send(b"GET / HTTP/1.1\r\nHost: te").recv()
     assert late is not None
     assert late.status == 408
@@ -307,8 +308,7 @@ def test_a_later_head_of_a_connection_has_no_more_time_than_the_first(serve: Ser
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_head_that_comes_byte_by_byte_has_no_more_time_than_another(serve: Serve, loop: str) -> None:
-    client = serve(hello.asgi, loop=loop, header_timeout=0.3).client()
-    client.send(b"GET / HTTP/1.1\r\nHost: ")
+    (client,) = serve(hello.asgi, loop=loop, header_timeout=0.3).clients_that_said(b"GET / HTTP/1.1\r\nHost: ")
     for _ in range(400):
         client.send(b"x")
         if select.select([client.sock], [], [], 0.05)[0]:
