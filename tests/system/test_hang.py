@@ -195,6 +195,7 @@ def remove(home: str) -> None:
 
 
 def test_while_the_files_of_a_home_are_gone_no_second_daemon_starts_and_nobody_says_that_none_runs(pw: Pyworker) -> None:
+    pw.environ["PYWORKER_TICK"] = "60"  # nor is it found hung meanwhile
     pw.api(ASGI)
     pw.ok("start", "app.toml")
     guardian, daemon = pw.role("guardian"), pw.role("daemon")
