@@ -20,6 +20,7 @@ from pyworker.config.schema import AppConfig, HealthConfig, ResolvedApp
 from pyworker.daemon import check
 from pyworker.daemon.loop import READ, Loop
 from pyworker.unix import fds, process
+from pyworker.unix.ready import ready
 from tests.support.words import TOO_MANY_OPEN_FILES
 
 HTTP = HealthConfig(path="/healthz", host="shop.example", timeout=5.0)
@@ -183,9 +184,16 @@ def test_silent_worker_is_unhealthy_after_the_timeout(loop: Loop, outcome: Outco
     assert outcome.calls == [(False, "no answer within 0.05 s")]
 
 
-def test_half_an_answer_is_unhealthy_after_the_timeout(loop: Loop, outcome: Outcome) -> None:
-    ask(loop, outcome, OK[:-1], close=False, config=HealthConfig(timeout=0.2))
-    assert outcome.calls == [(False, "no whole answer within 0.2 s")]
+def test_half_an_answer_is_unhealthy_after_the_timeout(loop: Loop, outcome: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = App(loop, OK[:-1], close=False)
+    check.http(loop, app.ours, HTTP, outcome)
+    while app.answer or ready(app.ours.fileno(), select.POLLIN):
+        loop.turn(0.1)
+    now = loop.clock() + HTTP.timeout
+    monkeypatch.setattr(loop, "clock", lambda: now)
+    loop.turn(0.1)
+    app.end()
+    assert outcome.calls == [(False, "no whole answer within 5 s")]
 
 
 def test_worker_that_died_is_unhealthy(loop: Loop, outcome: Outcome) -> None:
@@ -372,10 +380,16 @@ def test_what_a_command_prints_without_end_is_read_at_leisure(
         reads.append(fd)
         return real(fd, size)
 
+    now = 100.0  # it stands still until it prints: a busy machine starts it late
+    monkeypatch.setattr(loop, "clock", lambda: now)
     config = HealthConfig(type="exec", command=("yes",), timeout=0.5)
     command = check.Command(loop, resolved(tmp_path), config, outcome)
     monkeypatch.setattr(os, "read", read)
-    assert turn_until(loop, outcome)[0] is False
+    while not outcome.calls:
+        assert select.select([command._pipe], [], [], 30)[0], "it does not print"
+        loop.turn(0)
+        now += 0.001
+    assert outcome.calls[0][0] is False
     assert 1 < reads.count(command._pipe) <= config.timeout / 0.01 + 2
 
 
