@@ -31,7 +31,7 @@ async def half_requests() -> None:
         await send({"type": "http.response.body", "body": b"ok"})
 
     hub: Any = SimpleNamespace(end=lambda: None)
-    config = uvicorn.Config(app, log_level="critical", lifespan="off", ws="none", timeout_keep_alive=60)
+    config = uvicorn.Config(app, log_config=None, lifespan="off", ws="none", timeout_keep_alive=60)
     config.load()
     server = _Server(config, hub)
     server.lifespan = config.lifespan_class(config)
