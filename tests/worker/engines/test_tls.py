@@ -15,10 +15,10 @@ from pyworker.unix import tls
 from pyworker.worker.engines import stall
 from pyworker.worker.engines.connection import LINGERING
 from tests.support.apps import hello
-from tests.support.pyworker import LONG
 from tests.support.rawhttp import Client
 from tests.support.wait import wait_until
 from tests.worker.engines.conftest import Serve
+from tests.worker.engines.test_stall import take_a_little
 
 LARGE = 20_000_000
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -141,18 +141,8 @@ def test_a_client_that_takes_nothing_is_cut(
 
 
 def test_a_slow_reader_may_be_as_slow_as_it_likes(secure: Any, loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stall, "SEND_STALL", 1.0)
-    looks = []
-    taken = stall.bytes_taken
-    monkeypatch.setattr(stall, "bytes_taken", lambda transport: looks.append(taken(transport)) or looks[-1])
     _, client = secure(large, loop=loop, keepalive_timeout=0.2)
-    assert client.send(GET).recv(head_only=True) is not None
-    got = len(client.buffer)
-    for look in range(1, 3 * stall.LOOKS):
-        wait_until(lambda n=look: len(looks) >= n, LONG, f"look {look}")  # type: ignore[misc]
-        for _ in range(13):
-            got += len(client.sock.recv(16_384))
-    take(client, LARGE - got)
+    take(client, LARGE - take_a_little(client, monkeypatch))
 
 
 def test_a_websocket_whose_client_does_not_answer_the_close_ends(
