@@ -63,6 +63,13 @@ def turn_until(loop: Loop, outcome: Outcome, deadline: float = 20.0) -> tuple[bo
     return call
 
 
+def let_pass(seconds: float, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have so much time passed at once, between two turns."""
+    now = loop.clock() + seconds
+    monkeypatch.setattr(loop, "clock", lambda: now)
+    loop.turn(0)
+
+
 class App:
     """The other end of a private connection: notes the request, answers in pieces."""
 
@@ -189,9 +196,7 @@ def test_half_an_answer_is_unhealthy_after_the_timeout(loop: Loop, outcome: Outc
     check.http(loop, app.ours, HTTP, outcome)
     while app.answer or ready(app.ours.fileno(), select.POLLIN):
         loop.turn(0.1)
-    now = loop.clock() + HTTP.timeout
-    monkeypatch.setattr(loop, "clock", lambda: now)
-    loop.turn(0.1)
+    let_pass(HTTP.timeout, loop, monkeypatch)
     app.end()
     assert outcome.calls == [(False, "no whole answer within 5 s")]
 
@@ -260,13 +265,12 @@ def test_missing_unix_socket_is_unhealthy(loop: Loop, outcome: Outcome, tmp_path
 
 @pytest.mark.parametrize("address", ["/" + "x" * 200, ("::1%none", 1)])
 def test_address_that_cannot_even_be_tried_is_unhealthy_once(
-    loop: Loop, outcome: Outcome, address: check.Address
+    loop: Loop, outcome: Outcome, address: check.Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = HealthConfig(type="tcp", timeout=0.05)
-    check.at(loop, address, config, outcome)
+    check.at(loop, address, TCP, outcome)
     ok, reason = turn_until(loop, outcome)
     assert (ok, reason.startswith("cannot connect: ")) == (False, True)
-    loop.turn(config.timeout)  # in which it is not judged a second time
+    let_pass(TCP.timeout, loop, monkeypatch)  # in which it is not judged a second time
     assert len(outcome.calls) == 1
 
 
