@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pyworker.daemon import appmetrics
+from tests.support.descriptors import open_fds
 
 
 def test_an_app_that_fills_its_folder_does_not_keep_the_daemon_from_the_others(
@@ -38,6 +39,6 @@ def test_a_folder_that_cannot_be_given_to_the_apps_user_costs_no_descriptor(
     resolved: Any = SimpleNamespace(
         config=SimpleNamespace(name="api", metrics=metrics), env={}, uid=os.geteuid() + 1, gid=None
     )
-    before = os.listdir("/proc/self/fd")
+    before = open_fds()
     assert appmetrics.environment(str(tmp_path), resolved, 1) == {}
-    assert os.listdir("/proc/self/fd") == before
+    assert open_fds() == before

@@ -18,6 +18,7 @@ from pyworker.daemon.health import HealthWatch, check_of, where_to_ask
 from pyworker.daemon.listener import open_listener
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.shortage import is_want
+from tests.support.descriptors import open_fds
 
 from .test_loop import Clock
 
@@ -181,11 +182,11 @@ def no_more_under_way(_: object) -> bool:
 def test_worker_that_takes_no_message_fails_its_check(hand_over: Callable[[object], bool], is_a_failure: bool) -> None:
     loop = Loop()
     app = resolved(AppConfig("api", target="m:app", health=HealthConfig()))
-    before = os.listdir("/proc/self/fd")
+    before = open_fds()
     with pytest.raises(OSError, match=r"does not take|Too many references") as refused:
         check_of(loop, app, hand_over, None)(lambda ok, reason: None)
     assert is_want(refused.value.errno) is not is_a_failure
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert open_fds() == before
     loop.close()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import gc
 import os
 import resource
 import select
@@ -31,22 +30,21 @@ from pyworker.unix import process
 from pyworker.unix.fds import close_all, memfd, socketpair
 from pyworker.unix.process import is_gone, pidfd_pid, stat_fields
 from tests.support.children import children, none_left
+from tests.support.descriptors import open_fds
 
 LONG = 60.0
 
 
 @pytest.fixture
 def loop() -> Iterator[Loop]:
-    gc.collect()  # what other tests have left open must not be closed meanwhile
-    before = os.listdir("/proc/self/fd")  # with that of the listing itself
+    before = open_fds()
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: as the guardian is
     loop = Loop()
     with none_left():
         yield loop
     loop.close()
     ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)  # other tests look at their children, too
-    left = os.listdir("/proc/self/fd")
-    assert len(left) == len(before), (before, left)
+    assert open_fds() == before
 
 
 def turn_until(loop: Loop, predicate: Callable[[], object], what: str) -> None:

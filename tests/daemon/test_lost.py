@@ -23,6 +23,7 @@ from pyworker.protocol.inherited import WorkerId, worker_fd
 from pyworker.protocol.names import ENV_BIRTH
 from pyworker.unix.process import spawn
 from tests.support.children import none_left
+from tests.support.descriptors import open_fds
 from tests.support.wait import wait_until
 
 WORKER = WorkerId("job", 1, 1, 7)
@@ -116,7 +117,7 @@ def test_one_that_is_given_up_ends_although_its_guardian_has_died_or_it_has_writ
     brain: Any = SimpleNamespace(loop=(loop := Loop()), store=store)
     resolved = ResolvedApp(AppConfig("job", command=("true",), balance="shared"), 1, "", {}, (), None, None, (), "", 0)
     app: Any = SimpleNamespace(generations={1: Generation(1, resolved)})
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_fds())
     Direct(brain).end_untold(app, WorkerHandle(WORKER, held=False, born_at=0.0))
     pipes.clear()  # they are given back at once
     found: list[int] = []
@@ -127,7 +128,7 @@ def test_one_that_is_given_up_ends_although_its_guardian_has_died_or_it_has_writ
         return pid in found
 
     wait_until(ended, what="its end")
-    wait_until(lambda: bool(loop.turn(0.01)) or len(os.listdir("/proc/self/fd")) == before, what="its pipe to be closed")
+    wait_until(lambda: bool(loop.turn(0.01)) or len(open_fds()) == before, what="its pipe to be closed")
     loop.close()
     reap(guardian)
 

@@ -21,6 +21,7 @@ from pyworker.protocol.inherited import WorkerId
 from pyworker.protocol.store import Exited
 from pyworker.unix import process
 from pyworker.unix.process import ExitStatus
+from tests.support.descriptors import open_fds
 from tests.support.wait import wait_until
 from tests.support.words import TOO_MANY_OPEN_FILES
 
@@ -75,19 +76,19 @@ def test_a_pidfd_of_which_nobody_can_say_whose_it_is_is_not_kept(monkeypatch: py
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(process, "pidfd_pid", refuse)
-    before = os.listdir("/proc/self/fd")
+    before = open_fds()
     with pytest.raises(OSError, match=TOO_MANY_OPEN_FILES):
         open_pidfd(os.getpid(), os.geteuid())
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert open_fds() == before
 
 
 def test_the_pidfd_of_another_users_process_or_of_one_that_has_gone_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = open_fds()
     assert open_pidfd(os.getpid(), os.geteuid() + 1) is None
     monkeypatch.setattr(process, "pidfd_pid", lambda pidfd: 0)  # what the number stands for by now is the owner's as well
     with pytest.raises(ProcessLookupError):
         open_pidfd(os.getpid(), os.geteuid())
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert open_fds() == before
 
 
 class Told:

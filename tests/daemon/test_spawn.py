@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import socket
 import sys
@@ -29,6 +28,7 @@ from pyworker.protocol.node import UNIQUE_ID
 from pyworker.protocol.wire import decode
 from pyworker.unix import fds
 from tests.support.channels import ends as ends
+from tests.support.descriptors import open_fds
 from tests.support.words import TOO_MANY_OPEN_FILES
 
 
@@ -51,13 +51,11 @@ def test_a_start_for_which_there_is_no_descriptor_keeps_none_of_those_it_had(
         return memfd(name, content, seal=seal)
 
     monkeypatch.setattr(fds, "memfd", memfd_or_not)
-    gc.collect()  # what earlier tests have left open is none of this one's
-    before = os.listdir("/proc/self/fd")
+    before = open_fds()
     with pytest.raises(OSError, match=TOO_MANY_OPEN_FILES):
         spawner.template(app, generation, 0.0)
     store.remove(*store.fds)  # the pipes are the store's, and go with the app
-    gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert open_fds() == before
     fds.close_all([spawner._null, spawner._runtime])
     loop.close()
 
@@ -164,7 +162,7 @@ OF_A_WORKER = ["ctl.api.1.2.7", "err.api.1.2.7", "out.api.1.2.7"]
 def test_a_worker_is_asked_of_its_template_with_all_that_it_needs_whose_other_ends_are_stored(
     world: World, config: dict[str, Any], more: list[str]
 ) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_fds())
     handle = world.worker(target="a:b", held=True, **config)
     assert (handle.id, handle.held, handle.lost, world.app.last_serial) == (WorkerId("api", 1, 2, 7), True, False, 7)
     assert handle.ctl is not None
@@ -185,7 +183,7 @@ def test_a_worker_is_asked_of_its_template_with_all_that_it_needs_whose_other_en
         assert not os.get_blocking(world.store.fds["ipc.api.1.2.7"])
     fds.close_all(packet.fds)
     world.let_go()
-    assert len(os.listdir("/proc/self/fd")) == before + len(world.store.fds)
+    assert len(open_fds()) == before + len(world.store.fds)
 
 
 @pytest.mark.parametrize("loading", [True, False])
@@ -200,7 +198,7 @@ def test_a_worker_finds_the_apps_folders_though_somebody_has_removed_them_since_
 
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_template_that_has_just_died_is_no_error_and_one_that_takes_no_more_is(world: World, gone: bool) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_fds())
     if gone:
         world.theirs.close()
         handle = world.worker(target="a:b")
@@ -213,7 +211,7 @@ def test_a_template_that_has_just_died_is_no_error_and_one_that_takes_no_more_is
             world.worker(target="a:b")
     assert world.template.asked == set()
     world.let_go()
-    assert len(os.listdir("/proc/self/fd")) == before + len(world.store.fds)
+    assert len(open_fds()) == before + len(world.store.fds)
 
 
 NODE = {"command": ("node", "app.js")}
@@ -235,7 +233,7 @@ def test_a_script_or_command_is_launched_as_what_it_is(
     world: World, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], held: bool, role: str, listeners: int, env: dict[str, str], has_ipc: bool
 ) -> None:
     monkeypatch.setattr(spawn, "free_port", lambda taken: 20007)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_fds())
     handle = world.worker(held=True, **config)
     [(spec, direct)] = world.launched
     assert (spec.role, spec.held, spec.slot, spec.row, len(spec.listener_fds), spec.ipc_fd > 0) == (role, held, 2, 107, listeners, has_ipc)
@@ -246,7 +244,7 @@ def test_a_script_or_command_is_launched_as_what_it_is(
     if handle.port:
         assert spec.app.command in (("sh", "-c", "serve 20007"), ("/usr/bin/python3", "-u", "/srv/run.py"))
     world.let_go()
-    assert len(os.listdir("/proc/self/fd")) == before + len(world.store.fds)
+    assert len(open_fds()) == before + len(world.store.fds)
 
 
 @pytest.mark.parametrize(("uid", "node", "strange"), [(None, False, False), (os.geteuid(), False, False), (4711, False, True), (4711, True, False)])

@@ -17,6 +17,7 @@ from pyworker.daemon.preflight import Preflight
 from pyworker.daemon.requests import upgrade
 from pyworker.daemon.shortage import step_for
 from pyworker.protocol import control as k
+from tests.support.descriptors import open_fds
 
 
 def desk_of(home: Path, loop: Any = None) -> Any:
@@ -139,8 +140,8 @@ def test_a_check_that_lacks_descriptors_says_so_and_keeps_none(monkeypatch: pyte
     monkeypatch.setattr(os, "memfd_create", memfd_create)
     loop = Loop()
     said: list[tuple[str, str]] = []
-    before = os.listdir("/proc/self/fd")
+    before = open_fds()
     Preflight(loop, sys.executable, b"", lambda version, why, step: said.append((why, step)))
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert open_fds() == before
     loop.close()
     assert said == [(f"its check cannot be started: {os.strerror(errno.EMFILE)}", step_for(errno.EMFILE))]

@@ -16,13 +16,14 @@ import pytest
 from pyworker.guardian.program import HUNG, Backoff, Program
 from pyworker.guardian.store import FdStore
 from pyworker.unix import fds, process
+from tests.support.descriptors import open_fds
 
 NOW = 100.0
 
 
 @pytest.fixture
 def program() -> Iterator[Program]:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_fds())
     made = Program("daemon", [sys.executable, "-I", "-c", "import time; time.sleep(100)"], FdStore(), Backoff())
     yield made
     if made.pid:
@@ -30,7 +31,7 @@ def program() -> Iterator[Program]:
         status = os.waitid(os.P_PID, made.pid, os.WEXITED)
         assert status is not None
         made.ended(NOW, process.status_of(status))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(open_fds()) == before
 
 
 def children() -> set[bytes]:

@@ -12,6 +12,7 @@ from pyworker.protocol import store as protocol
 from pyworker.protocol import wire
 from pyworker.unix import fds
 from tests.support.channels import ends as ends
+from tests.support.descriptors import open_fds
 
 
 @pytest.mark.parametrize("is_told", [True, False])
@@ -29,9 +30,9 @@ def test_it_is_needed_when_everybody_else_is_gone_and_not_when_the_next_daemon_h
     else:
         theirs.shutdown(socket.SHUT_WR)
     number = ours.detach()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_fds())
     assert standby.is_needed(number) is not is_told
-    assert len(os.listdir("/proc/self/fd")) == before - 1
+    assert len(open_fds()) == before - 1
     said = fds.recv_packet(theirs, wire.MAX_MESSAGE, 0)
     assert said is not None
     assert wire.decode(protocol.FromDaemon, said.data) == protocol.StandsBy()

@@ -21,6 +21,7 @@ from pyworker.protocol.template import Fork, ForkFailed, Loaded, LoadFailed, Par
 from pyworker.protocol.worker import Drain, Drained, Hello, Ready
 from pyworker.template import forksafe, main
 from tests.support.certificates import make_certificate
+from tests.support.descriptors import open_fds
 from tests.support.wait import wait_until
 from tests.worker.conftest import get
 
@@ -719,9 +720,9 @@ def test_unusable_tls_files_are_a_config_failure(daemon: Any, pem: tuple[bytes, 
 
 def test_a_fork_that_fails_is_told_by_its_errno_and_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(main, "bare_fork", lambda: -errno.EAGAIN)
-    before = os.listdir("/proc/self/fd")
+    before = open_fds()
     assert main.fork_worker() == -errno.EAGAIN
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert open_fds() == before
 
 
 def test_who_has_forked_for_a_template_that_was_killed_meanwhile_just_leaves(monkeypatch: pytest.MonkeyPatch) -> None:

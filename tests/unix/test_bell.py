@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyworker.unix import bell
+from tests.support.descriptors import open_fds
 
 
 def rung(fd: int) -> bool:
@@ -57,7 +58,7 @@ def test_rings_are_taken_where_a_read_waits_for_more(tmp_path: Path, monkeypatch
 
 
 def test_a_file_that_is_not_there_is_named_and_no_descriptor_stays(tmp_path: Path) -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_fds()
     with pytest.raises(FileNotFoundError, match="nothing"):
         bell.watch(str(tmp_path / "nothing"))
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_fds() == before

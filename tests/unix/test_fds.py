@@ -35,6 +35,7 @@ from pyworker.unix.fds import (
     unread,
     whole_lines,
 )
+from tests.support.descriptors import open_fds
 
 
 def test_received_fds_are_close_on_exec_and_the_same_file() -> None:
@@ -54,13 +55,13 @@ def test_received_fds_are_close_on_exec_and_the_same_file() -> None:
 def test_unasked_fds_are_closed_and_said_so(count: int) -> None:
     ours, theirs = socketpair()
     with ours, theirs, open("/dev/null", "rb") as null:
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(open_fds())
         send_packet(ours, b"x", [null.fileno()] * count)
         packet = recv_packet(theirs, 100, 0)
         assert packet is not None
         assert packet.truncated
         assert packet.fds == []
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(open_fds()) == before
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -211,7 +212,7 @@ def test_who_peeks_knows_the_sender_and_takes_nothing_until_the_packet_is_droppe
     ours, theirs = socketpair()
     with ours, theirs, open("/dev/null", "rb") as null:
         pass_credentials(theirs)
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(open_fds())
         assert peek_packet(theirs, 100) is None
         assert send_packet(ours, b"one", [null.fileno()])
         assert send_packet(ours, b"two")
@@ -219,7 +220,7 @@ def test_who_peeks_knows_the_sender_and_takes_nothing_until_the_packet_is_droppe
             assert peek_packet(theirs, 100) == (b"one", [], os.getpid(), True, os.getuid())  # an fd more came with it
         drop_packet(theirs)
         assert peek_packet(theirs, 100) == (b"two", [], os.getpid(), False, os.getuid())
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(open_fds()) == before
         send_packet(theirs, b"never read")
         ours.close()
         drop_packet(theirs)
@@ -277,10 +278,10 @@ def test_fixed_memfd_keeps_its_size() -> None:
 
 
 def test_a_fixed_memfd_that_cannot_be_made_leaves_no_descriptor() -> None:
-    before = os.listdir("/proc/self/fd")
+    before = open_fds()
     with pytest.raises(OSError, match="Invalid argument"):
         memfd_fixed("x", -1)
-    assert os.listdir("/proc/self/fd") == before
+    assert open_fds() == before
 
 
 def test_what_the_peer_has_not_received_is_known() -> None:

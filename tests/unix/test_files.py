@@ -15,6 +15,7 @@ import pytest
 
 from pyworker.unix import files
 from tests.support.control import connect
+from tests.support.descriptors import open_fds
 
 
 def test_home_is_made_private_with_its_parents(tmp_path: Path) -> None:
@@ -35,10 +36,10 @@ def test_home_that_others_can_read_or_write_is_refused(tmp_path: Path, mode: int
     home = tmp_path / "my home"
     home.mkdir()
     home.chmod(mode)
-    before = os.listdir("/proc/self/fd")
+    before = open_fds()
     with pytest.raises(files.UnsafeDirectory) as refused:
         files.open_home(str(home), create=True)
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert open_fds() == before
     assert f"mode {mode:04o}" in refused.value.reason
     assert refused.value.hint == f"if nobody else needs it: chmod 700 '{home}'; else use a folder of your own"
 
@@ -241,12 +242,12 @@ def test_a_file_is_on_the_disk_as_a_whole_before_it_takes_the_place_of_another(t
 def test_a_directory_is_locked_by_one_at_a_time_for_as_long_as_that_one_has_it_open(tmp_path: Path) -> None:
     first, other = (os.open(tmp_path, os.O_RDONLY) for _ in range(2))
     assert not files.is_locked(str(tmp_path))
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_fds())
     assert files.lock_directory(first)
     assert (files.lock_directory(other), files.is_locked(str(tmp_path))) == (False, True)
     os.close(first)
     assert not files.is_locked(str(tmp_path))
-    assert len(os.listdir("/proc/self/fd")) == before - 1
+    assert len(open_fds()) == before - 1
     assert files.lock_directory(other)
     os.close(other)
     assert not files.is_locked(str(tmp_path / "absent"))
@@ -274,10 +275,10 @@ def test_what_cannot_be_looked_at_is_not_said_to_be_missing(tmp_path: Path) -> N
 def test_a_listening_socket_that_cannot_take_its_place_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "control.sock").mkdir()
     fd = os.open(tmp_path, os.O_RDONLY)
-    before = os.listdir("/proc/self/fd")
+    before = open_fds()
     with pytest.raises(OSError, match="directory"):
         files.listen_unix(fd, "control.sock")
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert open_fds() == before
     assert os.listdir(tmp_path) == ["control.sock"]
     os.close(fd)
 
@@ -288,9 +289,9 @@ def test_a_socket_whose_path_is_too_long_for_the_kernel_is_reached_all_the_same(
         folder = Path(f"{above}/{'x' * (length - len(above) - len('//sock'))}")
         folder.mkdir()
         fd = os.open(folder, os.O_RDONLY)
-        before = os.listdir("/proc/self/fd")
+        before = open_fds()
         with files.listen_unix(fd, "sock"), files.socket_path(str(folder), "sock") as path, socket.socket(socket.AF_UNIX) as client:
             assert (path == f"{folder}/sock") is (length == 107)
             client.connect(path)
-        assert len(os.listdir("/proc/self/fd")) == len(before)
+        assert open_fds() == before
         os.close(fd)

@@ -36,6 +36,7 @@ from pyworker.unix.process import (
     time_without_cpu,
     zombie_status,
 )
+from tests.support.descriptors import open_fds
 from tests.support.pyworker import KERNEL
 from tests.support.wait import wait_until
 
@@ -306,13 +307,13 @@ def test_in_a_session_each_is_signalled_once_and_nobody_who_is_of_another_by_now
         wait_until(lambda: len(sessions().get(pid, ())) == 2, 30, "timeout and what it has started")
         first, second = sessions()[pid]
         listings = iter([{first, stranger}, {first, second, stranger}])  # one that has just been forked; a number used again
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(open_fds())
         with monkeypatch.context() as patch:
             patch.setattr(process, "sessions", lambda: {pid: next(listings)})
             patch.setattr(process, "send_signal", lambda pidfd, _: told.append(pidfd_pid(pidfd)))
             kill_session(pid, signal.SIGCONT)
         assert told == [first, second]
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(open_fds()) == before
     finally:
         kill_session(pid, signal.SIGKILL)
         send_signal(other, signal.SIGKILL)
@@ -334,9 +335,9 @@ def test_what_is_left_of_a_session_whose_leader_is_reaped_is_known_by_who_was_st
         # whoever is of a session of that number may be another's, when all of them were started later
         for later in (0.0, born - 60.0):
             assert not kill_rest_of_session(pid, signal.SIGKILL, later)
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(open_fds())
         assert kill_rest_of_session(pid, 0, ran)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(open_fds()) == before
         assert pid in sessions_with_others()
         kill_rest_of_session(pid, signal.SIGKILL, ran)
         wait_until(lambda: not kill_rest_of_session(pid, 0, ran), 30, "their end")
