@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pyworker.cli import operation, savescale
+from pyworker.cli.client import Lost
 from pyworker.cli.commands import wait
 from pyworker.cli.options import Settings
 from pyworker.cli.progress import Board
@@ -635,6 +636,38 @@ def test_wait_for_a_generation_is_over_when_all_of_that_one_serves_or_of_a_later
     wrong = run("wait", "api", "--for", "gen8", home=home)
     assert (wrong.code, wrong.out) == (2, "")
     assert "write ready, stopped or gen=8" in wrong.err
+
+
+@pytest.mark.parametrize(
+    ("goal", "app"),
+    [
+        ("gen=8", {"gen": 8, "pool": [documents.worker(1, 41209, "ready", gen=8), documents.worker(1, 41208, "draining", gen=7)]}),
+        ("ready", {"state": "scheduled", "pool": [], "workers": {"want": 0, "ready": 0, "total": 0}}),
+    ],
+    ids=["whose old workers drain", "that waits for its time"],
+)  # fmt: skip
+def test_wait_is_over_for_an_app(goal: str, app: dict[str, Any], home: str) -> None:
+    with FakeControl(home, {"ps": replies({"apps": [documents.app("api", **app)]})}):
+        assert run("wait", "api", "--for", goal, "--timeout", "0", home=home).code == 0
+
+
+def test_wait_for_the_stop_is_over_when_no_worker_is_left_and_none_is_to_come(home: str) -> None:
+    states = (("starting", 0), ("stopping", 1), ("failed", 1), ("stopped", 0))
+    looks = iter([documents.app("api", state=state, workers={"want": 2, "ready": 0, "total": n}) for state, n in states])
+    with FakeControl(home, {"ps": lambda _: [Reply(True, {"apps": [next(looks)]})]}):
+        assert run("wait", "api", "--for", "stopped", home=home).code == 0
+    assert next(looks, None) is None
+
+
+def test_wait_ends_when_for_long_there_is_no_daemon(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + 50 * len(pauses))
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    looks = iter([Reply(True, {"apps": [documents.app("api", state="starting")]}), *[CLOSE] * 4])
+    with FakeControl(home, {"ps": lambda _: [next(looks)]}), pytest.raises(Lost):
+        wait.cmd.main(["api", "--home", home], standalone_mode=False)
+    assert len(pauses) == 2
 
 
 def test_wait_goes_on_with_the_next_daemon(home: str) -> None:

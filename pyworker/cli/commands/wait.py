@@ -120,7 +120,7 @@ def _reached(app: dict[str, Any], goal: str) -> bool:
         return bool(app["state"] in {"stopped", "failed"} and not app["workers"].get("total"))
     wanted = int(goal.removeprefix("gen=")) if goal.startswith("gen=") else 0
     # committed is not yet serving: the new workers have still to accept, of a command without bind even to start
-    serving = {w["worker"] for w in app["pool"] if w["state"] in {"ready", "unhealthy"} and w["gen"] >= wanted}
-    old = wanted and any(w["gen"] < wanted for w in app["pool"])  # while it reloads, they may accept one more
+    serving = {w["worker"] for w in app["pool"] if w["state"] in {"ready", "unhealthy"}}
+    old = any(w["gen"] < wanted for w in app["pool"])  # while it reloads, they may accept one more
     is_open = app["state"] in {"running", "scheduled"} or (not old and len(serving) >= (app["workers"]["want"] or 0))
     return bool(app["state"] in {"running", "reloading", "scheduled"} and app["gen"] >= wanted and is_open)
