@@ -431,8 +431,9 @@ def test_limits_that_the_cgroup_does_not_allow_are_said(homeless: Pyworker) -> N
         pytest.skip("no memory limit of a cgroup here")
     size = f"{limit // 2**20 + 1024}MB"
     pw = homeless
-    pw.write("app.toml", f'[app]\nname = "big"\ncommand = "sleep 1000"\nlimits.memory = "{size}"\n')
-    with foreground(pw, "app.toml") as one:
+    big = f'[apps.big]\ncommand = "sleep 1000"\nlimits.memory = "{size}"\n'
+    pw.write("app.toml", f'{big}[apps.small]\ncommand = "sleep 1000"\ndepends_on = "big"\n')
+    with foreground(pw, "app.toml", "--only", "small") as one:
         one.running()
         assert "the kernel may kill first" in one.err
         assert one.stop() == 0

@@ -80,8 +80,9 @@ def cmd(
     given = {"logs": logs or ("json" if settings.json else None), "probe": probe, "lame_duck": lame_duck}
     config = run_config(found.request.get("file") or "", given, found.apps, is_root=os.geteuid() == 0)
     if not settings.quiet:
-        _say_how_long(found, config.lame_duck)
-        _say_what_does_not_fit(found)
+        apps = _with_what_they_need(found)
+        _say_how_long(apps, config.lame_duck)
+        _say_what_does_not_fit(apps)
     _become(settings, found, config)
 
 
@@ -112,13 +113,13 @@ def _become(settings: Settings, found: Startable, config: Any) -> NoReturn:
     become(["pyworker.guardian", "--run", str(fd)])
 
 
-def _say_what_does_not_fit(found: Startable) -> None:
+def _say_what_does_not_fit(apps: list[AppConfig]) -> None:
     from pyworker.config.cpus import usable_cpus
     from pyworker.unix import oom
 
     limit = oom.group_limit()
     wanted = 0
-    for app in found.apps:
+    for app in apps:
         if isinstance(app.limits.memory, int):
             wanted += app.limits.memory * (usable_cpus() if app.workers == "auto" else app.workers)
     if limit is not None and wanted > limit:
@@ -128,12 +129,12 @@ def _say_what_does_not_fit(found: Startable) -> None:
         )
 
 
-def _say_how_long(found: Startable, lame_duck: float) -> None:
+def _say_how_long(apps: list[AppConfig], lame_duck: float) -> None:
     if os.environ.get("INVOCATION_ID"):  # a unit of systemd, which waits 90 s unless it says otherwise
         return
     from pyworker.config.between import longest_stop
 
-    longest = longest_stop(_with_what_they_need(found)) + lame_duck
+    longest = longest_stop(apps) + lame_duck
     if longest > _DOCKER_GRACE:
         needed = math.ceil(longest + _MARGIN)  # neither takes a fraction
         render.note(
