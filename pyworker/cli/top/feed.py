@@ -115,7 +115,7 @@ class Feed:
         try:
             answer = perform(self._home, request, on_event, None, None)
             self._tell(_outcome(wish, answer))
-        except (PyworkerError, OSError, TimeoutError) as error:
+        except (PyworkerError, OSError) as error:
             text = error.message if isinstance(error, PyworkerError) else str(error)
             self._tell(News(message=f"{wish.what} of {wish.name}: {text}", style="red"))
         self._now.set()
