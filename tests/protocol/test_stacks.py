@@ -55,13 +55,16 @@ Current thread 0x00007f8a1be28b80 (most recent call first):
 
 
 def test_tasks_are_read_back_and_are_those_of_one_process_only() -> None:
-    tasks = (TaskStack("Task-1", 3, (Frame("/srv/a.py", 1, "outer"), Frame("/srv/a.py", 2, "inner"))), TaskStack("x\ny", 1, ()))
+    tasks = (
+        TaskStack("Task-1", 3, (Frame("/srv/a.py", 1, "outer"), Frame("/srv/a.py", 2, "inner"))),
+        TaskStack("x\ny" + 100 * "z", 1, (Frame("/srv/a.py", 3, "other"),)),
+    )
     others = write_tasks(2, [TaskStack("late", 1, (Frame("/srv/b.py", 1, "b"),))])
     text = PYTHON_3_14 + others + write_tasks(1, tasks)
-    assert parse_tasks(text, 1) == (tasks[0], TaskStack("x?y", 1, ()))
+    assert parse_tasks(text, 1) == (tasks[0], TaskStack("x?y" + 61 * "z", 1, tasks[1].frames))
     assert (parse_tasks(text, 3), has_tasks(text, 3), has_tasks(text, 1)) == ((), False, True)
     assert parse(text) == parse(PYTHON_3_14)
-    assert whereabouts(tasks) == "/srv/a.py:2 in inner"
+    assert whereabouts(tasks) == "/srv/a.py:2 in inner, /srv/a.py:3 in other"
     many = [TaskStack(f"Task-{n}", 1, (Frame("/srv/" + "x" * 1000, n, "f"),)) for n in range(1000)]
     assert len(parse_tasks(write_tasks(1, many), 1)) > 100
     assert len(write_tasks(1, many)) < MAX_TEXT
