@@ -112,7 +112,7 @@ class Lifespan:
             raise RuntimeError(f"{kind!r:.60} is not a message of lifespan")
         if kind == "lifespan.startup.complete":
             self._serving = True
-        self._tell(kind, message.get("message", ""))
+        self._tell(kind, str(message.get("message") or ""))  # some send the exception itself, or None
 
 
 def _app_frames(error: BaseException) -> str:
