@@ -153,7 +153,7 @@ def prepare_app(spec: t.LaunchSpec, channel: socket.socket, argv: list[str], sta
     try:
         target = load(spec.app)
     except TargetError as error:
-        fail(channel, t.LoadFailed(error.kind, error.message, clip(error.traceback), error.hint))
+        fail(channel, t.LoadFailed(error.kind, error.message, clip(error.traceback), clip(error.hint)))
     except BaseException as error:  # noqa: BLE001  sys.exit(), KeyboardInterrupt and the like at import: all mean "no app"
         fail(channel, t.LoadFailed("import", headline.of(error), clip(traceback.format_exc())))
     if not untold.is_open:

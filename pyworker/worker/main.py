@@ -58,7 +58,7 @@ def run(birth: Birth) -> int:
             call_hook(birth.app.hooks.post_fork)
     except TargetError as error:
         birth.channel.send(
-            w.Failed("import" if server is None else "other", error.message, clip(error.traceback), error.hint)
+            w.Failed("import" if server is None else "other", error.message, clip(error.traceback), clip(error.hint))
         )
         say(error.traceback or error.message)
         return Exit.FAILED

@@ -637,6 +637,14 @@ def test_an_app_with_a_package_that_cannot_serve_websockets_is_served(daemon: An
     assert template.read_err() == b"pyworker: websockets cannot be served: no such name\n"
 
 
+def test_a_hint_names_a_folder_whose_name_is_no_text(daemon: Any, folder: Path) -> None:
+    other = Path(os.fsdecode(b"caf\xe9"))
+    (folder / other).mkdir()
+    (folder / "shop.py").rename(folder / other / "shop.py")
+    failed = daemon().launch("template").expect(LoadFailed)
+    assert "in the folder caf\\udce9" in failed.hint
+
+
 @pytest.mark.parametrize(
     ("library", "patch"),
     [
