@@ -49,6 +49,12 @@ def test_the_last_bucket_answers_with_its_lower_bound() -> None:
     assert quantile(buckets, 0.99) == bound(LATENCY_BUCKETS - 2)
 
 
+def test_what_was_answered_in_so_much_time_is_told_per_second() -> None:
+    requests, p50, p99, errors = Totals(100, (0, 90, 0, 0, 10), 150_000, histogram([1500] * 100)).over(2.0)
+    assert (requests, errors) == (50.0, 0.1)
+    assert (p50, p99) == pytest.approx((1024e-6 * 1.5, 1024e-6 * 1.99))  # of the bucket from 1,024 to 2,048 µs
+
+
 def test_error_share_is_of_final_answers() -> None:
     assert error_share((50, 90, 5, 3, 2)) == pytest.approx(0.02)
 
