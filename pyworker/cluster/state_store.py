@@ -454,6 +454,6 @@ class Messages(_Stream):
         self.missed += missed
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):  # a stranger's
             return
         self._put(value)

@@ -25,7 +25,7 @@ import pytest
 
 from pyworker import state
 from pyworker.cluster import sqlite_connection, state_redis, state_sqlite
-from pyworker.cluster.state_store import MAX_INTEGER, State
+from pyworker.cluster.state_store import MAX_INTEGER, Messages, State
 from pyworker.protocol.names import ENV_STATE
 from tests.support.forked import ends_well_while_held
 from tests.support.redis import RedisServer, redis_server
@@ -1147,6 +1147,14 @@ def test_redis_values_can_be_read_by_others_and_their_changes_are_noticed(server
         client.set("pyworker:test:k", "5")  # by a stranger, who publishes nothing
         seen.wait(5)
         client.config_set("notify-keyspace-events", "")
+
+
+def test_a_message_of_a_stranger_that_is_no_json_is_passed_over() -> None:
+    heard: list[Any] = []
+    messages = Messages(heard.append)
+    for text in ("no", "[" * 100_000, '"yes"'):
+        messages._deliver(text, 0)
+    assert heard == ["yes"]
 
 
 def test_a_counter_is_exact_up_to_its_last_bit(one: State) -> None:
