@@ -32,6 +32,7 @@ from pyworker.protocol.names import DAEMON_LOG
 from pyworker.protocol.wire import MAX_MESSAGE, WireError, decode, encode
 from pyworker.unix import fds as unix_fds
 from pyworker.unix import process, title
+from pyworker.unix.ready import ready
 
 if TYPE_CHECKING:
     from pyworker.daemon.app import App, Generation
@@ -226,12 +227,15 @@ class Dispatchers:
         if not self._say(app, handle, d.Bound(message.key, error), fds):
             self._brain.loop.call_later(AGAIN, lambda: self._find_listener(app, handle, message))
 
-    def tell(self, app: App, serial: int, text: str) -> bool:
-        """A message for a Node worker, whose channel the dispatcher has; False when that is not possible now."""
+    def tell(self, app: App, serial: int, text: str) -> DispatcherHandle | None:
+        """A message for a Node worker: return the dispatcher that is to pass it on; None when that is not possible now."""
         handle = app.dispatcher
         if handle is None or handle.state != "ready" or ("attach", serial) not in handle.told:
-            return False
-        return self._say(app, handle, d.Tell(serial, text))
+            return None
+        with contextlib.suppress(OSError):  # it is dying, and its successor is not told this
+            if handle.channel is not None and unix_fds.send_packet(handle.channel, encode(d.Tell(serial, text))):
+                return handle
+        return None
 
     def ping(self, app: App, handle: DispatcherHandle, number: int) -> None:
         handle.unanswered += 1
@@ -361,6 +365,14 @@ class Dispatchers:
         for name in self._brain.store.names("inbox", app.name) + self._brain.store.names("feed", app.name):
             self._brain.store.remove(fd_name(name.kind, app.name, name.numbers[0]))
         app.dispatcher_record = restart.CLEAR
+
+
+def has_read(handle: DispatcherHandle) -> bool | None:
+    """Whether a dispatcher has read all that it was told; None: it has ended, and nobody knows."""
+    if handle.ended or handle.channel is None:
+        return None
+    is_read = not unix_fds.unread(handle.channel)  # asked first: what it has not read is gone with it
+    return None if ready(handle.channel.fileno(), 0) else is_read
 
 
 def make_inbox(store: FdStore, app: str, slot: int) -> int:

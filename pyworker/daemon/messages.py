@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pyworker.config.check import runs_node
 from pyworker.config.schema import AppConfig
 from pyworker.daemon import nodeshared
-from pyworker.daemon.handles import WorkerHandle, copy_socket
+from pyworker.daemon.handles import DispatcherHandle, WorkerHandle, copy_socket
 from pyworker.daemon.loop import HANGUP, READ, WRITE
 from pyworker.daemon.nodeshared import is_node
 from pyworker.policy import talk
@@ -95,8 +95,8 @@ class Messages:
                 listener.close()
             unix_fds.hang_up(channel.sock)
 
-    def send(self, app: App, handle: WorkerHandle, value: Any) -> None:
-        """Put a message into the worker's channel; NotSent says why that cannot be."""
+    def send(self, app: App, handle: WorkerHandle, value: Any) -> DispatcherHandle | None:
+        """Put a message into the worker's channel, or return the dispatcher that is to; NotSent says why that cannot be."""
         generation = app.generations.get(handle.id.generation)
         if generation is not None and is_node(generation.config):
             try:
@@ -104,9 +104,10 @@ class Messages:
                 line = node.encode_line(value, node.MAX_TEXT).decode()
             except node.MessageError as error:
                 raise NotSent(str(error)) from None
-            if not self._brain.dispatchers.tell(app, handle.id.serial, line):
-                raise NotSent("the dispatcher, which has its channel, is not there just now")
-            return
+            dispatcher = self._brain.dispatchers.tell(app, handle.id.serial, line)
+            if dispatcher is None:
+                raise NotSent("the dispatcher, which has its channel, does not take it now: send it again in a moment")
+            return dispatcher
         channel = self._channels.get((app.name, handle.id.serial))
         if channel is None:
             raise NotSent("it has no message channel (ipc = true gives it one)")
@@ -125,6 +126,7 @@ class Messages:
             channel.full = False
             self._set_mask(channel)
             raise NotSent(_FULL)
+        return None
 
     def disconnect(self, app: App, handle: WorkerHandle) -> bool:
         """Ask a Node worker whose primary we are to finish and leave; False when it cannot be asked."""

@@ -15,7 +15,7 @@ import pytest
 from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig
 from pyworker.daemon.app import Failure, Generation
 from pyworker.daemon.brain import LONGEST_NOTE, Brain
-from pyworker.daemon.dispatchers import Dispatchers, dispatches, make_inbox
+from pyworker.daemon.dispatchers import Dispatchers, dispatches, has_read, make_inbox
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import DispatcherHandle, WorkerHandle
 from pyworker.daemon.loop import Loop
@@ -175,12 +175,27 @@ def test_a_message_is_for_a_node_worker_whose_channel_the_dispatcher_has(ends: t
     tell = handed.dispatchers.tell
     assert not tell(handed.app, 7, "{}")
     handed.app.dispatcher.told.add(("attach", 7))
-    assert tell(handed.app, 7, "{}")
+    dispatcher = tell(handed.app, 7, "{}")
+    assert dispatcher is handed.app.dispatcher
+    assert has_read(dispatcher) is False
     assert handed.said() == [d.Tell(7, "{}"), d.Gone(7)]
+    assert has_read(dispatcher) is True
     handed.app.dispatcher.state = "stopping"
     assert not tell(handed.app, 7, "{}")
     handed.app.dispatcher = None
     assert not tell(handed.app, 7, "{}")
+
+
+def test_a_message_to_a_dispatcher_that_has_died_is_not_said_to_be_passed_on(ends: tuple[socket.socket, socket.socket]) -> None:
+    handed = Handed(ends)
+    dispatcher = handed.app.dispatcher
+    dispatcher.told.add(("attach", 7))
+    assert handed.dispatchers.tell(handed.app, 7, "{}")
+    ends[1].close()  # it was killed before it had read that, and the daemon does not know it yet
+    assert has_read(dispatcher) is None
+    assert handed.dispatchers.tell(handed.app, 7, "{}") is None
+    dispatcher.ended = True
+    assert has_read(dispatcher) is None
 
 
 def test_a_worker_may_be_given_connections_until_the_dispatcher_has_read_that_it_is_not_to(
