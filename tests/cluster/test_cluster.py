@@ -526,7 +526,9 @@ async def test_a_program_that_finishes_its_connections_by_itself_has_the_drain_t
         "    raise SystemExit(0)\n"
         "signal.signal(signal.SIGTERM, finish)\n"
         "print('up', flush=True)\n"
-        "time.sleep(60)\n"
+        # Python misses a signal that comes right before a main thread goes to sleep
+        "while True:\n"
+        "    time.sleep(0.1)\n"
     )
     made = cluster.Cluster()
     made.setup_primary(tmp_path / "server.py", stdout="pipe", drain_timeout=30)
