@@ -16,14 +16,21 @@ from pyworker.importers.gunicornconf import parsed
 from pyworker.record import record, replace
 
 SOCKET_IO, FLASK_SOCKET_IO = "Socket.IO", "Flask-SocketIO"  # the first goes round the app of another framework
-_MOUNTED = {"run_with": "NiceGUI", "mount_gradio_app": "Gradio"}  # in the app of another framework
-IN_MEMORY = frozenset({SOCKET_IO, *_MOUNTED.values()})  # a worker knows only the sessions that began with it
+# in the app of another framework
+_MOUNTED = {"run_with": "NiceGUI", "mount_gradio_app": "Gradio", "mount_chainlit": "Chainlit"}
+IN_MEMORY = frozenset({SOCKET_IO, "Shiny", *_MOUNTED.values()})  # a worker knows only the sessions that began with it
 _CLASSES = {
     "FastAPI": ("FastAPI", "asgi"), "Flask": ("Flask", "wsgi"), "Starlette": ("Starlette", "asgi"), "Quart": ("Quart", "asgi"),
-    "Litestar": ("Litestar", "asgi"), "Sanic": ("Sanic", "asgi"), "Bottle": ("Bottle", "wsgi"), "Falcon": ("Falcon", "wsgi"),
+    "Litestar": ("Litestar", "asgi"), "Sanic": ("Sanic", "asgi"), "Bottle": ("Bottle", "wsgi"),
     "get_wsgi_application": ("Django", "wsgi"), "get_asgi_application": ("Django", "asgi"),
-    "default_app": ("Bottle", "wsgi"), "BlackSheep": ("BlackSheep", "asgi"), "Dash": ("Dash", "wsgi"),
+    "default_app": ("Bottle", "wsgi"), "Dash": ("Dash", "wsgi"),
     "ProtocolTypeRouter": ("Django Channels", "asgi"), "ASGIApp": (SOCKET_IO, "asgi"),
+}  # fmt: skip
+# of names that others have, too (aiohttp's Application, Textual's App): by the module that they come from
+_OF_MODULE = {
+    "falcon.App": ("Falcon", "wsgi"), "falcon.asgi.App": ("Falcon", "asgi"), "blacksheep.Application": ("BlackSheep", "asgi"),
+    "blacksheep.server.Application": ("BlackSheep", "asgi"), "emmett.App": ("Emmett", "asgi"), "shiny.App": ("Shiny", "asgi"),
+    "strawberry.asgi.GraphQL": ("Strawberry", "asgi"),
 }  # fmt: skip
 _FACTORIES = {"create_app", "make_app", "get_app", "app_factory", "create_application"}
 _FRAMEWORK_RANK = (
@@ -75,7 +82,8 @@ def detect(sources: Mapping[str, str]) -> list[Found]:
     for path, tree in trees.items():
         with contextlib.suppress(RecursionError):  # a condition of hundreds of terms
             found += _in_module(path, tree, _module_of(path, packages, _imports(tree, path, sources)))
-    calls = {name for tree in trees.values() if _imported(tree) & {"nicegui", "gradio"} for name in _called(tree)}
+    mounting = {"nicegui", "gradio", "chainlit"}
+    calls = {name for tree in trees.values() if _imported(tree) & mounting for name in _called(tree)}
     for mounted in (_MOUNTED[name] for name in _MOUNTED if name in calls):
         found = [replace(f, what=mounted) if f.what in ("FastAPI", "Starlette") else f for f in found]
     if not any(f.what.startswith("Django") for f in found) and "manage.py" in sources:
@@ -137,6 +145,7 @@ def _does(node: ast.stmt) -> bool:
 def _in_module(path: str, tree: ast.Module, place: tuple[str, str]) -> list[Found]:
     module, cwd = place
     found: list[Found] = []
+    origins = _origins(tree)
     has_main = False
     for node in tree.body:
         match node:
@@ -144,7 +153,7 @@ def _in_module(path: str, tree: ast.Module, place: tuple[str, str]) -> list[Foun
                 ast.Assign(targets=[ast.Name(id=name), *_], value=ast.Call(func=function))
                 | ast.AnnAssign(target=ast.Name(id=name), value=ast.Call(func=function))
             ):
-                kind = _CLASSES.get(_last(function))
+                kind = _made_by(function, origins)
                 if _last(function) in _FACTORIES:  # wsgi.py: app = create_app("production")
                     found.append(Found("an app", path, node.lineno, f"{module}:{name}", cwd=cwd))
                 elif kind is not None:
@@ -152,7 +161,7 @@ def _in_module(path: str, tree: ast.Module, place: tuple[str, str]) -> list[Foun
                     found.append(Found(kind[0], path, node.lineno, f"{module}:{attribute}", interface=kind[1], cwd=cwd))
             case ast.FunctionDef(name=name) if name in _FACTORIES and not _needs_arguments(node):
                 kind = next(
-                    (k for c in ast.walk(node) if isinstance(c, ast.Call) and (k := _CLASSES.get(_last(c.func)))), None
+                    (k for c in ast.walk(node) if isinstance(c, ast.Call) and (k := _made_by(c.func, origins))), None
                 )
                 if kind is not None:
                     found.append(
@@ -181,6 +190,9 @@ def _served(path: str, tree: ast.Module, has_main: bool) -> Found | None:
     called = _called(tree) if imported & {"panel", "bokeh"} else set()
     if "streamlit" in imported and (has_main or any(map(_does, tree.body))) and "pages" not in path.split("/"):
         return Found("Streamlit", path, 1, command=("streamlit", "run", path, "--server.headless", "true"))
+    decorators = (d for node in tree.body for d in getattr(node, "decorator_list", ()))
+    if "chainlit" in imported and any(_last(d).startswith("on_") for d in decorators):
+        return Found("Chainlit", path, 1, command=("chainlit", "run", path, "--headless"))
     if "panel" in imported and "servable" in called:
         return Found("Panel", path, 1, command=("panel", "serve", path))
     if "bokeh" in imported and "curdoc" in called:
@@ -230,6 +242,29 @@ def _imported(tree: ast.Module) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module.partition(".")[0])
     return names
+
+
+def _origins(tree: ast.Module) -> dict[str, str]:
+    """Return where the names that a module imports as it begins come from: App -> falcon.asgi.App."""
+    origins: dict[str, str] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            origins |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            origins |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return origins
+
+
+def _made_by(function: ast.expr, origins: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return the framework and the interface of what a call makes."""
+    names: list[str] = []
+    left = function
+    while isinstance(left, ast.Attribute):
+        names.insert(0, left.attr)
+        left = left.value
+    if isinstance(left, ast.Name):
+        names.insert(0, origins.get(left.id, left.id))
+    return _OF_MODULE.get(".".join(names)) or _CLASSES.get(_last(function))
 
 
 def _module_of(path: str, packages: set[str], is_started_here: bool) -> tuple[str, str]:

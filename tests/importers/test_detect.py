@@ -34,6 +34,12 @@ DJANGO = {
         ({"my-app/main.py": "app = FastAPI()\n"}, "FastAPI", "main:app", False, "my-app"),
         ({"main.py": "api = FastAPI()\napp = FastAPI()\n"}, "FastAPI", "main:app", False, ""),
         ({"main.py": "application = app = Flask(__name__)\n"}, "Flask", "main:application", False, ""),
+        ({"app.py": "import falcon\napp = falcon.App()\napp.add_route('/', x)\n"}, "Falcon", "app:app", False, ""),
+        ({"app.py": "import falcon.asgi\napi = falcon.asgi.App()\n"}, "Falcon", "app:api", False, ""),
+        ({"app.py": "from blacksheep import Application\napp = Application()\n"}, "BlackSheep", "app:app", False, ""),
+        ({"app.py": "from emmett import App as Web\napp = Web(__name__)\n"}, "Emmett", "app:app", False, ""),
+        ({"app.py": "from strawberry.asgi import GraphQL\ndef create_app():\n    return GraphQL(schema)\n"}, "Strawberry", "app:create_app", True, ""),
+        ({"app.py": "from shiny import App, ui\napp = App(ui.page_fluid(), server)\n"}, "Shiny", "app:app", False, ""),
         ({"x.py": "async def application(scope, receive, send):\n    pass\n"}, "an ASGI app", "x:application", False, ""),
         ({"x.py": "def application(environ, start_response):\n    pass\n"}, "a WSGI app", "x:application", False, ""),
     ],
@@ -60,6 +66,7 @@ def test_a_script_is_the_last_resort() -> None:
              "z.py": "import streamlit as st\nst.title('z')\n", "Home.py": "from streamlit import title\ntitle('x')\n"},
             "Streamlit", ("streamlit", "run", "Home.py", "--server.headless", "true"),
         ),
+        ({"app.py": "import chainlit as cl\n@cl.on_message\nasync def main(message): ...\n"}, "Chainlit", ("chainlit", "run", "app.py", "--headless")),
         ({"app.py": "import panel as pn\npn.panel('x').servable()\n"}, "Panel", ("panel", "serve", "app.py")),
         ({"app.py": "from bokeh.io import curdoc\ncurdoc().add_root(x)\n"}, "Bokeh", ("bokeh", "serve", "app.py")),
     ],
@@ -85,7 +92,7 @@ def test_socketio_goes_round_the_app_of_another_framework() -> None:
 
 def test_what_keeps_its_sessions_in_memory_is_told_from_the_app_it_is_mounted_in() -> None:
     main = "import frontend\napp = FastAPI()\nfrontend.init(app)\n"
-    for library, call, what in (("nicegui", "ui.run_with(app)", "NiceGUI"), ("gradio", "gr.mount_gradio_app(app, page)", "Gradio")):
+    for library, call, what in (("nicegui", "ui.run_with(app)", "NiceGUI"), ("gradio", "gr.mount_gradio_app(app, page)", "Gradio"), ("chainlit", "mount_chainlit(app, 'x.py', '/')", "Chainlit")):
         found = detect({"main.py": main, "frontend.py": f"import {library}\ndef init(app):\n    {call}\n"})
         assert [(f.what, f.target) for f in found] == [(what, "main:app")]
     assert detect({"main.py": main, "frontend.py": "def init(app):\n    app.run_with(3)\n"})[0].what == "FastAPI"
@@ -94,6 +101,11 @@ def test_what_keeps_its_sessions_in_memory_is_told_from_the_app_it_is_mounted_in
 def test_settings_that_are_no_python_of_today_are_passed_over() -> None:
     settings = 'print "for Python 2"\n' + DJANGO["shop/settings.py"]
     assert detect({"manage.py": "", "shop/settings.py": settings}) == []
+
+
+def test_the_same_name_of_another_module_is_no_app() -> None:
+    for text in ("from aiohttp.web import Application\napp = Application()\n", "from textual.app import App\napp = App()\n"):
+        assert detect({"main.py": text}) == []
 
 
 def test_a_folder_with_one_program_is_that_script() -> None:
