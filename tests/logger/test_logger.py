@@ -783,7 +783,7 @@ def test_logger_of_a_dead_guardian_and_daemon_stops_what_is_left(rig: Rig) -> No
     os.close(rig.life_writes)
     rig.life_writes = -1
     assert rig.wait() == 0
-    assert process.wait(1) == -signal.SIGKILL
+    assert process.wait(30) == -signal.SIGKILL
     assert [r.msg for r in records(path)] == [b"up", b"TERM"]
 
 

@@ -14,7 +14,7 @@ from tests.support.pyworker import LONG, Pyworker
 from tests.support.sources import ASGI, version
 from tests.support.wait import wait_until
 
-HEALTH = '[app.health]\npath = "/health"\ninterval = "200ms"\ntimeout = "1s"\nretries = 2\n'
+HEALTH = '[app.health]\npath = "/health"\ninterval = "200ms"\ntimeout = "5s"\nretries = 2\n'
 TABLES = '[app.reload]\nsoak = "300s"\n[app.restart]\nmin_uptime = "5s"\n'
 HASTY = TABLES.replace("soak", 'ready_timeout = "2s"\nsoak')  # only of what is never ready: a busy machine may hold up the others
 STARTS = 'await send({"type": message["type"] + ".complete"})'
