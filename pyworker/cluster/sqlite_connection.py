@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pyworker.cluster.state_store import StateError, StateTooLarge, StateUnavailable
-from pyworker.errors import FULL_DISK, NO_DESCRIPTOR
+from pyworker.errors import FULL_DISK, NO_DESCRIPTOR, is_raised_by_program
 
 FILE = "state.db"
 BELL = "bell"  # beside it: see state_sqlite.py; its flock is the gate of those who open the file
@@ -123,7 +123,9 @@ class Connection:
             with contextlib.suppress(OSError):
                 os.makedirs(self.folder, mode=0o700, exist_ok=True)
             return os.path.isdir(self.folder)
-        except OSError:  # who may not look knows nothing
+        except OSError as error:  # who may not look knows nothing
+            if is_raised_by_program(error):
+                raise
             return False
 
     def before_fork(self) -> None:
@@ -192,6 +194,8 @@ def _open_alone(folder: str) -> tuple[sqlite3.Connection, tuple[int, int]]:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         gate = open_bell(folder)
     except OSError as error:
+        if is_raised_by_program(error):
+            raise
         raise _unopened(error, folder) from None
     db: sqlite3.Connection | None = None
     try:
@@ -214,7 +218,9 @@ def _open_alone(folder: str) -> tuple[sqlite3.Connection, tuple[int, int]]:
             db.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "COMMIT;")
         return db, file
     except BaseException as error:
-        lacking = error if isinstance(error, OSError) else _lacking(gate) if isinstance(error, sqlite3.Error) else None
+        lacking = _lacking(gate) if isinstance(error, sqlite3.Error) else None
+        if isinstance(error, OSError) and not is_raised_by_program(error):
+            lacking = error
         if db is not None:
             db.close()
         if lacking is not None:

@@ -25,6 +25,7 @@ from pyworker.cluster.state_store import (
     whole_number,
 )
 from pyworker.cluster.state_watch import Interests, Thread
+from pyworker.errors import is_raised_by_program
 from pyworker.unix import bell
 from pyworker.unix.ready import green_poll
 
@@ -206,11 +207,14 @@ class SqliteStore:
 
     def _ring(self) -> None:
         """Tell all watchers of this folder, whoever they are. Needs nobody who listens and never waits."""
-        with contextlib.suppress(OSError):
+        try:
             if self._bell_of != self._writing.file:
                 with self._writing.lock:
                     self._take_bell()
             bell.ring(self._bell)
+        except OSError as error:
+            if is_raised_by_program(error):
+                raise
 
     def _take_bell(self) -> None:
         file = self._writing.file
