@@ -8,7 +8,8 @@ the text.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pyworker.config.address import AddressError, is_port, parse_bind
@@ -23,6 +24,7 @@ from pyworker.config.suggest import nearest
 from pyworker.record import replace
 
 DEFAULT_BIND = "127.0.0.1:8000"
+_INTERPRETER = re.compile(r"(python|pypy|node|deno|bun|ruby|perl|php|bash|sh)[\d.]*\Z")
 _EXAMPLE = '[app]\ntarget = "module:app"'
 
 
@@ -333,5 +335,20 @@ def name_after(values: Partial) -> str:
     if values.get("script"):
         return clean_name(os.path.splitext(os.path.basename(values["script"]))[0])
     if values.get("command"):
-        return clean_name(os.path.basename(values["command"][0]))
+        return clean_name(_named_by(values["command"]))
     return "app"
+
+
+def _named_by(command: Sequence[str]) -> str:
+    """Return what names a command: of an interpreter, which many apps have, its module or file."""
+    program, *words = command
+    if _INTERPRETER.match(os.path.basename(program)):
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            if word in ("-c", "-e"):
+                break
+            if word == "-m":
+                return following.partition(".")[0]
+            stem, ending = os.path.splitext(os.path.basename(word))
+            if ending and not word.startswith("-"):
+                return stem
+    return os.path.basename(program)

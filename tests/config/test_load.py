@@ -639,7 +639,11 @@ def test_any_inline_table_is_an_app_or_a_config_error(table: dict[str, Any]) -> 
     [
         ({"target": "shop.main:app"}, "shop"),
         ({"script": "/srv/My Server.py"}, "my-server"),
-        ({"command": ["/usr/bin/node", "x.js"]}, "node"),
+        ({"command": ["/usr/bin/node", "--trace-warnings", "srv/x.js", "y.js"]}, "x"),
+        ({"command": "python3.12 -u -m bots.mail --fast"}, "bots"),
+        ({"command": "python -c 'import a.b'"}, "python"),
+        ({"command": "python -m"}, "app"),
+        ({"command": ["/opt/bin/worker", "x.py"]}, "worker"),
         ({"command": "node x.js", "name": "front"}, "front"),
     ],
 )
