@@ -112,6 +112,8 @@ def connect(home: str) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("2l", int(ANSWER_TIME), 0))
         with socket_path(home, CONTROL_SOCKET) as path:
             sock.connect(path)
+            while not _is_connected(sock):
+                sock.connect(path)
         sock.settimeout(ANSWER_TIME)
         _check_peer(sock, home)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
@@ -132,6 +134,15 @@ def connect(home: str) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    """False where a standstill (Ctrl-Z, docker pause) or a signal has ended the wait: Python takes that for connected."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def _check_peer(sock: socket.socket, home: str) -> None:

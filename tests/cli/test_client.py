@@ -143,6 +143,22 @@ def test_one_more_than_may_wait_to_be_let_in_waits_too(home: str) -> None:
         late.result(5).close()
 
 
+def test_who_was_stopped_while_it_waited_to_be_let_in_waits_on(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was not connected, and said that the daemon belongs to user 4294967295."""
+    connects: list[object] = []
+
+    class Stopped(socket.socket):
+        def connect(self, address: Any) -> None:
+            connects.append(address)
+            if len(connects) > 1:  # Python takes it for done when SIGCONT ends the call
+                super().connect(address)
+
+    monkeypatch.setattr(socket, "socket", Stopped)
+    with FakeControl(home, {"ps": replies(documents.ps())}):
+        assert client.apps_now(home)
+    assert len(connects) == 2
+
+
 def test_a_read_is_asked_again_when_the_daemon_dies(home: str) -> None:
     answers: Iterator[Any] = iter([[b'{"type":"rep', CLOSE], [Reply(True, documents.ps())]])
     with FakeControl(home, {"ps": lambda _: next(answers)}) as daemon:
