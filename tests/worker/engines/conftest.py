@@ -83,6 +83,12 @@ def serve() -> Iterator[Serve]:
         yield start
 
 
+@pytest.fixture
+def lingers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has its last answer is read on for long: on a busy machine what it sends then comes late."""
+    monkeypatch.setattr("pyworker.worker.engines.connection.LINGER", 60)
+
+
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = str(tmp_path_factory.mktemp("tls"))

@@ -205,6 +205,7 @@ def test_a_client_is_not_read_on_while_its_requests_wait(serve: Serve, loop: str
     assert sent < len(BIG)
 
 
+@pytest.mark.usefixtures("lingers")
 @pytest.mark.parametrize("interface", INTERFACES)
 def test_a_refused_client_gets_its_answer_whole_although_it_sends_on(serve: Serve, loop: str, interface: str) -> None:
     site = serve(getattr(hello, interface), interface, loop=loop)

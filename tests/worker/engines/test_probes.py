@@ -398,6 +398,7 @@ def test_a_stream_both_ways_may_be_silent_in_one(serve: Serve, monkeypatch: pyte
     assert response.body == b"ab"
 
 
+@pytest.mark.usefixtures("lingers")
 def test_a_refused_upload_still_gets_its_answer(serve: Serve) -> None:
     """The client sends on while the answer is on its way: it must not be reset before it has read it."""
     client = serve(hello.asgi, max_body_size=1000).client()
@@ -410,11 +411,9 @@ def test_a_refused_upload_still_gets_its_answer(serve: Serve) -> None:
 REFUSED_ONE = b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 1001\r\n\r\n"
 
 
+@pytest.mark.usefixtures("lingers")
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_refused_client_that_may_still_be_sending_sees_the_end_at_once(
-    serve: Serve, loop: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pyworker.worker.engines.connection.LINGER", 60)
+def test_a_refused_client_that_may_still_be_sending_sees_the_end_at_once(serve: Serve, loop: str) -> None:
     client = serve(hello.asgi, loop=loop, max_body_size=1000).client().send(REFUSED_ONE)
     assert client.recv() is not None
     assert client.closed()
@@ -443,6 +442,7 @@ async def last(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body"})
 
 
+@pytest.mark.usefixtures("lingers")
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("said", SENDS_ON.values(), ids=SENDS_ON)
 def test_an_upload_that_goes_on_after_its_answer_is_ended_without_a_reset(
@@ -456,6 +456,7 @@ def test_an_upload_that_goes_on_after_its_answer_is_ended_without_a_reset(
     assert client.sock.recv(1) == b""
 
 
+@pytest.mark.usefixtures("lingers")
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("path", [b"/", b"/last"])
 def test_a_large_body_that_nobody_took_is_read_on_behind_its_answer(serve: Serve, loop: str, path: bytes) -> None:

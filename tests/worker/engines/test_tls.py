@@ -98,6 +98,7 @@ def test_a_slow_reader_gets_its_last_answer_whole(secure: Any, loop: str, monkey
     assert client.sock.recv(1) == b""
 
 
+@pytest.mark.usefixtures("lingers")
 def test_a_client_that_goes_on_sending_is_not_cut_before_it_has_its_answer(secure: Any, loop: str) -> None:
     _, client = secure(hello.asgi, loop=loop)
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 500000\r\n\r\n")
@@ -108,11 +109,8 @@ def test_a_client_that_goes_on_sending_is_not_cut_before_it_has_its_answer(secur
     client.close()
 
 
-def test_an_answer_without_length_ends_at_once_in_a_drain(
-    secure: Any, loop: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pyworker.worker.engines.connection.LINGER", 60)
-
+@pytest.mark.usefixtures("lingers")
+def test_an_answer_without_length_ends_at_once_in_a_drain(secure: Any, loop: str) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200})
         await send({"type": "http.response.body", "body": b"one", "more_body": True})
