@@ -123,6 +123,10 @@ def export(path: pathlib.Path, engine: str, *names: str, **options: Any) -> dict
     return found
 
 
+def settings(unit: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and not line.startswith("#"))
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("options", VARIANTS, ids=lambda o: next(iter(o), "plain"))
 def test_it_is_always_the_same_and_holds_no_secret(made: pathlib.Path, engine: str, options: dict[str, Any]) -> None:
@@ -414,6 +418,36 @@ def test_systemd_takes_its_units(made: pathlib.Path, tmp_path: pathlib.Path, per
     # they came with systemd 254; an older one ignores them, and the unit says so
     later = [line for line in complaints if "'RestartSteps'" in line or "'RestartMaxDelaySec'" in line]
     assert [line for line in complaints if line not in later] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("api", {"TimeoutStopSec": "37", "MemoryMax": str(1408 * 2**20), "DynamicUser": "yes", "LimitNOFILE": "65536"}),
+        ("mail", {"TimeoutStopSec": "47", "User": "mail", "UMask": "0027"}),
+        ("once_only", {"Restart": "no"}),
+    ],
+)  # fmt: skip
+def test_systemd_starts_and_stops_a_pool_as_the_config_says(made: pathlib.Path, name: str, says: dict[str, str]) -> None:
+    said = settings(export(made, "systemd", name)[f"{name}.service"])
+    always = {
+        "ExecStart": f"/usr/local/bin/pyworker run app.toml --only {name}", "ExecReload": "/bin/kill -HUP $MAINPID",
+        "KillMode": "mixed", "KillSignal": "SIGTERM", "TimeoutStartSec": "90", "Restart": "on-failure",
+        "RestartPreventExitStatus": "78", "OOMPolicy": "continue", "NoNewPrivileges": "yes", "WantedBy": "multi-user.target",
+    }  # fmt: skip
+    assert said == {**said, **always, **says}
+
+
+def test_systemd_starts_and_stops_each_worker_as_the_config_says(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "app.toml"
+    more = 'workers = 3\nbind = ":8000"\nuser = "www"\ngroup = "web"\nlimits.memory = "1MB"\nlimits.nofile = 99\nstop.signal = "INT"\n'
+    file.write_text(f'[app]\nname = "api"\ncommand = ["serve"]\nrestart = "never"\n{more}')
+    files = export(file, "systemd", per_worker=True)
+    assert list(files) == ["api.socket", "api@.service", "api.target"], "and none for a pool"
+    assert settings(files["api.target"])["Wants"] == "api@1.service api@2.service api@3.service"
+    said = settings(files["api@.service"])
+    says = {"MemoryMax": str(2**20), "User": "www", "Group": "web", "LimitNOFILE": "99", "KillSignal": "SIGINT", "Restart": "no"}
+    assert said == {**said, **says}
 
 
 @pytest.mark.parametrize("user", ["", "www"])
