@@ -21,6 +21,7 @@ from pyworker.export.plan import (
     tls_loss,
 )
 
+# of any folder: a pattern without **/ is of the outermost alone
 _IGNORED = (
     ".git", ".venv", "__pycache__", "*.pyc", ".env", ".env.*", ".mypy_cache", ".pytest_cache", ".ruff_cache",
     "node_modules",
@@ -80,7 +81,11 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
     inside = [path for path in secret if not path.startswith(("/", "../"))]
     # a secret that no pattern met would be copied into the image: "?" is any character
     ignore = "".join(
-        f"{name}\n" for name in dict.fromkeys((*_IGNORED, *(_NO_PATTERN.sub("?", path) for path in inside)))
+        f"{name}\n"
+        for name in (
+            *(f"**/{name}" for name in _IGNORED),
+            *dict.fromkeys(_NO_PATTERN.sub("?", path) for path in inside),
+        )
     )
     return {
         "Dockerfile": comment([*header("docker", all_plans, tuple(more)), *before]) + "\n".join(lines) + "\n",

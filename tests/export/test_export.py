@@ -650,6 +650,10 @@ def test_a_dollar_of_a_default_is_the_one_that_it_is_for_the_app(tmp_path: pathl
     assert '"5$ each"' in export(file, "nomad")["a.nomad.hcl"]
 
 
+def test_an_env_file_of_whatever_folder_goes_into_no_image(made: pathlib.Path) -> None:
+    assert {"**/.env", "**/.env.*"} <= set(export(made, "docker")[".dockerignore"].splitlines())
+
+
 @pytest.mark.parametrize(
     ("name", "pattern"),
     [("[prod].env", "?prod?.env"), ("!a.env", "?a.env"), ("#a.env", "?a.env"), (" a.env ", "?a.env?"), ("b\\\\c!", "b?c!")],
