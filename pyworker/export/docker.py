@@ -50,7 +50,10 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
     if len(all_plans) == 1:
         arguments = list(all_plans[0].command)
     else:
-        arguments = [options.file, "--probe", f":{all_plans[0].probe}"]
+        only = [word for plan in all_plans for word in ("--only", plan.app.name)]
+        arguments = [options.file, *(only if len(all_plans) < len(options.every) else ())]
+        arguments += ["--profile", options.profile] if options.profile else []
+        arguments += ["--probe", f":{all_plans[0].probe}"]
         more.append(
             "bind and python of several apps: write 0.0.0.0 in the file, or run one app per container (--only NAME --bind …)"
         )

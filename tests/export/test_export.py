@@ -361,6 +361,11 @@ def look_through(kind: str, block: dict[str, Any]) -> None:
             assert isinstance(bare(value), expected), (kind, key, value)  # type: ignore[arg-type]
 
 
+def test_nomad_has_a_port_of_its_own_for_each_of_the_image(made: pathlib.Path) -> None:
+    (text,) = export(made, "nomad", "api").values()
+    assert re.findall(r'port "(\w+)" {\s+to = (\d+)\s', text) == [("p8000", "8000"), ("probe", "8081")]
+
+
 def test_nomad_is_given_secrets_by_reference(made: pathlib.Path) -> None:
     text = export(made, "nomad", "mail")["mail.nomad.hcl"]
     assert 'nomadVar \\"nomad/jobs/mail\\"' in text
@@ -382,6 +387,17 @@ def test_docker_begins_with_what_changes_seldom_and_runs_as_nobody_special(made:
     assert json.loads(lines[-2].partition(" ")[2]) == ["pyworker", "run"]
     assert json.loads(lines[-1].partition(" ")[2])[-2:] == ["--bind", "0.0.0.0:8000"]
     assert "USER 10001:10001" in lines
+
+
+def test_an_image_of_several_apps_runs_those_with_their_profile_and_no_other(made: pathlib.Path) -> None:
+    def runs(*names: str, **options: str) -> list[str]:
+        text = export(made, "docker", *names, **options)["Dockerfile"]
+        found: list[str] = json.loads(text.splitlines()[-1].removeprefix("CMD "))
+        return found
+
+    assert runs() == ["app.toml", "--probe", ":8081"]
+    some = ["--only", "api", "--only", "mail"]
+    assert runs("api", "mail", profile="prod") == ["app.toml", *some, "--profile", "prod", "--probe", ":8081"]
 
 
 def test_a_procfile_has_a_line_for_each_app(made: pathlib.Path) -> None:
