@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
@@ -102,8 +102,9 @@ def test_broken_file_is_put_aside_and_said_so(home: int, tmp_path: Path, data: b
     assert load(home)[1] == ""
 
 
-def test_file_that_is_a_folder_is_put_aside(home: int, tmp_path: Path) -> None:
-    (tmp_path / "apps.json").mkdir()
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_there_and_is_no_file_is_put_aside(home: int, tmp_path: Path, make: Callable[[str], None]) -> None:
+    make(str(tmp_path / "apps.json"))
     desired, note = load(home)
     assert desired == Desired()
     assert "apps.json.bad-" in note

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import pytest
@@ -52,6 +52,18 @@ def test_last_value_is_read_by_the_next_process(fd: int) -> None:
     assert read(fd) == {"a": 3}
     write(fd, {"a": 4})
     assert read(fd) == {"a": 4}
+
+
+@pytest.mark.parametrize("end", [Ledger.close, Ledger.__del__])
+def test_its_own_descriptor_ends_with_it_and_the_given_one_stays(fd: int, end: Callable[[Ledger], None]) -> None:
+    lowest = os.dup(fd)
+    os.close(lowest)
+    ledger = Ledger(fd)
+    end(ledger)
+    end(ledger)  # once
+    again = os.dup(fd)
+    os.close(again)
+    assert again == lowest
 
 
 @pytest.mark.parametrize("offset", [8, 12, 20])
