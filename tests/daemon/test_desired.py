@@ -26,6 +26,7 @@ from pyworker.daemon.desired import (
 )
 from pyworker.daemon.requests.start import restore
 from pyworker.errors import BROKEN_DISK
+from pyworker.protocol.wire import MAX_REQUEST
 from tests.support.brain import brain as brain
 from tests.support.channels import ends as ends
 
@@ -60,6 +61,12 @@ def test_what_was_saved_is_loaded(home: int, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["apps.json"]
     save(home, Desired({"mail": MAIL}))
     assert list(load(home)[0]) == ["mail"]
+
+
+def test_what_fills_more_than_a_request_may_is_loaded_as_well(home: int) -> None:
+    wanted = Desired({"api": DesiredApp("api", InlineSource({"args": ["x" * MAX_REQUEST]}, "/srv"))})
+    save(home, wanted)
+    assert load(home) == (wanted, "")
 
 
 def test_values_of_the_environment_are_split_off() -> None:
