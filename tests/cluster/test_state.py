@@ -755,6 +755,7 @@ def test_sqlite_is_used_by_the_handler_of_a_signal_in_the_middle_of_its_first_us
     assert set(said) == {"there", "the handler of a signal"}
 
 
+@pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")  # one that is just made: Python closes it
 @pytest.mark.parametrize("call", [lambda one: one.get("k"), lambda one: one.set("k", 1)], ids=["get", "set"])
 @pytest.mark.parametrize("is_first", [True, False])
 def test_sqlite_does_not_keep_the_time_out_that_the_handler_of_a_signal_raises(
