@@ -51,6 +51,11 @@ _CRASHED = "Fatal Python error: "
 # no crash is said by such a function; the latter: for a types.py in PYTHONPATH
 _NO_PYTHON = re.compile(_CRASHED + r"(?=\w*(config|init)_\w)\w+: |Could not import runpy module")
 _OF_PYTHON = "Python itself did not start: is one of its variables wrong? pyworker describe -v {app} | grep PYTHON"
+_OF_WERKZEUG = (  # Flask-SocketIO refuses it where no terminal is
+    "socketio.run(…, allow_unsafe_werkzeug=True) has Werkzeug serve it, websockets too\n"
+    'or gevent-websocket, once installed: port=int(os.environ["PORT"]) in that call, balance = "proxy",\n'
+    "bind = where clients connect (its old and new workers cannot have the same port)"
+)
 _NO_PROCESS = re.compile(
     r"can't start new thread|\b[Cc]annot fork\b|\bfork: (retry: )?Resource temporarily unavailable"
 )
@@ -168,6 +173,7 @@ def of_worker(
         hint = _OF_A_BIND_UNSEEN if port and is_script else port or handle.failure.hint
         text = handle.failure.traceback
         hint = hint or _of_no_process(handle.failure.message) or _of_no_module(app, handle, handle.failure.message)
+        hint = hint or _of_werkzeug(handle.failure.message)
         hint = hint or _of_variable(app, handle.failure.message, text)
         if status.signal == 9 and handle.ready_at is None:  # not by itself: it may have said what it waits for
             text = text or "\n".join(last_lines(log_file(app, home), handle.pid, since=born))
@@ -199,7 +205,7 @@ def of_worker(
         if hint and is_script:
             hint = _OF_A_BIND_UNSEEN
         hint = hint or _of_no_process(said) or _of_python(app, lines) or _of_no_module(app, handle, said)
-        hint = hint or _of_variable(app, said, text) or _of_descriptor(app.config, said)
+        hint = hint or _of_werkzeug(said) or _of_variable(app, said, text) or _of_descriptor(app.config, said)
         return said[:300], text, hint
     if text:
         return "exited " + words, text, "it printed nothing at its end: does something in it call os._exit()?"
@@ -229,6 +235,10 @@ def _of_python(app: App, lines: list[str]) -> str:
 def _of_no_module(app: App, handle: WorkerHandle, said: str) -> str:
     generation = app.generations.get(handle.id.generation)
     return of_module(said, generation.resolved) if generation is not None else ""
+
+
+def _of_werkzeug(said: str) -> str:
+    return _OF_WERKZEUG if "allow_unsafe_werkzeug=True" in said else ""
 
 
 def _of_variable(app: App, said: str, text: str) -> str:

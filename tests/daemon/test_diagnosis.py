@@ -210,6 +210,14 @@ def test_a_variable_that_is_missing_has_a_next_step_in_an_app_a_script_and_a_com
     assert "set env.SECRET_KEY," in of_template(app, template, ExitStatus(1, None), str(tmp_path))[2]
 
 
+def test_a_flask_socketio_that_refuses_werkzeug_has_a_next_step_in_a_script_and_a_command(tmp_path: Path) -> None:
+    said = "RuntimeError: The Werkzeug web server is not designed to run in production. Pass allow_unsafe_werkzeug=True to the run() method to disable this error."
+    app: Any = SimpleNamespace(name="chat", config=AppConfig(name="chat", script="app.py"), generations={})
+    failed: Any = SimpleNamespace(id=WorkerId("chat", 1, 1, 1), failure=Failed("other", said, "", ""), ready_at=None)
+    assert "gevent-websocket" in of_worker(app, failed, ExitStatus(1, None), "/nowhere", Shortage())[2]
+    assert "gevent-websocket" in end_of(tmp_path / "own.log", ExitStatus(1, None), said.encode())[2]
+
+
 def test_what_is_nearly_the_last_word_of_a_python_is_looked_through_once() -> None:
     assert diagnosis._NO_PYTHON.match("Fatal Python error: " + "init_" * 200_000) is None
 
