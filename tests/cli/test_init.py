@@ -47,6 +47,24 @@ def test_paths_are_as_the_app_sees_them(
     assert len({len(line.split(" = ")[0]) for line in text.splitlines() if " = " in line and "#:" not in line}) == 1, keys
 
 
+@pytest.mark.parametrize(
+    ("files", "python"),
+    [
+        (["uv.lock", "packages/api/pyproject.toml"], "../../../.venv"),
+        (["uv.lock"], None),  # a member has a pyproject.toml
+        (["uv.lock", "packages/api/pyproject.toml", "packages/api/uv.lock"], None),
+        (["packages/api/pyproject.toml"], None),
+    ],
+)
+def test_a_member_of_a_workspace_of_uv_has_the_environment_of_that(
+    files: list[str], python: str | None, tmp_path: Path, home: str
+) -> None:
+    write(tmp_path, ".venv/pyvenv.cfg", "packages/api/src/api/__init__.py", "packages/api/src/api/main.py", *files)
+    assert run("init", "packages/api", home=home, cwd=str(tmp_path)).code == 0
+    app = tomllib.loads((tmp_path / "packages/api/app.toml").read_text())["app"]
+    assert (app["cwd"], app.get("python")) == ("src", python)
+
+
 def test_the_file_of_another_program_is_pointed_at(tmp_path: Path, home: str) -> None:
     write(tmp_path, "main.py", "models.py", "uwsgi.ini")
     done = run("init", home=home, cwd=str(tmp_path))

@@ -175,7 +175,17 @@ def _environment(folder: str, cwd: str) -> str:
         if os.path.exists(os.path.join(folder, place, name, "pyvenv.cfg")):
             is_default = (place, name) == places[0]
             return "" if is_default else os.path.relpath(os.path.join(place, name), cwd or ".")
-    return ""
+    return _of_workspace(os.path.realpath(folder), cwd)
+
+
+def _of_workspace(folder: str, cwd: str) -> str:
+    """Return the environment of uv's workspace that a folder is a member of: beside the lock file, above."""
+    above = folder if os.path.exists(os.path.join(folder, "pyproject.toml")) else "/"
+    while above != "/" and not os.path.exists(os.path.join(above, "uv.lock")):
+        above = os.path.dirname(above)
+    found = os.path.join(above, ".venv")
+    is_there = above != "/" and os.path.exists(os.path.join(found, "pyvenv.cfg"))
+    return os.path.relpath(found, os.path.join(folder, cwd)) if is_there else ""
 
 
 def _write_schema(path: str) -> None:
