@@ -264,7 +264,9 @@ class _Channel:
             return False
         try:
             packet = recv_packet(self.sock, node.READ_SIZE, _MAX_FDS)
-        except OSError:
+        except OSError as error:
+            if is_raised_by_program(error):
+                raise
             packet = _END
         if packet is None:
             return False
@@ -343,16 +345,17 @@ class _Channel:
         with self._lock:
             if self._closed:
                 return
-            self._closed = True
             self.connected = False
-            self._forget_socket()
-            self.sock.close()
+            if self.sock.fileno() >= 0:
+                self._forget_socket()
+                self.sock.close()
             lost, fds = self.link.abandon()
             close_all(fds)
             for delivery in lost:
                 self._fail(delivery, _lost("the other end is gone", delivery.handle))
             self._todo.extend(self._room)
             self._room.clear()
+            self._closed = True  # last: what the handler of a signal has ended by an exception is done again
 
 
 class LoopChannel(_Channel):

@@ -7,6 +7,7 @@ would follow the thread that started the child, not the program.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import grp
 import os
@@ -22,6 +23,7 @@ from pyworker.cluster import handles
 from pyworker.cluster.emitter import Bare, Emitter
 from pyworker.cluster.ipc import ChannelClosedError, LoopChannel, Receiver, settling
 from pyworker.cluster.pipes import PipeReader, PipeWriter
+from pyworker.errors import is_raised_by_program
 from pyworker.protocol import node
 from pyworker.unix.process import UNKNOWN, ExitStatus, collect, kill_group, send_signal
 
@@ -209,7 +211,7 @@ class ChildProcess(Emitter, Receiver):
                 if unique_id is not None:
                     environment[node.UNIQUE_ID] = unique_id
             files = [_stdio(wanted, ours, theirs, writable=place == 0) for place, wanted in enumerate(standard)]
-            pid = _run(
+            self.pid = _run(
                 self.args,
                 environment,
                 cwd,
@@ -220,51 +222,61 @@ class ChildProcess(Emitter, Receiver):
                 process_group=0 if self._own_group and not new_session else None,
                 start_new_session=new_session,
             )
-            self._pidfd = _watched(pid, self.args[0])
-            self.pid = pid
-            self._loop.add_reader(self._pidfd, self._on_exit)
+            self._watch(self.pid)
             self._adopt_pipes(ours, standard)
             if sock is not None:
                 self._channel = LoopChannel(sock, self, files=python)
-        except Exception as error:
-            if self.pid is not None:
-                self._end_unheard(self.pid)
-            for fd in ours:
-                os.close(fd)
-            if sock is not None:
-                sock.close()
-            if not isinstance(error, OSError):
+            _close_each(theirs)
+            self._loop.call_soon(self.emit, "spawn")
+        except BaseException as error:  # of a signal's handler, too: nobody else would end what runs
+            self._undo(sock, ours + theirs)
+            if not isinstance(error, OSError) or is_raised_by_program(error):
                 raise
             if not isinstance(error, SpawnError):  # no descriptor is free, say
                 why = f"cannot run {self.args[0]}: {error.strerror}"
                 error = SpawnError(error.errno or 0, why, error.filename)
             self._not_started(error)
-            return
+
+    def _watch(self, pid: int) -> None:
+        opened: list[int] = []
+        try:
+            opened.extend(map(os.pidfd_open, (pid,)))  # C, as in send_into
+        except ProcessLookupError:
+            self.pid = None
+            why = "it has ended, and how nobody can say: this program ignores SIGCHLD, or collects all children"
+            raise SpawnError(errno.ESRCH, f"cannot watch {self.args[0]}: {why}", self.args[0]) from None
         finally:
-            for fd in theirs:
-                os.close(fd)
-        self._loop.call_soon(self.emit, "spawn")
+            self._pidfd = opened[0] if opened else -1
+        self._loop.add_reader(self._pidfd, self._on_exit)
+
+    def _undo(self, sock: socket.socket | None, fds: list[int]) -> None:
+        """End a child that nobody could wait for (no descriptor is free, or the loop has no room), and close all that is its."""
+        if self.pid is not None:
+            with contextlib.suppress(OSError):  # the program collects all children
+                os.kill(self.pid, signals.SIGKILL)
+                os.waitpid(self.pid, 0)
+            self.pid = None
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            self._close_pidfd()
+        self._close_pipes()
+        if sock is not None:
+            self._loop.remove_reader(sock.fileno())
+            sock.close()
+            self._channel = None
+        _close_each(fds)
 
     def _adopt_pipes(self, ours: list[int], wanted: Sequence[Stdio]) -> None:
         if wanted[0] == "pipe":
-            self.stdin = PipeWriter(ours.pop(0))
+            self.stdin = PipeWriter(ours)
         if wanted[1] == "pipe":
-            self.stdout = PipeReader(ours.pop(0), self._pipe_ended)
+            self.stdout = PipeReader(ours, self._pipe_ended)
         if wanted[2] == "pipe":
-            self.stderr = PipeReader(ours.pop(0), self._pipe_ended)
+            self.stderr = PipeReader(ours, self._pipe_ended)
         readers = [reader for reader in (self.stdout, self.stderr) if reader is not None]
         self._open = len(readers)
         for reader in readers:
             reader.resume()
-
-    def _end_unheard(self, pid: int) -> None:
-        """End a child that the loop has no room to wait for (an epoll is out of memory, say)."""
-        self._loop.remove_reader(self._pidfd)
-        os.kill(pid, signals.SIGKILL)
-        os.waitpid(pid, 0)
-        self._close_pidfd()
-        self._close_pipes()
-        self.pid = None
 
     def _not_started(self, error: Exception) -> None:
         self._error = error
@@ -373,6 +385,8 @@ def _run(
     except SpawnError:
         raise
     except OSError as error:
+        if is_raised_by_program(error):
+            raise
         what = f"the folder {os.fspath(cwd)}" if cwd is not None and error.filename == cwd else command
         if error.errno == errno.EPERM and (user is not None or group is not None):
             what = "only root may run it as another user or group"
@@ -406,20 +420,6 @@ def _groups_of(
     return gid, os.getgrouplist(entry.pw_name, gid)
 
 
-def _watched(pid: int, command: str) -> int:
-    """Return the pidfd of a child; OSError says why there is none, and then there is no child either."""
-    try:
-        return os.pidfd_open(pid)
-    except ProcessLookupError:
-        why = "it has ended, and how nobody can say: this program ignores SIGCHLD, or collects all children"
-        raise SpawnError(errno.ESRCH, f"cannot watch {command}: {why}", command) from None
-    except OSError:
-        # no descriptor is free: nobody could ever say how it ended
-        os.kill(pid, signals.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
-
-
 def signal_number(signal: Signal) -> int:
     """Return a signal's number; ValueError for a name that there is not."""
     if isinstance(signal, str):
@@ -439,13 +439,26 @@ def _stdio(wanted: Stdio, ours: list[int], theirs: list[int], *, writable: bool)
     if wanted == "ignore":
         return subprocess.DEVNULL
     if wanted == "pipe":
-        read_end, write_end = os.pipe()
-        ours.append(write_end if writable else read_end)
-        theirs.append(read_end if writable else write_end)
+        made: list[tuple[int, int]] = []
+        try:
+            made.extend(map(os.pipe2, (os.O_CLOEXEC,)))  # C, as in send_into
+        finally:  # no calls here: the handler of a signal, which may raise, runs after one
+            if made:
+                read_end, write_end = made[0]
+                ours += [write_end if writable else read_end]
+                theirs += [read_end if writable else write_end]
         return theirs[-1]
     if wanted == subprocess.PIPE or not (isinstance(wanted, int) or hasattr(wanted, "fileno")):
         raise ValueError(f"stdin, stdout and stderr are 'pipe', 'inherit', 'ignore' or a file, not {wanted!r}")
     return wanted if isinstance(wanted, int) else wanted.fileno()
+
+
+def _close_each(fds: list[int]) -> None:
+    """Close them and forget them: what the handler of a signal ends is gone on with, and none is closed twice."""
+    while fds:
+        fd = fds[-1]
+        del fds[-1]
+        os.close(fd)
 
 
 def _signal_name(number: int) -> str:

@@ -12,22 +12,27 @@ import os
 from collections import deque
 from collections.abc import Callable
 
+from pyworker.errors import is_raised_by_program
+
 _READ = 64 * 1024
 _LIMIT = 64 * 1024
 _LIMIT_AFTER_EXIT = 16 * 1024 * 1024  # what a dead child (and its heirs) may leave behind unread
 
 
 class PipeReader(asyncio.StreamReader):
-    """The read end of a pipe. It is closed at end-of-file, which is told to `on_end`."""
+    """The read end of a pipe, the first of `fds`. It is closed at end-of-file, which is told to `on_end`."""
 
-    def __init__(self, fd: int, on_end: Callable[[], None]) -> None:
+    _fd = -1
+
+    def __init__(self, fds: list[int], on_end: Callable[[], None]) -> None:
         self._running = asyncio.get_running_loop()
         super().__init__(limit=_LIMIT, loop=self._running)
-        self._fd = fd
         self._on_end = on_end
         self._reading = False
-        os.set_blocking(fd, False)
         self.set_transport(_Flow(self))
+        os.set_blocking(fds[0], False)
+        self._fd = fds[0]
+        del fds[0]  # no call in between: the handler of a signal, which may raise, runs after one
 
     def pause(self) -> None:
         if self._reading:
@@ -61,7 +66,9 @@ class PipeReader(asyncio.StreamReader):
             data = os.read(self._fd, _READ)
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:
+            if is_raised_by_program(error):
+                raise
             data = b""
         if data:
             self.feed_data(data)
@@ -91,17 +98,23 @@ class _Flow(asyncio.ReadTransport):
 
 
 class PipeWriter:
-    """The write end of a pipe: `write`, `await drain()`, `close`. A reader that is gone is a BrokenPipeError of drain."""
+    """The write end of a pipe, the first of `fds`: `write`, `await drain()`, `close`.
 
-    def __init__(self, fd: int) -> None:
+    A reader that is gone is a BrokenPipeError of drain.
+    """
+
+    _fd = -1
+
+    def __init__(self, fds: list[int]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._fd = fd
         self._pending: deque[memoryview] = deque()
         self._size = 0
         self._closing = False
         self._error: OSError | None = None
         self._waiters: list[asyncio.Future[None]] = []
-        os.set_blocking(fd, False)
+        os.set_blocking(fds[0], False)
+        self._fd = fds[0]
+        del fds[0]  # as above
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Queue data; what the pipe takes now goes now."""
@@ -163,6 +176,8 @@ class PipeWriter:
         except BlockingIOError:
             self._loop.add_writer(self._fd, self._flush)
         except OSError as error:
+            if is_raised_by_program(error):
+                raise
             self._error = error
             self._pending.clear()
             self._size = 0

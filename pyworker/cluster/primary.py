@@ -225,6 +225,7 @@ class Cluster(Emitter):
         child.on_internal = lambda value, handle: self._on_internal(worker, value, handle)  # type: ignore[method-assign]
         # a Python worker is born with Ctrl-C held back, and lets it through when it knows what to do with it: child.py
         mask = signals.pthread_sigmask(signals.SIG_BLOCK, () if runs.is_node else (signals.SIGINT,))
+        self.workers[number] = worker  # now: a handler that raises when Ctrl-C is let through leaves one that is known
         try:
             child._start(
                 (settings.stdin, settings.stdout, settings.stderr),
@@ -235,9 +236,11 @@ class Cluster(Emitter):
                 unique_id=str(number),
                 pass_fds=runs.pass_fds,
             )
+        except BaseException:
+            del self.workers[number]
+            raise
         finally:
             signals.pthread_sigmask(signals.SIG_SETMASK, mask)
-        self.workers[number] = worker
         asyncio.get_running_loop().call_soon(self.emit, "fork", worker)
         return worker
 

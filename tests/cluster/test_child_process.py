@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import grp
+import itertools
 import os
 import pwd
 import signal
@@ -13,15 +14,17 @@ import ssl
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pyworker import child_process
-from pyworker.cluster.child_process import ExecError, ExecTimeoutError, OutputTooLongError, SpawnError
+from pyworker.cluster.child_process import ChildProcess, ExecError, ExecTimeoutError, OutputTooLongError, SpawnError
 from pyworker.cluster.ipc import ChannelClosedError, HandleNotDeliveredError
 from tests.cluster.helpers import Inbox, asynchronous, eventually
+from tests.support.steps import acts_at
 from tests.support.wait import wait_until
 
 NOBODY = pwd.getpwnam("nobody")
@@ -76,6 +79,21 @@ async def test_spawn_gives_the_three_pipes_and_tells_events_in_order() -> None:
     assert await child.stdout.read() == b"abc"
     assert [event.name async for event in events] == ["spawn", "exit", "close"]
     assert (child.exit_code, child.signal_code) == (0, None)
+
+
+@asynchronous
+async def test_a_fork_that_the_handler_of_a_signal_has_ended_by_an_exception_leaves_no_child() -> None:
+    for step in itertools.count(1):
+        made: list[ChildProcess] = []
+        fork = partial(child_process.fork, "60", exec_path="/bin/sleep", stdout="pipe")
+        if not acts_at(step, lambda fork=fork, made=made: made.append(fork()), within="cluster/parent.py"):
+            break
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        assert len(asyncio.get_running_loop()._selector.get_map()) == 1, "the loop waits for nothing of it"  # type: ignore[attr-defined]
+    [child] = made
+    child.kill()
+    await child.wait_closed()
 
 
 @asynchronous

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -390,6 +391,20 @@ def test_no_copy_of_a_handle_is_left_wherever_a_send_was_ended() -> None:
         if not has_come:
             return
     raise AssertionError("a send takes more calls than that")
+
+
+@asynchronous
+async def test_a_channel_is_closed_by_who_tries_again_wherever_that_was_ended() -> None:
+    for step in itertools.count(1):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            channel = LoopChannel(ours, Heard())
+            has_come = acts_at(step, channel.disconnect, within="cluster/ipc.py")
+            channel.disconnect()
+            assert theirs.recv(1) == b""
+            assert channel.closed
+        if not has_come:
+            break
 
 
 def test_the_handler_of_a_signal_may_send_while_an_acknowledgement_is_on_its_way() -> None:

@@ -30,13 +30,16 @@ def no_collection() -> Iterator[None]:
         gc.enable()
 
 
-def acts_at(step: int, call: Callable[[], object], act: Callable[[], object] = ring) -> bool:
-    """Make the call, which `act` may end by Rung at this step of it (from 1 on); False when it has no so many."""
+def acts_at(step: int, call: Callable[[], object], act: Callable[[], object] = ring, *, within: str = "") -> bool:
+    """Make the call, which `act` may end by Rung at this step of it (from 1 on); False when it has no so many.
+
+    `within`: of the steps only those in files of this name.
+    """
     left, ended = step, False
 
-    def profile(_frame: FrameType, event: str, _argument: object) -> None:
+    def profile(frame: FrameType, event: str, _argument: object) -> None:
         nonlocal left
-        if event in ("call", "c_return"):
+        if event in ("call", "c_return") and within in frame.f_code.co_filename:
             left -= 1
             if left == 0:
                 act()
