@@ -218,12 +218,10 @@ def _open_alone(folder: str) -> tuple[sqlite3.Connection, tuple[int, int]]:
             db.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "COMMIT;")
         return db, file
     except BaseException as error:
-        lacking = _lacking(gate) if isinstance(error, sqlite3.Error) else None
-        if isinstance(error, OSError) and not is_raised_by_program(error):
-            lacking = error
+        lacking = error if isinstance(error, OSError) else _lacking(gate) if isinstance(error, sqlite3.Error) else None
         if db is not None:
             db.close()
-        if lacking is not None:
+        if lacking is not None and not is_raised_by_program(lacking):
             raise _unopened(lacking, folder) from None
         raise
     finally:

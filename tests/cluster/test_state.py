@@ -756,33 +756,18 @@ def test_sqlite_is_used_by_the_handler_of_a_signal_in_the_middle_of_its_first_us
 
 
 @pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")  # one that is just made: Python closes it
-@pytest.mark.parametrize("call", [lambda one: one.get("k"), lambda one: one.set("k", 1)], ids=["get", "set"])
-@pytest.mark.parametrize("is_first", [True, False])
-def test_sqlite_does_not_keep_the_time_out_that_the_handler_of_a_signal_raises(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[State], object], is_first: bool
-) -> None:
+def test_what_the_handler_of_a_signal_raises_in_sqlite_s_first_use_and_in_a_change_is_the_caller_s(tmp_path: Path) -> None:
     if keeps_locks():
         pytest.skip("this Python leaves a lock locked where a handler raises: docs/reliability.md")
-
-    def time_out() -> None:
-        raise TimeoutError
-
-    def is_ended(step: int) -> bool:
-        with state.open(f"sqlite:{tmp_path}") as one:
-            if not is_first:
-                one.get("k")
-            try:
-                rang = acts_at(step, partial(call, one), time_out)
-            except TimeoutError:
-                return True
-        assert not rang, "it was kept"
-        return False
-
-    with state.open(f"sqlite:{tmp_path}") as one:
-        one.set("k", 1)
-    monkeypatch.setattr(os, "makedirs", lambda *_, **__: None)  # Python's own keep it
-    monkeypatch.setattr(os.path, "exists", lambda _: True)
-    assert next(step for step in itertools.count(1) if not is_ended(step)) > 10
+    for step in itertools.count(1):
+        with state.open(f"sqlite:{tmp_path}/{step}") as store:
+            if not acts_at(step, lambda store=store: store.set("k", 1), within="pyworker/cluster/"):
+                break
+            store.set("k", 2)
+            assert store.get("k") == 2
+    with state.open(f"sqlite:{tmp_path}/state") as store:
+        store.set("k", 0)
+        assert next(step for step in itertools.count(1) if not acts_at(step, partial(store.incr, "k"), within="pyworker/cluster/")) > 10
 
 
 def test_sqlite_is_opened_in_a_child_that_was_forked_while_another_thread_opened_it(
