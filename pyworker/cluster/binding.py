@@ -34,6 +34,7 @@ from pyworker.cluster.inbox import Inbox
 from pyworker.errors import is_raised_by_program
 from pyworker.policy.pulse import NOTICED
 from pyworker.unix.epoll import unregister_everywhere
+from pyworker.unix.fds import close_all
 from pyworker.unix.files import real_file
 from pyworker.unix.ready import new_poll
 
@@ -86,6 +87,10 @@ class Binding:
         """Return the listener for an address; None when it is none of ours."""
         raise NotImplementedError
 
+    def give_up(self, grant: Grant) -> None:
+        """Let go of what `ask` has returned."""
+        close_all([grant.fd] if grant.fd >= 0 else [])
+
     def on_listen(self, sock: socket.socket) -> None:
         """The program listens on a socket that we were given."""
 
@@ -111,6 +116,25 @@ class Binding:
             return False
         if grant.errno:
             raise OSError(grant.errno, grant.message or os.strerror(grant.errno))
+        try:
+            self._become(sock, asked, grant)
+        except BaseException:  # of a signal's handler
+            self.adopted.discard(sock)
+            self.inboxes.pop(sock, None)
+            self.give_up(grant)
+            raise
+        if grant.fd >= 0:
+            os.close(grant.fd)
+        if sock.type == socket.SOCK_STREAM:
+            return True
+        if sock.gettimeout() is not None:
+            os.set_blocking(sock.fileno(), False)  # the program has said so before, of the descriptor that is gone
+        self.on_listen(sock)  # what is bound hears: there is no listen() of datagrams
+        return True
+
+    def _become(self, sock: socket.socket, asked: Address, grant: Grant) -> None:
+        if sock.family == socket.AF_UNIX:
+            self._files[asked.host] = None
         if self._wake_reader < 0:
             self._wake_reader, self._wake_writer = os.pipe()
         if grant.inbox is not None:
@@ -118,17 +142,9 @@ class Binding:
             self.inboxes[sock] = grant.inbox
         else:
             os.dup2(grant.fd, sock.fileno(), inheritable=False)
-            os.close(grant.fd)
-        if sock.family == socket.AF_UNIX:
-            self._files[asked.host] = None
         if sock.type == socket.SOCK_STREAM:
             self.adopted.add(sock)
             self._bound[sock] = asked
-            return True
-        if sock.gettimeout() is not None:
-            os.set_blocking(sock.fileno(), False)  # the program has said so before, of the descriptor that is gone
-        self.on_listen(sock)  # what is bound hears: there is no listen() of datagrams
-        return True
 
     def keeps(self, path: Any) -> bool:
         """Whether the program is about to remove the file of a socket that it shares, or is to share."""

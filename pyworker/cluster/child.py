@@ -160,6 +160,10 @@ class _ClusterBinding(Binding):
         self._queries[address.family, address.type, address.host, address.port] = query
         return grant
 
+    def give_up(self, grant: Grant) -> None:
+        question = self._last
+        self._give_back(question.key if question is not None and question.grant is grant else "", grant)
+
     def _leave_question(self, question: _Question) -> None:
         with self._book:
             question.is_left = True

@@ -53,7 +53,7 @@ class _Process(Emitter, Receiver):
         self._make_locks()
 
     def _make_locks(self) -> None:
-        self._starting = threading.Lock()
+        self._starter: dict[str, object] = {}  # of the thread: one at most
         # the handler of a signal may come while one is held
         self._messages = threading.RLock()
         self._ending = threading.RLock()  # an end is told to everybody once, however late they ask
@@ -66,15 +66,17 @@ class _Process(Emitter, Receiver):
 
     def start(self) -> None:
         """Read the channel from now on."""
-        # taken for good by whoever starts it, and nobody waits for that one: a signal's handler may come in the middle, or a
-        # green thread that was given way to
-        if self.channel is None or not self._starting.acquire(blocking=False):
+        if self.channel is None:
             return
+        # no lock, and nobody waits for the one who starts it: a signal's handler may come in the middle and may raise, or a green
+        # thread that was given way to
+        me = object()
         try:
-            self.channel.start()
+            if self._starter.setdefault("it", me) is me:
+                self.channel.start()
         except BaseException:
-            if not self.channel.started:
-                self._starting.release()
+            if self._starter.get("it") is me and not self.channel.started:
+                self._starter.clear()
             raise
 
     def forked(self) -> None:

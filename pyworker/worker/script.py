@@ -23,6 +23,7 @@ from typing import Literal
 from pyworker.cluster.binding import Address, Binding, Grant
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import Accepting, Bind, Bound, Check, Drain, Drained, Failed, Go, Kick, Ready
+from pyworker.unix.fds import close_all
 from pyworker.worker import api
 from pyworker.worker.channel import Channel, Closed, Received
 from pyworker.worker.row import Row
@@ -46,11 +47,13 @@ class Runtime(Binding):
         self._row = row
         self._stop_signal = getattr(signal, f"SIG{stop_signal}")
         self._lock = threading.Lock()  # one bind at a time, one answer each
-        # of one question: a signal's handler may have ended it
-        self._answers: queue.SimpleQueue[Grant] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Grant] = (
+            queue.SimpleQueue()
+        )  # of one question: a signal's handler may have ended it
+        self._book = threading.RLock()  # of what is asked, and the answer
         self._told_to_stop: Grant | None = None
         self._asks: Address | None = None
-        self._reading = False
+        self._reader: list[int] = []  # the thread
         self._said_ready = False
         self.bound = False
 
@@ -64,28 +67,37 @@ class Runtime(Binding):
 
     # ---- called by the script ------------------------------------------------------------------------
     def ask(self, address: Address) -> Grant | None:
-        with self._lock:
-            if not self._channel.is_open:
-                say(
-                    "the script has closed descriptors that are not its own, pyworker's too (os.closerange?): it binds for "
-                    "itself, and shares its port with no other worker. Leave that out: no other was open"
-                )
-                return None
-            self._start_reader()
-            answers = self._answers = queue.SimpleQueue()
-            try:
-                self._asks = address
+        answers: queue.SimpleQueue[Grant] = queue.SimpleQueue()
+        found: list[Grant] = []
+        try:
+            with self._lock:
+                if not self._channel.is_open:
+                    say(
+                        "the script has closed descriptors that are not its own, pyworker's too (os.closerange?): it binds for "
+                        "itself, and shares its port with no other worker. Leave that out: no other was open"
+                    )
+                    return None
+                self._start_reader()
+                with self._book:
+                    self._answers, self._asks = answers, address
                 self._channel.send(Bind(_FAMILIES[address.family], address.host, address.port))
                 self._say_ready(serving=False)
-                grant = self._told_to_stop or answers.get()
-            except BaseException:
-                self._asks = None
-                raise
-        if not grant.errno and grant.fd < 0:
-            return None  # nobody is there any more to share it with
-        if not grant.errno and not self.bound:
-            self.bound = True
-            self._channel.send(Accepting())
+                if self._told_to_stop is not None:
+                    answers.put(self._told_to_stop)
+                found.extend(map(answers.get, (True,)))  # C, as in send_into
+            grant = found[0]
+            if not grant.errno and grant.fd < 0:
+                return None  # nobody is there any more to share it with
+            if not grant.errno and not self.bound:
+                self.bound = True
+                try:
+                    self._channel.send(Accepting())
+                except BaseException:
+                    self.bound = False
+                    raise
+        except BaseException:  # of a signal's handler
+            self._leave(answers, found)
+            raise
         return grant
 
     def on_accepted(self) -> None:
@@ -103,15 +115,27 @@ class Runtime(Binding):
         return time.monotonic() + found.message.timeout if isinstance(found.message, Drain) else deadline
 
     # ---- inside --------------------------------------------------------------------------------------
+    def _leave(self, answers: queue.SimpleQueue[Grant], found: list[Grant]) -> None:
+        """Nobody waits for this answer any more."""
+        with self._book:
+            if self._answers is answers:
+                self._asks = None
+            while not answers.empty():
+                found.append(answers.get())
+        close_all([grant.fd for grant in found if grant.fd >= 0])
+
     def _say_ready(self, *, serving: bool) -> None:
         if not self._said_ready and self.is_own_process:
             self._said_ready = True
-            self._channel.send(Ready(serving))
+            try:
+                self._channel.send(Ready(serving))
+            except BaseException:
+                self._said_ready = False
+                raise
 
     def _start_reader(self) -> None:
-        if not self._reading:
-            start_new_thread(self._read, ())
-            self._reading = True
+        if not self._reader:
+            self._reader.extend(map(start_new_thread, (self._read,), ((),)))  # C, as in send_into
 
     def _read(self) -> None:
         """The thread: answers of the daemon, and the end."""
@@ -124,11 +148,7 @@ class Runtime(Binding):
                 self._drain(_LONELY_DRAIN)
                 return
             match found.message:
-                case Bound(errno=number, message=message) if self._asks is not None and _may_answer(
-                    self._asks, found.fd
-                ):
-                    self._asks = None
-                    self._answers.put(Grant(number, message, found.fd))
+                case Bound(errno=number, message=message) if self._answered(Grant(number, message, found.fd)):
                     continue
                 case Drain(timeout=timeout):
                     self._drain(timeout)
@@ -137,6 +157,14 @@ class Runtime(Binding):
                     pass  # Bound: said again by a daemon after one that was killed right after it had said so
             if found.fd >= 0:
                 os.close(found.fd)
+
+    def _answered(self, grant: Grant) -> bool:
+        with self._book:
+            if self._asks is None or not _may_answer(self._asks, grant.fd):
+                return False
+            self._asks = None
+            self._answers.put(grant)
+            return True
 
     def _drain(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout

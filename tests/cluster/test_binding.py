@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import pickle
 import select
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,6 +22,8 @@ import pytest
 from pyworker.cluster import binding
 from pyworker.cluster.binding import Address, Binding, Grant
 from pyworker.cluster.inbox import Inbox
+from pyworker.unix.fds import close_all
+from tests.cluster.helpers import open_fds
 from tests.support.fake_daemon import tcp_listener
 from tests.support.steps import acts_at
 
@@ -198,6 +202,23 @@ def test_the_handler_of_a_signal_may_close_the_inbox_in_the_middle_of_an_accept(
             if not has_come[0]:
                 return
     raise AssertionError("an accept takes more calls than that")
+
+
+def test_a_listener_is_given_to_who_tries_again_wherever_that_was_ended_and_nothing_is_left_open() -> None:
+    with tcp_listener() as listener:
+        for step in itertools.count(1):
+            shared = Shared(listener)
+            shared._wake_reader, shared._wake_writer = os.pipe()
+            before = open_fds()
+            with socket.socket() as sock:
+                adopt = partial(shared.adopt, sock, ("127.0.0.1", 1))
+                has_come = acts_at(step, adopt, within="cluster/binding.py")
+                assert sock in shared.adopted or adopt()
+                assert sock.getsockname() == listener.getsockname()
+            assert open_fds() == before
+            close_all([shared._wake_reader, shared._wake_writer])
+            if not has_come:
+                break
 
 
 def test_a_connection_that_a_signal_has_put_back_after_the_end_of_the_inbox_is_refused() -> None:

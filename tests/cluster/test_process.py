@@ -322,13 +322,26 @@ def test_the_handler_of_a_signal_may_listen_and_send_in_the_middle_of_a_first_on
     assert next(step for step in itertools.count(1) if not begins_to_listen(step)) > 10
 
 
+def test_a_channel_whose_start_the_handler_of_a_signal_has_ended_is_read_by_who_tries_again() -> None:
+    for step in itertools.count(1):
+        ours, theirs = socket.socketpair()
+        one = _Process()
+        one.attach(ours.detach(), files=False)
+        has_come = acts_at(step, one.start, within="cluster/process.py")
+        one.start()
+        theirs.close()
+        wait_until(lambda one=one: one._ended)
+        if not has_come:
+            break
+
+
 def test_in_a_process_that_was_forked_no_lock_is_held_by_a_thread_that_is_not_there() -> None:
     one = _Process()
     os.register_at_fork(after_in_child=one.forked)
 
     @contextlib.contextmanager
     def held() -> Iterator[None]:
-        with one._messages, one._ending, one._starting:
+        with one._messages, one._ending:
             yield
 
     def listen() -> None:

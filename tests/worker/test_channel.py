@@ -111,6 +111,18 @@ def test_what_the_handler_of_a_signal_raises_in_a_send_is_the_caller_s_and_nothi
             break
 
 
+def test_the_handler_of_a_signal_may_say_something_in_the_middle_of_a_send() -> None:
+    for step in itertools.count(1):
+        ours, theirs = socketpair()
+        with ours, contextlib.closing(Channel(theirs)) as channel:
+            has_come = acts_at(step, partial(channel.send, Notice("1")), partial(channel.send, Notice("rung")))
+            packets = [packet.data for packet in iter(partial(recv_packet, ours, MAX_WORKER_MESSAGE, 0), None)]
+            texts = [wire.decode(FromWorker, data).text for data in packets]
+            assert sorted(texts) == ["1", "rung"][: 1 + has_come]
+        if not has_come:
+            break
+
+
 def test_what_the_handler_of_a_signal_raises_in_a_read_is_not_the_end() -> None:
     for step in itertools.count(1):
         ours, theirs = socketpair()

@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
+import itertools
 import os
 import signal
 import socket
 import ssl
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pyworker.cluster.binding import Address
+from pyworker.protocol import wire
 from pyworker.protocol.scoreboard import F
-from pyworker.protocol.worker import Accepting, Bind, Bound, Check, Drain, Drained, Failed, Hello, Kick, Ready
+from pyworker.protocol.worker import (
+    MAX_WORKER_MESSAGE,
+    Accepting,
+    Bind,
+    Bound,
+    Check,
+    Drain,
+    Drained,
+    Failed,
+    FromWorker,
+    Hello,
+    Kick,
+    Ready,
+)
+from pyworker.unix.fds import recv_surely, send_packet, socketpair
+from pyworker.worker import script
+from pyworker.worker.channel import Channel
 from tests.support.fake_daemon import FakeDaemon, Peer, tcp_listener
 from tests.support.pyworker import free_port
+from tests.support.steps import acts_at
 from tests.support.wait import wait_until
 from tests.support.words import ADDRESS_IN_USE
 from tests.worker.conftest import get, request, spread
@@ -443,6 +465,35 @@ second.bind(("127.0.0.1", 1))
     d.answer_bind(worker, errno=errno.EADDRINUSE)
     assert d.reap(worker.pid) == 1
     assert ADDRESS_IN_USE.encode() in worker.read_err()
+
+
+def test_a_bind_that_the_handler_of_a_signal_has_ended_anywhere_is_granted_when_it_is_tried_again() -> None:
+    for step in itertools.count(1):
+        listener, (ours, theirs) = tcp_listener(), socketpair()
+        said: list[Any] = []
+
+        def answer(ours: socket.socket = ours, said: list[Any] = said, listener: socket.socket = listener) -> None:
+            while (packet := recv_surely(ours, MAX_WORKER_MESSAGE, 0)).data:
+                said.append(wire.decode(FromWorker, packet.data))
+                if isinstance(said[-1], Bind):
+                    send_packet(ours, wire.encode(Bound(0)), [listener.fileno()])
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        runtime = script.Runtime(Channel(theirs), collections.defaultdict(int), "CONT")  # type: ignore[arg-type]
+        address = Address(socket.AF_INET, socket.SOCK_STREAM, "127.0.0.1", 0)
+        has_come = acts_at(step, lambda ask=runtime.ask, address=address: os.close(ask(address).fd), within="pyworker/worker/")
+        grant = runtime.ask(address)
+        assert grant is not None
+        os.close(grant.fd)
+        wait_until(lambda said=said: {Ready, Accepting} <= {type(message) for message in said}, what=lambda said=said: str(said))
+        ours.shutdown(socket.SHUT_RDWR)
+        wait_until(lambda runtime=runtime: runtime._told_to_stop)
+        thread.join()
+        for sock in (listener, ours, theirs):
+            sock.close()
+        if not has_come:
+            break
 
 
 def test_script_that_raises_is_told_with_its_own_frames(daemon: Any, folder: Path) -> None:
