@@ -115,6 +115,15 @@ class _ClusterBinding(Binding):
 
     def ask(self, address: Address) -> Grant | None:
         """Ask the primary; blocks until it has answered."""
+        question = _Question(address, next(_seq))
+        try:
+            return self._ask(question)
+        except BaseException:  # of a signal's handler
+            self._leave_question(question)
+            raise
+
+    def _ask(self, question: _Question) -> Grant | None:
+        address = question.address
         host = address.host or _ANY.get(socket.AddressFamily(address.family))
         kind: Any = _TYPES[socket.AddressFamily(address.family)]
         if address.type == socket.SOCK_DGRAM:
@@ -136,7 +145,7 @@ class _ClusterBinding(Binding):
             if left is not None and not left.is_over:
                 with contextlib.suppress(queue.Empty):  # it may never have gone
                     left.answered.get(timeout=None if left.is_asked else _PATIENCE)
-            question = self._last = _Question(address, next(_seq))  # first: it is told of the channel's end
+            self._last = question  # first: it is told of the channel's end
             if self.ended or channel is None or not channel.connected:
                 self._last = None
                 return None
@@ -151,9 +160,6 @@ class _ClusterBinding(Binding):
             except ChannelClosedError:
                 self._last = None
                 return None
-            except BaseException:  # of a signal's handler
-                self._leave_question(question)
-                raise
         grant = question.grant
         if grant is None or (not grant.errno and grant.fd < 0 and grant.inbox is None):
             return None  # the primary is gone: nobody is there to share it with
