@@ -190,7 +190,7 @@ def _reload(app: AppView, now: float) -> Iterator[act.Action]:
         yield act.Commit(target)
         return
     new = [w for w in alive(app, target) if w.state in UNTOUCHED]
-    able = [w for w in new if w.state is not State.STARTING and w.checked]
+    able = [w for w in new if w.state is not State.STARTING and w.checked and not w.ended]
     missing = [s for s in slots if s not in {w.slot for w in new}]
     if missing and (able or not new):
         room = min(app.reload.max_surge, FORKS_AT_ONCE) if able else 1  # the canary goes alone

@@ -398,6 +398,12 @@ def test_the_rest_follows_a_canary_that_is_ready_and_healthy() -> None:
     assert doing(app(workers=(*BOTH, unchecked), **RELOADING)) == []
 
 
+def test_a_new_worker_that_has_ended_lets_no_rest_follow_and_no_reload_commit() -> None:
+    canary, second = worker(3, 1, 2, ended=True), worker(4, 2, 2)
+    assert doing(app(workers=(*BOTH, canary), **RELOADING)) == []
+    assert doing(app(workers=(*BOTH, canary, second), **RELOADING)) == []
+
+
 def test_no_more_of_a_reload_start_at_once_than_max_surge_says() -> None:
     view = app(want=6, reload=ReloadConfig(max_surge=3), workers=tuple(worker(n, n) for n in range(1, 7)), **RELOADING)
     canary, second = worker(11, 1, 2, State.HELD), worker(12, 2, 2, State.STARTING)
