@@ -25,6 +25,7 @@ from pyworker.record import replace
 
 DEFAULT_BIND = "127.0.0.1:8000"
 _INTERPRETER = re.compile(r"(python|pypy|node|deno|bun|ruby|perl|php|bash|sh)[\d.]*\Z")
+_SOURCE = re.compile(r"([^/\s]+)\.(pyz?|[cm]?[jt]s|rb|pl|php|sh)\Z")
 _EXAMPLE = '[app]\ntarget = "module:app"'
 
 
@@ -341,14 +342,11 @@ def name_after(values: Partial) -> str:
 
 def _named_by(command: Sequence[str]) -> str:
     """Return what names a command: of an interpreter, which many apps have, its module or file."""
-    program, *words = command
-    if _INTERPRETER.match(os.path.basename(program)):
-        for word, following in zip(words, [*words[1:], ""], strict=True):
-            if word in ("-c", "-e"):
-                break
+    program = os.path.basename(command[0])
+    if _INTERPRETER.match(program):
+        for word, following in zip(command[1:], [*command[2:], ""], strict=True):
             if word == "-m":
                 return following.partition(".")[0]
-            stem, ending = os.path.splitext(os.path.basename(word))
-            if ending and not word.startswith("-"):
-                return stem
-    return os.path.basename(program)
+            if not word.startswith("-") and (source := _SOURCE.search(word)):
+                return source[1]
+    return program
