@@ -76,10 +76,10 @@ def _deadlines(app: AppView, now: float) -> Iterator[act.Action]:
                 yield _when(w.since + patience, now, act.SendStop(w.serial, DRAIN_TIMEOUT))
             case State.STOPPING:
                 yield _when(w.since + app.stop.kill_timeout, now, act.SendKill(w.serial, "kill time-out"))
-            case State.STARTING:
+            case State.STARTING if not w.ended:
                 reason = f"not ready within {app.reload.ready_timeout:g} s"
                 yield _when(w.since + app.reload.ready_timeout, now, act.SendKill(w.serial, reason))
-            case State.OPENING:
+            case State.OPENING if not w.ended:
                 yield _when(w.since + OPENING_TIMEOUT, now, act.SendKill(w.serial, "did not accept when told to"))
                 if now < w.since + OPENING_GRACE:
                     yield act.LookAgain(w.since + OPENING_GRACE)

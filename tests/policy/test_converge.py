@@ -641,6 +641,12 @@ def test_one_that_has_ended_neither_serves_nor_clears_the_record() -> None:
     assert c.converge(gone, 100.0) == []
 
 
+@pytest.mark.parametrize("state", [State.STARTING, State.OPENING])
+def test_one_that_has_ended_is_not_said_to_be_late(state: State) -> None:
+    assert doing(app(want=1, workers=(worker(3, 1, state=state),)), 100.0) != []
+    assert doing(app(want=1, workers=(worker(3, 1, state=state, ended=True),)), 100.0) == []
+
+
 def test_a_soak_does_not_end_before_a_death_in_it_is_counted() -> None:
     workers = (worker(3, 1, 2, ended=True), worker(4, 2, 2))
     view = app(generation=2, previous=1, soak_until=10.0, workers=workers, templates=RELOADING["templates"])
