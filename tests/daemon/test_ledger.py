@@ -19,6 +19,7 @@ from pyworker.policy.lifecycle import State
 from pyworker.policy.scale import MAX_WORKERS
 from pyworker.protocol.inherited import WorkerId
 from pyworker.unix.fds import memfd_fixed
+from tests.support.descriptors import open_fds
 
 
 @pytest.fixture
@@ -56,14 +57,13 @@ def test_last_value_is_read_by_the_next_process(fd: int) -> None:
 
 @pytest.mark.parametrize("end", [Ledger.close, Ledger.__del__])
 def test_its_own_descriptor_ends_with_it_and_the_given_one_stays(fd: int, end: Callable[[Ledger], None]) -> None:
-    lowest = os.dup(fd)
-    os.close(lowest)
+    before = open_fds()
     ledger = Ledger(fd)
     end(ledger)
-    end(ledger)  # once
-    again = os.dup(fd)
-    os.close(again)
-    assert again == lowest
+    others = os.dup(fd)  # which has its number by now
+    end(ledger)
+    assert open_fds() == {*before, others}
+    os.close(others)
 
 
 @pytest.mark.parametrize("offset", [8, 12, 20])
