@@ -495,7 +495,14 @@ def test_the_spinner_turns_while_nothing_happens(home: str) -> None:
     assert len(frames) >= 3
 
 
-def test_among_many_apps_it_says_once_how_to_leave_and_how_many_are_how(home: str) -> None:
+@pytest.fixture
+def patient(tmp_path: Path) -> dict[str, str]:
+    """The environment of a command that has time for what is only said beside, however late the daemon is."""
+    (tmp_path / "sitecustomize.py").write_text("from pyworker.cli import operation\noperation._ASIDE = 30.0\n")
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+def test_among_many_apps_it_says_once_how_to_leave_and_how_many_are_how(home: str, patient: dict[str, str]) -> None:
     names = [f"app{i:02d}" for i in range(20)]
     apps = [
         {"name": name, "state": "running" if i else "reloading", "workers": {"ready": 1, "want": 1}}
@@ -508,7 +515,7 @@ def test_among_many_apps_it_says_once_how_to_leave_and_how_many_are_how(home: st
         yield HANG
 
     with FakeControl(home, {"reload": reloads, "ps": lambda _: [Reply(True, {"apps": apps})]}):
-        shown = run_on_terminal("reload", "all", "--timeout", "2s", home=home)
+        shown = run_on_terminal("reload", "all", "--timeout", "2s", home=home, **patient)
     assert shown.screen.text.count("Ctrl-C leaves this view") == 1
     assert "it goes on. Now: 1 reloading, 19 running\n" in shown.screen.text
 
@@ -519,21 +526,21 @@ def test_what_is_asked_about_before_all_is_stopped_is_known_however_short_the_ti
     assert "stop all concerns" in found.err
 
 
-def test_a_timeout_exits_with_75_and_says_what_is_known(home: str) -> None:
+def test_a_timeout_exits_with_75_and_says_what_is_known(home: str, patient: dict[str, str]) -> None:
     with FakeControl(home, {"reload": half_a_reload, "ps": replies(documents.ps())}):
-        found = run("reload", "api", "--timeout", "200ms", home=home)
+        found = run("reload", "api", "--timeout", "200ms", home=home, **patient)
     assert found.code == 75
     assert "error: the reload was not done within 0.2 s; it goes on. Now: api running 4/4" in found.err
 
 
-def test_a_daemon_that_dies_in_the_middle_is_told_with_what_its_successor_knows(home: str) -> None:
+def test_a_daemon_that_dies_in_the_middle_is_told_with_what_its_successor_knows(home: str, patient: dict[str, str]) -> None:
     def dies(_request: Any) -> Iterator[Any]:
         yield from results.reload_up_to_commit()
         yield CLOSE
 
     with FakeControl(home, {"reload": dies, "ps": replies(documents.ps())}):
-        found = run("reload", "api", home=home)
-        as_json = run("reload", "api", "--json", home=home)
+        found = run("reload", "api", home=home, **patient)
+        as_json = run("reload", "api", "--json", home=home, **patient)
     assert found.code == 69
     assert "went away in the middle of the reload. Now: api running 4/4\n" in found.err  # no other app
     assert json.loads(as_json.err.splitlines()[-1])["error"]["exit"] == 69
