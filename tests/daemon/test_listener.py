@@ -34,6 +34,7 @@ from pyworker.daemon.listener import (
 )
 from pyworker.protocol.names import GUARDIAN_TITLE
 from pyworker.unix.sockdiag import listening_inode
+from tests.support.addresses import has_ipv6
 
 ANY = parse_bind("127.0.0.1:0")
 
@@ -53,15 +54,6 @@ def listener() -> Iterator[socket.socket]:
 
 def at(sock: socket.socket) -> Address:
     return actual(ANY, sock)
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as sock:
-            sock.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
 
 
 def test_listener_has_all_its_options(listener: socket.socket) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.addresses import has_ipv6
 from tests.support.pyworker import LONG, Pyworker
 from tests.support.rawhttp import Client
 from tests.support.sources import ASGI, WSGI
@@ -45,6 +46,8 @@ def test_idle_workers_get_connections_in_strict_turns(pw: Pyworker, source: str,
 
 
 def test_turns_are_kept_on_ipv6_and_on_a_unix_socket(pw: Pyworker) -> None:
+    if not has_ipv6():
+        pytest.skip("no IPv6 here")
     path = os.path.join(pw.folder, "api.sock")
     pw.write("web.py", ASGI)
     pw.write(

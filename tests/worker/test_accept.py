@@ -20,6 +20,7 @@ import pytest
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import Accepting, Drain, Go, Hello, Kick, Ready
 from pyworker.worker.accept import AcceptLoop, NotSupported, can_loop_take_turns, new_loop
+from tests.support.addresses import has_ipv6
 from tests.support.fake_daemon import FakeDaemon, Peer, tcp_listener
 from tests.support.turns import assert_turns
 from tests.support.wait import wait_until
@@ -92,7 +93,7 @@ def test_shared_balance_serves_on_several_listeners_of_every_family(daemon: Any,
     unix.bind(str(folder / "s"))
     unix.listen()
     listeners = [tcp_listener(), unix]
-    if socket.has_ipv6:
+    if has_ipv6():
         listeners.append(tcp_listener("::1"))
     for balance in ("shared", "round-robin"):
         d = daemon([each.dup() for each in listeners], balance=balance)

@@ -15,6 +15,7 @@ import pytest
 from pyworker.protocol.scoreboard import F
 from pyworker.unix import tls
 from pyworker.worker.engines.forwarded import Trust, plain_host, split_port
+from tests.support.addresses import has_ipv6
 from tests.support.apps import echo, hello
 from tests.support.wait import wait_until
 from tests.worker.engines.conftest import Serve
@@ -45,7 +46,7 @@ def test_a_unix_peer_has_no_address(serve: Serve, interface: str, loop: str, tmp
 
 @APPS
 def test_an_ipv6_peer(serve: Serve, interface: str) -> None:
-    if not socket.has_dualstack_ipv6():
+    if not has_ipv6():
         pytest.skip("no IPv6 here")
     site = serve(getattr(echo, interface), interface, family=socket.AF_INET6)
     assert said(site.client())["client"] == ["::1"]
