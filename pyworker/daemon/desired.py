@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import time
+from functools import partial
 from typing import Any, Literal, Union
 
 from pyworker import failpoint
@@ -21,7 +22,6 @@ from pyworker.record import field, record
 from pyworker.unix.files import replacing
 
 VERSION = 1
-_MAX_FILE = 16 * 1024 * 1024
 
 
 @record
@@ -79,10 +79,8 @@ def load(home_fd: int, *, something_runs: bool = False) -> tuple[Desired, str]:
     `something_runs` a broken disk is no reason to wait: what runs would have no daemon.
     """
     try:
-        fd = os.open(APPS_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=home_fd)
-        with open(fd, "rb") as file:
-            data = file.read(_MAX_FILE + 1)
-        return parse(data), ""
+        with open(APPS_FILE, "rb", opener=partial(_opener, home_fd)) as file:
+            return parse(file.read()), ""
     except FileNotFoundError:
         return Desired(), ""
     except OSError as error:
@@ -109,7 +107,7 @@ def save(home_fd: int, desired: Desired) -> None:
 
 def parse(data: bytes) -> Desired:
     """Return what is wanted by the content of apps.json. WireError: it is nothing that this version understands."""
-    raw = parse_json(data, limit=_MAX_FILE)
+    raw = parse_json(data, limit=len(data))  # as long as what is wanted: it was written without a limit
     if not isinstance(raw, dict) or raw.get("v") != VERSION or not isinstance(raw.get("apps"), list):
         raise WireError(f"not a list of apps of version {VERSION}")
     apps = Desired()
@@ -120,6 +118,10 @@ def parse(data: bytes) -> Desired:
             raise WireError(f"{where}.name: {app.name!r:.80} is no name, or there twice")
         apps[app.name] = app
     return apps
+
+
+def _opener(home_fd: int, name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=home_fd)
 
 
 def _put_aside(home_fd: int, why: str) -> str:

@@ -63,8 +63,8 @@ def test_what_was_saved_is_loaded(home: int, tmp_path: Path) -> None:
     assert list(load(home)[0]) == ["mail"]
 
 
-def test_what_fills_more_than_a_request_may_is_loaded_as_well(home: int) -> None:
-    wanted = Desired({"api": DesiredApp("api", InlineSource({"args": ["x" * MAX_REQUEST]}, "/srv"))})
+def test_what_many_requests_have_filled_is_loaded_as_well(home: int) -> None:
+    wanted = Desired({"api": DesiredApp("api", InlineSource({"args": ["x" * 16 * MAX_REQUEST]}, "/srv"))})
     save(home, wanted)
     assert load(home) == (wanted, "")
 
@@ -112,9 +112,11 @@ def test_broken_file_is_put_aside_and_said_so(home: int, tmp_path: Path, data: b
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
 def test_what_is_there_and_is_no_file_is_put_aside(home: int, tmp_path: Path, make: Callable[[str], None]) -> None:
     make(str(tmp_path / "apps.json"))
+    before = os.listdir("/proc/self/fd")
     desired, note = load(home)
     assert desired == Desired()
     assert "apps.json.bad-" in note
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_file_that_cannot_be_opened_for_want_of_a_descriptor_stays_for_the_next_daemon(home: int, tmp_path: Path) -> None:
