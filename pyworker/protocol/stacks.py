@@ -77,7 +77,7 @@ def write_tasks(pid: int, tasks: Iterable[TaskStack]) -> str:
         name = "".join(c if c.isprintable() else "?" for c in task.name)[:64]
         calls = [f'  File "{frame.file}", line {frame.line} in {frame.function}\n' for frame in reversed(task.frames)]
         text = f"Task [{name}] times {task.count} (most recent call first):\n" + "".join(calls)
-        room -= len(text)
+        room -= len(text.encode(errors="backslashreplace"))
         if room < 0:
             break
         found.append(text)

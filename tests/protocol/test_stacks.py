@@ -68,6 +68,8 @@ def test_tasks_are_read_back_and_are_those_of_one_process_only() -> None:
     many = [TaskStack(f"Task-{n}", 1, (Frame("/srv/" + "x" * 1000, n, "f"),)) for n in range(1000)]
     assert len(parse_tasks(write_tasks(1, many), 1)) > 100
     assert len(write_tasks(1, many)) < MAX_TEXT
+    wide = [TaskStack("t", 1, (Frame("/srv/" + "店" * 1000, n, "f"),)) for n in range(1000)]
+    assert len(write_tasks(1, wide).encode()) < MAX_TEXT
 
 
 def test_names_unknown_lines_and_c_stacks_of_newer_pythons() -> None:
