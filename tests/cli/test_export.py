@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,14 @@ def test_a_file_of_somebody_else_is_left_alone_and_nothing_is_written(folder: Pa
     assert not (folder / ".dockerignore").exists()
     assert run("export", "docker", "-o", ".", "--force", home=home).code == 0
     assert "ENTRYPOINT" in (folder / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_not_of_its_making_either_and_is_not_waited_for(folder: Path, home: str, make: Callable[[str], None]) -> None:
+    make("Dockerfile")
+    done = run("export", "docker", "-o", ".", home=home)
+    assert done.code == 1
+    assert "Dockerfile: is there, and not made by" in done.err
 
 
 def test_the_dockerfile_installs_what_the_folder_names(folder: Path, home: str) -> None:

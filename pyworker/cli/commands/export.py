@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shutil
@@ -15,7 +16,7 @@ from pyworker.cli.here import absolute, here
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import line
 from pyworker.errors import PyworkerError
-from pyworker.unix.files import write_file
+from pyworker.unix.files import open_regular, write_file
 
 _REQUIREMENTS = ("requirements.txt", "pyproject.toml")
 _MADE = b"# Made by `pyworker export "
@@ -142,5 +143,6 @@ def _write(folder: str, files: dict[str, bytes], force: bool) -> None:
 
 
 def _is_ours(path: str) -> bool:
-    with open(path, "rb") as file:
+    with contextlib.suppress(OSError), open_regular(path) as file:
         return file.read(len(_MADE)) == _MADE
+    return False
