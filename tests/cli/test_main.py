@@ -654,3 +654,20 @@ def test_a_command_that_is_said_names_the_home_that_was_named(home: str, tmp_pat
     assert f"   → pyworker --home '{other}' logs -p mail\n" in said
     quoted = f'{tmp_path}/"'
     assert "--home" not in json.loads(run("--home", quoted, "reload", "api", "--json", home=home).err)["error"]["hint"]
+
+
+def test_who_waits_for_an_app_that_is_to_have_no_worker_is_told_so(home: str) -> None:
+    note = "it is scaled to 0: pyworker scale api=1 starts a worker"
+    idle = documents.app("api", state="stopped", pool=[], notes=[note], workers={"want": 0, "ready": 0, "total": 0})
+    looks = iter([idle, idle, documents.app("api")])
+    with FakeControl(home, {"ps": lambda _: [Reply(True, {"apps": [next(looks)]})]}) as daemon:
+        assert run("wait", "api", home=home).err == f"api is stopped: {note}\n"
+        daemon.handlers["ps"] = replies({"apps": [idle]})
+        found = run("wait", "api", "--timeout", "0", home=home)
+    assert found.err.startswith(f"error: not ready within 0 s: api is stopped: {note}\n")
+
+
+def test_who_waits_for_all_of_no_apps_is_told_that_there_are_none(home: str) -> None:
+    with FakeControl(home, {"ps": replies({"apps": []})}):
+        found = run("wait", "all", home=home)
+    assert (found.code, found.err) == (0, "No app is known here.\n")

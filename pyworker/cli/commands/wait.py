@@ -69,7 +69,14 @@ def cmd(settings: Settings, names: tuple[str, ...], goal: str) -> int:
             step = f"pyworker start {' '.join(stopped)}"
             note = f"{names_in_words(stopped)} {'are' if stopped[1:] else 'is'} stopped; waiting for a start: {step}"
             render.note(note)
+        idle = [app for app in open_apps if _why_idle(app)]
+        if idle and goal != "stopped" and not has_said:
+            has_said = True
+            for app in idle:
+                render.note(_as_it_is(app))
         time.sleep(_PAUSE)
+    if not apps and not has_said:
+        render.note(render.NO_APP)
     if settings.json:
         for app in apps:
             took = round(time.monotonic() - began, 3)
@@ -102,8 +109,14 @@ def _look(
 
 def _as_it_is(app: dict[str, Any]) -> str:
     """Return the state of an app in words, and what ails it."""
-    unwell = why_unwell(app)
+    unwell = why_unwell(app) or _why_idle(app)
     return f"{render.line(app['name'])} is {app['state']}{f': {unwell}' if unwell else ''}"
+
+
+def _why_idle(app: dict[str, Any]) -> str:
+    """Return why an app that is started is to have no worker (scaled to 0), with what gives it one; "" of any other."""
+    is_idle = app["state"] == "stopped" and app["started_at"] and not app["workers"].get("want")
+    return render.line(app["notes"][-1]) if is_idle and app.get("notes") else ""
 
 
 def _failed(app: dict[str, Any]) -> PyworkerError:
