@@ -17,7 +17,9 @@ from pyworker.daemon.app import Failure
 from pyworker.daemon.board import Board
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource
+from pyworker.daemon.listener import ListenFailed
 from pyworker.daemon.loop import Loop
+from pyworker.daemon.requests import auto
 from pyworker.daemon.requests.apps import forget
 from pyworker.daemon.requests.auto import READ_AGAIN, RESTORE_AGAIN
 from pyworker.policy.lifecycle import State
@@ -182,6 +184,22 @@ def test_what_a_boot_cannot_read_is_started_once_it_can_be_and_what_is_lacking_m
     assert said == [("cannot read app.toml: no such file", []), (no_folder, []), (no_folder, [4]), (no_folder, [4])]
     assert len(set(alive)) == 4
     forget(desk, brain.apps["api"])
+
+
+def test_a_failure_is_of_its_first_time_as_long_as_the_reason_is_the_same(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below it stands who has an address, and for how long."""
+    with app_of_one_worker(State.STOPPED) as (app, _, _):
+        reasons = iter(["in use\n  by x, started 2s ago", "in use\n  by x, started 7s ago", "no such address"])
+        app.failure = Failure("in use\n  by x, started 1s ago", at="once")
+
+        def refuse(*_: Any) -> None:
+            raise ListenFailed(next(reasons))
+
+        monkeypatch.setattr(auto, "read_again", refuse)
+        monkeypatch.setattr(brain, "fail", lambda message, hint: Failure(message, hint=hint, at="now"))
+        desk: Any = SimpleNamespace(brain=brain, home="")
+        shown = [auto._begins(desk, app) or (app.failure.message, app.failure.at) for _ in range(3)]
+    assert shown == [("in use\n  by x, started 2s ago", "once"), ("in use\n  by x, started 7s ago", "once"), ("no such address", "now")]
 
 
 NO_DESCRIPTOR = OSError(errno.EMFILE, os.strerror(errno.EMFILE))

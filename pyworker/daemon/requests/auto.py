@@ -87,8 +87,10 @@ def _begins(desk: Desk, app: App) -> bool:
         generation = read_again(desk, app, shell_of(app, {}))
         desk.brain.add_generations([(app, generation)])
     except (ConfigError, ListenFailed) as error:
-        if app.failure is None or app.failure.message != error.message:  # it lacks something else by now
-            app.failure = desk.brain.fail(error.message, hint=error.hint)
+        before, app.failure = app.failure, desk.brain.fail(error.message, hint=error.hint)
+        # below its first line stands who has an address, and for how long
+        if before is not None and before.message.partition("\n")[0] == error.message.partition("\n")[0]:
+            app.failure.at = before.at
         return False
     except OSError:
         return False
