@@ -55,6 +55,7 @@ class Log:
         self.path = path
         self.refused: dict[str, PermissionError] = {}  # files that may not be opened: they are passed over
         self._fd = self._open(path)
+        self._is_hidden = path in self.refused
         self._at = 0  # where `more` goes on
         if self._fd is not None:
             self._at = _after_last_newline(self._fd, os.fstat(self._fd).st_size)
@@ -70,6 +71,10 @@ class Log:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+    def is_outdated(self) -> bool:
+        """True for one that might not be opened and may be now: its past is not known, so it is to be made anew."""
+        return self._is_hidden and os.access(self.path, os.R_OK)
 
     def _open(self, path: str) -> int | None:
         try:
@@ -142,7 +147,7 @@ class Log:
 
     def _read(self) -> bytes:
         if self._fd is None:
-            self._fd = self._open(self.path)
+            self._fd = None if self._is_hidden else self._open(self.path)
             if self._fd is None:
                 return b""
         data = os.pread(self._fd, _TURN, self._at)

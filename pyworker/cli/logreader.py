@@ -197,7 +197,9 @@ class Reader:
     def _find(self, *, start: bool) -> None:
         files = logfiles.find(self._home)
         wanted = {path for app, path in files.items() if self._choice.wants_app(app)}
-        for path in wanted - self._logs.keys():
+        if self._event_log.is_outdated():
+            self._event_log = logfiles.Log(self._event_log.path)
+        for path in wanted - {path for path, log in self._logs.items() if not log.is_outdated()}:
             self._logs[path] = log = logfiles.Log(path)
             if not start:  # its file may be one of before
                 entries = (e for line in log.forwards(0) if (e := self._entry(line)) is not None)

@@ -34,6 +34,11 @@ def record(
     )
 
 
+def later(line: bytes, second: int) -> bytes:
+    """Return this line as one that is printed after the test has begun."""
+    return line.replace(stamp(second).encode(), b"2999-01-01T00:00:%02d.000Z" % second)
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     (tmp_path / "home" / "logs").mkdir(parents=True, mode=0o700)
@@ -343,9 +348,13 @@ def test_a_file_that_may_not_be_opened_hides_no_other(home: Path, follow: Callab
         assert f"ls -ld {home}/logs/" in done.stderr
     view = follow(before=AS_ANYBODY)
     view.wait_for(b"fine")
+    log(home, later(record(4, "meanwhile"), 4))
     (home / "logs" / "api.log").chmod(0o600)
-    view.wait_for(b"hidden")
+    view.wait_for(b"meanwhile")
+    log(home, later(record(5, "and then"), 5))
+    view.wait_for(b"and then")
     _, err = view.end()
+    assert b"hidden" not in view.text  # what it was begun after: of a log that may be read it shows the last ten lines
     assert err.count(b"api.log: Permission denied") == 1, err
 
 
@@ -364,8 +373,7 @@ def test_follow_sees_apps_and_events_that_appear_later(home: Path, follow: Calla
     log(home, record(1, "first"))
     view = follow()
     view.wait_for(b"first")
-    hello = record(1, "hello", app="late").replace(stamp(1).encode(), b"2999-01-01T00:00:00.000Z")
-    log(home, record(1, "of another year", app="late"), hello, app="late")
+    log(home, record(1, "of another year", app="late"), later(record(1, "hello", app="late"), 1), app="late")
     view.wait_for(b"hello")
     assert b"of another year" not in view.text
     event(home, 3, 9, "deployed")
