@@ -9,9 +9,8 @@ from pyworker.daemon.app import App, Failure
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.client import Client, failed_at_this
 from pyworker.daemon.handles import WorkerHandle
-from pyworker.daemon.listener import actual, url
 from pyworker.daemon.loop import report_to_stderr
-from pyworker.daemon.shown import all_notes, state_word
+from pyworker.daemon.shown import addresses, all_notes, state_word
 from pyworker.policy.lifecycle import SERVING, UNTOUCHED
 from pyworker.protocol.events import Event
 from pyworker.protocol.wire import to_json
@@ -148,7 +147,6 @@ class _Operation:
 def result(app: App, outcome: Outcome, took: float) -> dict[str, Any]:
     failure = outcome.failure or Failure("")
     current = app.current
-    secure = current is not None and current.config.tls is not None
     return {
         "app": app.name,
         "action": outcome.action,
@@ -156,7 +154,7 @@ def result(app: App, outcome: Outcome, took: float) -> dict[str, Any]:
         "state": state_word(app),
         "gen": app.generation,
         "workers": {"want": len(app.slots()), "ready": app.ready_count()},
-        "listen": [url(actual(x.address, x.sock), secure) for x in app.listeners.values()],
+        "listen": [*addresses(app)],
         "took_s": round(took, 3),
         "reason": failure.message,
         "traceback": failure.traceback,

@@ -19,10 +19,10 @@ from pyworker.daemon.brain import Brain
 from pyworker.daemon.desired import DesiredApp, FileSource
 from pyworker.daemon.diagnosis import log_file
 from pyworker.daemon.handles import WorkerHandle
-from pyworker.daemon.listener import actual, is_listening, queue_depth, url
+from pyworker.daemon.listener import queue_depth
 from pyworker.daemon.listening import why_unreachable
 from pyworker.daemon.sample import Sampler, Served
-from pyworker.daemon.shown import all_notes, state_word
+from pyworker.daemon.shown import addresses, all_notes, state_word
 from pyworker.daemon.wallclock import next_at
 from pyworker.policy.lifecycle import State
 from pyworker.policy.view import slots_of
@@ -70,7 +70,7 @@ def app_document(brain: Brain, sampler: Sampler | None, app: App) -> dict[str, A
     config = app.config
     workers = sorted(app.workers.values(), key=lambda w: (w.id.slot, w.id.serial))
     pool = [_worker_document(app, sampler, w, now) for w in workers]
-    listeners = [x for x in app.listeners.values() if is_listening(x.sock)]
+    listeners = addresses(app)
     started_ms = app.board.app(AppF.STARTED_AT)
     uptime = max((now - w.ready_at for w in workers if w.ready_at is not None), default=None)
     record = app.record
@@ -97,8 +97,8 @@ def app_document(brain: Brain, sampler: Sampler | None, app: App) -> dict[str, A
         "gen": app.generation,
         "target": _what(config),
         "balance": config.balance if config else None,
-        "listen": [url(actual(x.address, x.sock), bool(config and config.tls)) for x in listeners],
-        "queue": [queue_depth(x.sock) for x in listeners],
+        "listen": [*listeners],
+        "queue": [queue_depth(x.sock) for x in listeners.values()],
         "workers": {"want": len(slots_of(app)) if is_known else None, "ready": ready, "total": len(workers)},
         "cpu_percent": _sum([p["cpu_percent"] for p in pool]),
         "rss_bytes": _sum([p["rss_bytes"] for p in pool]),

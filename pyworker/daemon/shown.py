@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from pyworker.daemon.app import App
-from pyworker.daemon.listener import is_listening, queue_depth
+from pyworker.daemon.app import App, Listener
+from pyworker.daemon.listener import actual, is_listening, queue_depth, url
 from pyworker.policy import certificate
 from pyworker.policy.lifecycle import UNTOUCHED, State
 from pyworker.protocol.events import names_in_words
@@ -41,6 +41,12 @@ def state_word(app: App) -> str:
     if app.record.permanent or _lacks_template(app):  # all are there, and the next that dies is not replaced
         return "degraded"
     return "running" if app.ready_count() >= len(wanted) and app.sick() is None else "degraded"
+
+
+def addresses(app: App) -> dict[str, Listener]:
+    """Where it listens, as URLs. A reload that has made a Unix socket anew, whose file was removed, keeps the old one for its soak."""
+    secure = app.config is not None and app.config.tls is not None
+    return {url(actual(x.address, x.sock), secure): x for x in app.listeners.values() if is_listening(x.sock)}
 
 
 def _lacks_template(app: App) -> bool:

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 
+from pyworker.config.address import Address
 from pyworker.config.schema import AppConfig, RestartConfig
 from pyworker.daemon.app import App, Failure, Listener
 from pyworker.daemon.board import WorkerStats
-from pyworker.daemon.shown import LONG, long_request_note, state_word
+from pyworker.daemon.shown import LONG, addresses, long_request_note, state_word
 from pyworker.policy.lifecycle import State
 from pyworker.policy.restart import Record
 from pyworker.protocol.inherited import WorkerId
@@ -94,3 +97,16 @@ def test_a_worker_that_a_request_has_taken_away_is_told(threads: int, progress: 
         for client in clients:
             client.close()
     assert notes == ([note] if note else [])
+
+
+def test_a_unix_socket_that_a_reload_has_made_anew_is_named_once_the_one_that_can_be_reached(tmp_path: Path) -> None:
+    no: Any = None
+    app, path = App("api", no, no, no), str(tmp_path / "api.sock")
+    with contextlib.ExitStack() as opened:
+        for index in range(2):
+            sock = opened.enter_context(socket.socket(socket.AF_UNIX))
+            Path(path).unlink(missing_ok=True)
+            sock.bind(path)
+            sock.listen()
+            app.listeners[index] = Listener(index, Address("unix", path=path), sock)
+        assert addresses(app) == {f"unix:{path}": app.listeners[1]}
