@@ -82,7 +82,8 @@ class Board:
                 for row in self._rows_of(app):
                     row.state = "replaced" if row.state == "ready" else row.state
             case "scaled":
-                self.scaled[app] = (int(data["from"]), int(data["to"]))
+                before, _ = self.scaled.get(app, (int(data["from"]), 0))  # others may scale it meanwhile, too
+                self.scaled[app] = (before, int(data["to"]))
             case "app_note":
                 self.notes.add((app, str(data["text"])))
             case "app_failed" | "reload_refused":

@@ -311,10 +311,15 @@ def _wanted_again(app: App) -> Outcome | None:
     return _overtaken("it was started again by another command") if app.wanted else None
 
 
-def scaled(brain: Brain, new: Collection[int]) -> Goal:
-    """Every wanted slot serves, those that are new are well, and no other accepts. A reload has the number, and is not waited for."""
+def scaled(brain: Brain, new: Collection[int], count: int | None) -> Goal:
+    """Every wanted slot serves, those that are new are well, and no other accepts. A reload has the number, and is not waited for.
+
+    `count`: the number that was asked for; None for "+1", which another command may add to.
+    """
 
     def goal(app: App, now: float) -> Outcome | None:
+        if app.wanted and count is not None and app.want != count:
+            return _overtaken(f"the number was changed again meanwhile, to {app.want}")
         surplus = any(w.id.slot > app.want and w.state in UNTOUCHED for w in app.workers.values())
         on_the_way = surplus or app.restart_to is not None
         done = not on_the_way and not brain.may_old_ones_accept(app, now) and app.has_been_checked(new)

@@ -92,6 +92,11 @@ def test_a_slot_that_stays_empty_has_no_row_at_the_end() -> None:
     assert [row.worker for row in found.rows.values()] == [1, 3]
 
 
+def test_a_scale_that_another_one_adds_to_goes_on_from_the_first_number() -> None:
+    found = board(*(event("api", None, "scaled", **{"from": n, "to": n + 1}) for n in (2, 3)))
+    assert found.scaled == {"api": (2, 4)}
+
+
 def test_a_long_name_leaves_room_for_the_state() -> None:
     found = board(event("payments-of-the-northern-region-in-production", 12, "worker_ready", generation=7, pid=11, took_s=0.5))
     narrow = PLAIN._replace(width=60)

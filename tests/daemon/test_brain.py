@@ -250,7 +250,7 @@ def test_policy_sees_at_a_stop_whether_a_client_waits_to_be_accepted(
 def test_a_worker_that_leaves_accepts_no_more_when_the_command_returns(brain: Brain, command: str) -> None:
     with app_of_one_worker(State.DRAINING) as (app, old, leaves):
         app.wanted = app.running = True
-        goal = operations.scaled(brain, ()) if command == "scale" else operations.replaced(brain, {1}, {7})
+        goal = operations.scaled(brain, (), None) if command == "scale" else operations.replaced(brain, {1}, {7})
         app.workers[8] = WorkerHandle(WorkerId("api", app.generation, 1, 8), held=False, born_at=9.0, pid=os.getpid(), state=State.READY)
         old.leaving_at = 10.0
         assert goal(app, 10.5) is None

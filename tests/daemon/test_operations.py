@@ -181,8 +181,13 @@ def test_a_delete_is_told_once_nothing_of_that_name_is_the_app_that_was_to_go() 
     ],
 )
 def test_a_scale_is_told(app: dict[str, Any], says: str) -> None:
-    assert told(o.scaled(a_brain(), {1}), an_app(**app)) == says
-    assert told(o.scaled(a_brain(old_ones_accept=True), {1}), an_app(**app)) == ""
+    assert told(o.scaled(a_brain(), {1}, 1), an_app(**app)) == says
+    assert told(o.scaled(a_brain(old_ones_accept=True), {1}, 1), an_app(**app)) == ""
+
+
+@pytest.mark.parametrize(("count", "says"), [(3, "scaled"), (None, "scaled"), (2, "failed: the number was changed again meanwhile, to 3")])
+def test_a_scale_to_a_number_that_another_one_came_after_has_failed(count: int | None, says: str) -> None:
+    assert told(o.scaled(a_brain(), (), count), an_app(want=3)) == says
 
 
 @pytest.mark.parametrize(

@@ -205,9 +205,10 @@ def scale(desk: Desk, client: Client, request: k.Scale) -> None:
             app.finished_slots |= set(range(before + 1, count + 1))
         if app.record.failed:
             app.record = CLEAR  # as by `restart`: the operator may have mended what was wrong
-        if before != count or change.strip()[0] in "+-":  # `scale api=+0 --save` learns the number by it
+        is_relative = change.strip()[0] in "+-"
+        if before != count or is_relative:  # `scale api=+0 --save` learns the number by it
             desk.brain.events.emit_data("scaled", app.name, None, {"from": before, "to": count})
-        goals[app.name] = ops.scaled(desk.brain, range(before + 1, count + 1))
+        goals[app.name] = ops.scaled(desk.brain, range(before + 1, count + 1), None if is_relative else count)
         desk.brain.poke(app)
     desk.save()
     desk.wait(client, goals, {}, wait=request.wait)
