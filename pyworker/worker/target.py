@@ -30,9 +30,6 @@ Kind = Literal["import", "target", "engine", "config", "rights", "exec", "other"
 MAX_TRACEBACK = 24 * 1024
 _WANTS_ARGUMENTS = "a factory that wants arguments: name a function without any that calls it, with factory = true"
 _SHARED = "; its workers share the port"
-_ROUTINES = (
-    types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType,
-)  # fmt: skip
 _ONE = ", with workers = 1: it keeps its sessions in memory"
 _OWN_SERVERS = {
     "aiohttp": ("web.run_app(app)", _SHARED),
@@ -305,9 +302,11 @@ def _attribute(module: Any, module_name: str, path: str) -> Any:
 
 def _looks_like_an_app(value: Any, module_name: str) -> bool:
     # by the type that it has, not by the class that it says it is: that may be the app's code (Django's lazy objects)
-    if issubclass(type(value), (types.ModuleType, type)) or not callable(value):
+    kind = type(value)
+    if issubclass(kind, (types.ModuleType, type)) or not callable(value):
         return False
-    if issubclass(type(value), _ROUTINES):
+    # what may be a method: functions, also Cython's and what `functools.cache` makes of one. Python's own in C may not
+    if hasattr(kind, "__get__") or kind is types.BuiltinFunctionType:
         return getattr(value, "__module__", "") == module_name
     return True
 

@@ -127,6 +127,7 @@ def test_frameworks_are_recognized() -> None:
 def test_what_is_in_a_module_may_be_anything_where_the_name_is_not(write: Write) -> None:
     odd = """
 import sys
+from settings import get_settings
 class Lazy:
     @property
     def __class__(self): raise RuntimeError("no settings")
@@ -136,6 +137,7 @@ def other(environ, start_response): ...
 class Slots:
     __slots__ = ()
 """
+    write(settings="import functools\n@functools.cache\ndef get_settings(): ...")
     write(odd=odd, itself=odd + "sys.modules[__name__] = Slots()")
     error = fails("odd:app")
     assert (error.message, error.hint) == ('module "odd" has no attribute "app"', 'it has "odd:settings", "odd:other"')
