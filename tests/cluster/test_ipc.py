@@ -422,6 +422,18 @@ def test_the_handler_of_a_signal_may_send_while_an_acknowledgement_is_on_its_way
     raise AssertionError("a read takes more calls than that")
 
 
+def test_what_the_handler_of_a_signal_raises_in_a_read_is_not_the_end() -> None:
+    for step in range(1, 1000):
+        with channels() as (here, there):
+            there.sock.send(b"half a message: nobody is told of it")
+            has_come = acts_at(step, here._read)
+            assert here.connected
+            assert not here.closed
+            if not has_come:
+                return
+    raise AssertionError("a read takes more calls than that")
+
+
 def test_a_peer_that_may_be_sent_no_handles_gets_all_else() -> None:
     """So it is for a worker of another user's, whose peer is the daemon."""
     with channels() as (ours, theirs), numbered(1) as file:
