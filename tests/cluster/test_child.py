@@ -51,8 +51,8 @@ def test_what_was_left_is_given_back_before_the_same_is_asked_for_again(monkeypa
     left.answered = queue.SimpleQueue()
     answer = {"cmd": CMD, "ack": left.seq, "key": "of the listener"}
     listener: Any = SimpleNamespace(fd=os.dup(0))
-    asking = threading.Thread(target=binding.ask, args=(ADDRESS,))
-    answering = threading.Thread(target=binding.received, args=(answer, listener))
+    asking = threading.Thread(target=binding.ask, args=(ADDRESS,), daemon=True)
+    answering = threading.Thread(target=binding.received, args=(answer, listener), daemon=True)
     for thread in (asking, answering) if asked_again == "before the answer" else (answering, asking):
         thread.start()
         thread.join(0.1)

@@ -17,7 +17,7 @@ from pyworker.protocol import wire
 from pyworker.protocol.worker import MAX_WORKER_MESSAGE, Check, Failed, FromWorker, Go, Notice
 from pyworker.unix.fds import recv_packet, send_packet, socketpair
 from pyworker.worker.channel import Channel, Closed, Received, clip
-from tests.support.steps import acts_at
+from tests.support.steps import acts_at, keeps_locks
 
 
 @pytest.fixture
@@ -99,6 +99,8 @@ def test_what_there_was_no_memory_for_is_said_later(pair: tuple[Channel, socket.
 
 
 def test_what_the_handler_of_a_signal_raises_in_a_send_is_the_caller_s_and_nothing_is_lost_or_said_twice() -> None:
+    if keeps_locks():
+        pytest.skip("this Python leaves a lock locked where a handler raises: docs/reliability.md")
     for step in itertools.count(1):
         ours, theirs = socketpair()
         with ours, contextlib.closing(Channel(theirs)) as channel:
