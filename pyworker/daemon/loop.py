@@ -37,7 +37,6 @@ HANGUP = select.EPOLLHUP | select.EPOLLERR  # always reported, never asked for
 
 _FIRST_REST = 0.1
 _LONGEST_REST = 5.0
-_EVENTS_A_TURN = 256
 _FEW_TIMERS = 1000
 LAZY = TICK  # seconds: the whole multiples of the monotonic clock at which lazy calls are made
 EARLY = 0.02  # seconds by which a lazy call is made too early rather than at a wake-up of its own
@@ -196,7 +195,7 @@ class Loop:
         self._polls += 1
         self._removed.clear()
         patience, began = self._patience(timeout), self.clock()
-        ready = self._epoll.poll(patience, _EVENTS_A_TURN)
+        ready = self._epoll.poll(patience, max(1, len(self._registrations)))
         # what is due by now comes after all that has come by now; if a callback takes long, what comes meanwhile is heard first
         now = self.clock()
         late = 0.0 if patience is None else now - began - patience

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pyworker.daemon import loop as module
-from pyworker.daemon.loop import LAZY, READ, WRITE, Loop
+from pyworker.daemon.loop import LAZY, READ, WRITE, Callback, Loop
 from pyworker.policy.faults import CALM, Faults
 
 
@@ -174,6 +174,26 @@ def test_what_came_while_a_callback_took_long_is_heard_before_what_is_due_meanwh
     assert order == ["x", "late", "soon"]
     os.close(reader)
     os.close(writer)
+
+
+def test_all_that_has_come_is_heard_before_what_is_due_however_many_fds_that_are(loop: Loop, clock: Clock) -> None:
+    """A soak is over, say, and hundreds of workers have ended while no daemon was there."""
+    order: list[str] = []
+    fds = [os.eventfd(1) for _ in range(300)]
+
+    def hears(fd: int) -> Callback:
+        return lambda _: order.append("fd" * os.eventfd_read(fd))
+
+    loop.call_later(1, lambda: order.append("due"))
+    loop.call_soon(lambda: order.append("soon"))
+    for fd in fds:
+        loop.add(fd, READ, hears(fd))
+    clock.now += 1
+    loop.turn(0)
+    for fd in fds:
+        loop.remove(fd)
+        os.close(fd)
+    assert order == ["fd"] * 300 + ["due", "soon"]
 
 
 def test_soon_calls_run_also_where_each_turn_takes_long(loop: Loop, clock: Clock, pipe: tuple[int, int]) -> None:
