@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyworker.cli.client import ANSWER_TIME, apps_now, ask
+from pyworker.cli.deadline import Deadline
 from pyworker.cli.files import cannot
 from pyworker.cli.options import Settings
 from pyworker.cli.render import argument, home, line, note
@@ -87,13 +88,13 @@ def _numbers(settings: Settings, changes: dict[str, str], scaled: Scaled) -> Ite
 def _alone(settings: Settings, name: str) -> Iterator[None]:
     """One command at a time: of two that read a file before either has replaced it, the number of one would be lost."""
     patience = ANSWER_TIME if settings.timeout is None else settings.timeout
-    deadline = time.monotonic() + patience
+    deadline = Deadline(patience)
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):  # `pyworker run` may have no such folder
             fd = os.open(os.path.join(settings.home, STATE_DIR), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             held.callback(os.close, fd)
             while not lock_directory(fd):
-                if time.monotonic() >= deadline:
+                if deadline.left() <= 0:
                     message = f"another scale --save has not ended for {patience:g} s"
                     hint = f"pyworker scale {name}=N --save   once that one has ended; it may be stopped, or wait for a disk"
                     raise PyworkerError(message, hint=hint)

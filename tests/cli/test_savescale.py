@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,24 @@ def test_who_cannot_be_alone_in_time_says_so(tmp_path: Path) -> None:
         savescale._alone(settings, "api").__enter__()
     with savescale._alone(settings, "api"):
         pass
+
+
+def test_a_time_in_which_nobody_ran_is_none_in_which_another_one_could_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "state").mkdir()
+    settings = Settings(False, False, False, None, False, 10.0, str(tmp_path))
+    now, locks = 1000.0, iter([False, False, True])
+
+    def stand_still(_: float) -> None:
+        nonlocal now
+        now += 60.0
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", stand_still)
+    monkeypatch.setattr(savescale, "lock_directory", lambda fd: next(locks))
+    with savescale._alone(settings, "api"):
+        assert not list(locks)
 
 
 def test_nobody_can_open_the_new_file_before_it_has_the_rights_of_the_old(
