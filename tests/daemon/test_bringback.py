@@ -27,6 +27,7 @@ from pyworker.unix.fds import memfd
 from tests.support.brain import app_of_one_worker
 from tests.support.brain import brain as brain
 from tests.support.channels import ends as ends
+from tests.support.descriptors import open_fds
 
 
 class World:
@@ -240,17 +241,17 @@ def test_what_waits_is_not_tried_any_more_when_somebody_has_decided_otherwise(wo
 
 
 def test_descriptors_are_kept_for_the_daemon_itself_while_it_brings_back_and_given_back_then(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {*os.listdir("/proc/self/fd")}
+    before = open_fds()
     during: list[int] = []
 
     def restore(*args: Any) -> str:
-        during.append(len({*os.listdir("/proc/self/fd")} - before))
+        during.append(len(open_fds() - before))
         return world.restore(*args)
 
     monkeypatch.setattr(bringback, "restore", restore)
     world.bring_back(API)
     assert during == [bringback.OWN_FDS]
-    assert {*os.listdir("/proc/self/fd")} <= before
+    assert open_fds() == before
 
 
 def test_an_app_that_was_to_be_deleted_is_by_the_daemon_after_one_that_was_killed_over_it(brain: Brain) -> None:
