@@ -43,8 +43,9 @@ class Channel:
         self.sock = sock
         self._inode = os.fstat(sock.fileno()).st_ino
         self._pending: deque[tuple[bytes, list[int]]] = deque(maxlen=_MAX_PENDING)  # see send_into
-        self._sending = _thread.RLock()  # a script says things from its own thread and from ours
-        self._flushing = False
+        # a script says things from its own thread and from ours, and the handler of a signal in the middle of that
+        self._sending = _thread.RLock()
+        self._flushing = self._again = False
 
     def fileno(self) -> int:
         return self.sock.fileno()
@@ -67,27 +68,32 @@ class Channel:
     def flush(self) -> None:
         """Send what is kept, as far as the daemon takes it and there is memory for it now."""
         with self._sending:
-            if self._flushing:  # in the handler of a signal, which came in the middle of it: there it goes on
-                return
-            self._flushing = True
-            try:
-                while self._pending and self._send_one(*self._pending[0]):
-                    self._pending.popleft()
-            finally:
-                self._flushing = False
+            self._again = True
+            # in the handler of a signal, which came in the middle of it: there it goes on
+            while self._again and not self._flushing:
+                self._again, self._flushing = False, True
+                try:
+                    self._write()
+                finally:
+                    self._flushing = False
 
-    def _send_one(self, data: bytes, gone: list[int]) -> bool:
-        """Whether it has gone; `gone` says so when the handler of a signal has raised right after it had."""
-        try:
-            if self.is_open:
-                if not gone:
+    def _write(self) -> None:
+        while self._pending:
+            data, gone = self._pending[0]
+            try:
+                is_open = self.is_open
+                if is_open and not gone:  # gone: the handler of a signal has raised after it had
                     send_into(gone, self.sock, data)
-                return bool(gone)
-        except OSError as error:
-            if is_raised_by_program(error):
-                raise
-        self._pending.clear()  # the peer is gone: receive() says so
-        return False
+            except OSError as error:
+                if is_raised_by_program(error):
+                    raise
+                is_open = False
+            if not is_open:
+                self._pending.clear()  # the peer is gone: receive() says so
+            elif gone:
+                self._pending.popleft()
+            else:
+                return
 
     def receive(self) -> Received | Closed | None:
         """Return the next message, Closed at the end, None when there is none now.
