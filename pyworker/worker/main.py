@@ -192,7 +192,7 @@ class _Worker:
         try:
             starting.result()
         except LifespanFailed as error:
-            self._channel.send(w.Failed("lifespan", str(error.message), clip(error.traceback)))
+            self._channel.send(w.Failed("lifespan", error.message, clip(error.traceback)))
             say(error.traceback or error.message)
             return Exit.FAILED
         self._ready = True
