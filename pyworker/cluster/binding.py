@@ -63,6 +63,7 @@ class Grant(NamedTuple):
     message: str = ""
     fd: int = -1
     inbox: Inbox | None = None
+    key: str = ""  # of the listener, for who has given it
 
 
 class Binding:
@@ -117,6 +118,8 @@ class Binding:
         if grant.errno:
             raise OSError(grant.errno, grant.message or os.strerror(grant.errno))
         try:
+            if asked.family == socket.AF_UNIX:
+                self._files[asked.host] = None  # first: what is given up is not granted again
             self._become(sock, asked, grant)
         except BaseException:  # of a signal's handler
             self.adopted.discard(sock)
@@ -133,8 +136,6 @@ class Binding:
         return True
 
     def _become(self, sock: socket.socket, asked: Address, grant: Grant) -> None:
-        if sock.family == socket.AF_UNIX:
-            self._files[asked.host] = None
         if self._wake_reader < 0:
             self._wake_reader, self._wake_writer = os.pipe()
         if grant.inbox is not None:

@@ -91,7 +91,6 @@ class _Question:
     def __init__(self, address: Address, seq: int) -> None:
         self.address = address
         self.seq = seq
-        self.key = ""  # of the listener that it got
         self.grant: Grant | None = None
         self.answered: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.is_asked = False  # surely: it will be answered, or the channel ends
@@ -166,16 +165,12 @@ class _ClusterBinding(Binding):
         self._queries[address.family, address.type, address.host, address.port] = query
         return grant
 
-    def give_up(self, grant: Grant) -> None:
-        question = self._last
-        self._give_back(question.key if question is not None and question.grant is grant else "", grant)
-
     def _leave_question(self, question: _Question) -> None:
         with self._book:
             question.is_left = True
             grant = question.grant
         if grant is not None:
-            self._give_back(question.key, grant)
+            self.give_up(grant)
 
     def on_listen(self, sock: socket.socket) -> None:
         is_listener = sock.type == socket.SOCK_STREAM and sock not in self.inboxes and not self.draining
@@ -222,19 +217,18 @@ class _ClusterBinding(Binding):
     def _answered(self, question: _Question, message: dict[str, Any], handle: node.Handle | None) -> None:
         number, key = message.get("errno"), message.get("key")
         if isinstance(key, str) and not number:
-            question.key = key
             self._keys[key] = None
             self._closed_keys.discard(key)
         if isinstance(number, int) and number:
             close_all([handle.fd] if handle else [])
             self._settle(question, Grant(errno=abs(number)))
         elif handle is not None:
-            self._settle(question, Grant(fd=handle.fd))
+            self._settle(question, Grant(fd=handle.fd, key=key if isinstance(key, str) else ""))
         elif isinstance(key, str):
             # made here and not where the question was asked: the first connection may be in the same read
             name = _sockname(message.get("sockname"), question.address)
             inbox = self._keys[key] = Inbox(name, lambda seq, taken: self._taken(key, seq, taken))
-            self._settle(question, Grant(inbox=inbox))
+            self._settle(question, Grant(inbox=inbox, key=key))
         else:
             self._settle(question, Grant())
 
@@ -243,18 +237,18 @@ class _ClusterBinding(Binding):
             question.grant = grant
             is_left = question.is_left
         if is_left:
-            self._give_back(question.key, grant)
+            self.give_up(grant)
         question.is_over = True
         question.answered.put(None)
 
-    def _give_back(self, key: str, grant: Grant) -> None:
+    def give_up(self, grant: Grant) -> None:
         """Nobody waits for this listener any more: connections would come that nobody takes."""
-        close_all([grant.fd] if grant.fd >= 0 else [])
+        super().give_up(grant)
         with contextlib.suppress(ChannelClosedError):
             if grant.inbox is not None:
                 grant.inbox.close()
-            if key:
-                self._close_key(key)
+            if grant.key:
+                self._close_key(grant.key)
 
     def _connection(self, message: dict[str, Any], handle: node.Handle | None) -> None:
         seq, key = message.get("seq"), message.get("key")

@@ -509,8 +509,9 @@ class ThreadChannel(_Channel):
 
     def _close_wake(self) -> None:
         if self._wake_writer >= 0:
-            close_all((self._wake_reader, self._wake_writer))
-            self._wake_writer = -1
+            fds = self._wake_reader, self._wake_writer
+            self._wake_writer = -1  # first: what the handler of a signal has ended is done again
+            close_all(fds)
 
     def _wake(self) -> None:
         if self._wake_writer >= 0 and not self.is_here:

@@ -221,6 +221,28 @@ def test_a_listener_is_given_to_who_tries_again_wherever_that_was_ended_and_noth
                 break
 
 
+def test_a_listener_that_was_granted_before_its_bind_and_is_given_up_is_not_given_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "s")
+
+    def rung(*_: object) -> None:
+        raise TimeoutError
+
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as sock:
+        listener.bind(path)
+        shared = Shared(listener)
+        shared.asks_for_files = True
+        assert shared.keeps(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(shared, "_become", rung)
+            with pytest.raises(TimeoutError):
+                shared.adopt(sock, path)
+        assert shared.adopt(sock, path)
+        assert sock.getsockname() == path
+        close_all([shared._wake_reader, shared._wake_writer])
+
+
 def test_a_connection_that_a_signal_has_put_back_after_the_end_of_the_inbox_is_refused() -> None:
     answers: list[Any] = []
 

@@ -63,3 +63,25 @@ def test_what_was_left_is_given_back_before_the_same_is_asked_for_again(monkeypa
     wait_until(lambda: said == ["queryServer", "close", "queryServer"], what=lambda: str(said))
     binding.at_end()
     asking.join()
+
+
+def test_a_listener_that_is_given_up_is_given_back_whatever_was_asked_for_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[Any] = []
+
+    def say(fields: dict[str, Any], seq: int | None = None) -> None:
+        if fields["act"] == "close":
+            closed.append(fields["key"])
+        else:
+            listener: Any = SimpleNamespace(fd=os.dup(0))
+            binding.received({"cmd": CMD, "ack": seq, "key": f"of {fields['port']}"}, listener)
+
+    channel = SimpleNamespace(connected=True, files=True, is_here=False)
+    monkeypatch.setattr(child, "process", SimpleNamespace(_process=SimpleNamespace(channel=channel, start=lambda: None)))
+    monkeypatch.setattr(child, "_say", say)
+    binding = child._ClusterBinding()
+    first, second = binding.ask(ADDRESS), binding.ask(ADDRESS._replace(port=2))
+    assert first is not None
+    assert second is not None
+    binding.give_up(first)
+    assert closed == ["of 1"]
+    binding.give_up(second)

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyworker.cluster import ipc
 from pyworker.cluster.ipc import (
     ChannelClosedError,
     HandleNotDeliveredError,
@@ -405,6 +406,25 @@ async def test_a_channel_is_closed_by_who_tries_again_wherever_that_was_ended() 
             assert channel.closed
         if not has_come:
             break
+
+
+def test_a_close_that_was_ended_and_is_done_again_closes_nothing_that_was_opened_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rung(fds: tuple[int, ...]) -> None:
+        close_all(fds)
+        raise Rung
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        channel = ThreadChannel(ours, Heard())
+        with monkeypatch.context() as patch:
+            patch.setattr(ipc, "close_all", rung)
+            with pytest.raises(Rung):
+                channel.disconnect()
+        others = os.pipe()
+        channel.disconnect()
+        assert channel.closed
+        for fd in others:
+            os.close(fd)
 
 
 def test_the_handler_of_a_signal_may_send_while_an_acknowledgement_is_on_its_way() -> None:
