@@ -25,6 +25,7 @@ from pyworker.cluster.ipc import ChannelClosedError, LoopChannel, Receiver, sett
 from pyworker.cluster.pipes import PipeReader, PipeWriter
 from pyworker.errors import is_raised_by_program
 from pyworker.protocol import node
+from pyworker.unix.fds import close_all
 from pyworker.unix.process import UNKNOWN, ExitStatus, collect, kill_group, send_signal
 
 Stdio: TypeAlias = "Literal['pipe', 'inherit', 'ignore'] | int | IO[Any] | socket.socket"
@@ -226,7 +227,8 @@ class ChildProcess(Emitter, Receiver):
             self._adopt_pipes(ours, standard)
             if sock is not None:
                 self._channel = LoopChannel(sock, self, files=python)
-            _close_each(theirs)
+            while theirs:
+                os.close(theirs.pop())
             self._loop.call_soon(self.emit, "spawn")
         except BaseException as error:  # of a signal's handler, too: nobody else would end what runs
             self._undo(sock, ours + theirs)
@@ -238,21 +240,19 @@ class ChildProcess(Emitter, Receiver):
             self._not_started(error)
 
     def _watch(self, pid: int) -> None:
-        opened: list[int] = []
         try:
-            opened.extend(map(os.pidfd_open, (pid,)))  # C, as in send_into
+            self._pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
-            self.pid = None
+            self.pid = None  # it may be another's by now
             why = "it has ended, and how nobody can say: this program ignores SIGCHLD, or collects all children"
             raise SpawnError(errno.ESRCH, f"cannot watch {self.args[0]}: {why}", self.args[0]) from None
-        finally:
-            self._pidfd = opened[0] if opened else -1
         self._loop.add_reader(self._pidfd, self._on_exit)
 
     def _undo(self, sock: socket.socket | None, fds: list[int]) -> None:
         """End a child that nobody could wait for (no descriptor is free, or the loop has no room), and close all that is its."""
         if self.pid is not None:
-            with contextlib.suppress(OSError):  # the program collects all children
+            # the program collects all children, or this one has become another user's (setuid)
+            with contextlib.suppress(ProcessLookupError, ChildProcessError, PermissionError):
                 os.kill(self.pid, signals.SIGKILL)
                 os.waitpid(self.pid, 0)
             self.pid = None
@@ -264,15 +264,15 @@ class ChildProcess(Emitter, Receiver):
             self._loop.remove_reader(sock.fileno())
             sock.close()
             self._channel = None
-        _close_each(fds)
+        close_all(fds)
 
     def _adopt_pipes(self, ours: list[int], wanted: Sequence[Stdio]) -> None:
         if wanted[0] == "pipe":
-            self.stdin = PipeWriter(ours)
+            self.stdin = PipeWriter(ours.pop(0))
         if wanted[1] == "pipe":
-            self.stdout = PipeReader(ours, self._pipe_ended)
+            self.stdout = PipeReader(ours.pop(0), self._pipe_ended)
         if wanted[2] == "pipe":
-            self.stderr = PipeReader(ours, self._pipe_ended)
+            self.stderr = PipeReader(ours.pop(0), self._pipe_ended)
         readers = [reader for reader in (self.stdout, self.stderr) if reader is not None]
         self._open = len(readers)
         for reader in readers:
@@ -439,26 +439,13 @@ def _stdio(wanted: Stdio, ours: list[int], theirs: list[int], *, writable: bool)
     if wanted == "ignore":
         return subprocess.DEVNULL
     if wanted == "pipe":
-        made: list[tuple[int, int]] = []
-        try:
-            made.extend(map(os.pipe2, (os.O_CLOEXEC,)))  # C, as in send_into
-        finally:  # no calls here: the handler of a signal, which may raise, runs after one
-            if made:
-                read_end, write_end = made[0]
-                ours += [write_end if writable else read_end]
-                theirs += [read_end if writable else write_end]
+        read_end, write_end = os.pipe()
+        ours.append(write_end if writable else read_end)
+        theirs.append(read_end if writable else write_end)
         return theirs[-1]
     if wanted == subprocess.PIPE or not (isinstance(wanted, int) or hasattr(wanted, "fileno")):
         raise ValueError(f"stdin, stdout and stderr are 'pipe', 'inherit', 'ignore' or a file, not {wanted!r}")
     return wanted if isinstance(wanted, int) else wanted.fileno()
-
-
-def _close_each(fds: list[int]) -> None:
-    """Close them and forget them: what the handler of a signal ends is gone on with, and none is closed twice."""
-    while fds:
-        fd = fds[-1]
-        del fds[-1]
-        os.close(fd)
 
 
 def _signal_name(number: int) -> str:

@@ -20,19 +20,16 @@ _LIMIT_AFTER_EXIT = 16 * 1024 * 1024  # what a dead child (and its heirs) may le
 
 
 class PipeReader(asyncio.StreamReader):
-    """The read end of a pipe, the first of `fds`. It is closed at end-of-file, which is told to `on_end`."""
+    """The read end of a pipe. It is closed at end-of-file, which is told to `on_end`."""
 
-    _fd = -1
-
-    def __init__(self, fds: list[int], on_end: Callable[[], None]) -> None:
+    def __init__(self, fd: int, on_end: Callable[[], None]) -> None:
+        self._fd = fd  # first: `__del__` closes it
         self._running = asyncio.get_running_loop()
         super().__init__(limit=_LIMIT, loop=self._running)
         self._on_end = on_end
         self._reading = False
+        os.set_blocking(fd, False)
         self.set_transport(_Flow(self))
-        os.set_blocking(fds[0], False)
-        self._fd = fds[0]
-        del fds[0]  # no call in between: the handler of a signal, which may raise, runs after one
 
     def pause(self) -> None:
         if self._reading:
@@ -98,23 +95,17 @@ class _Flow(asyncio.ReadTransport):
 
 
 class PipeWriter:
-    """The write end of a pipe, the first of `fds`: `write`, `await drain()`, `close`.
+    """The write end of a pipe: `write`, `await drain()`, `close`. A reader that is gone is a BrokenPipeError of drain."""
 
-    A reader that is gone is a BrokenPipeError of drain.
-    """
-
-    _fd = -1
-
-    def __init__(self, fds: list[int]) -> None:
+    def __init__(self, fd: int) -> None:
+        self._fd = fd  # first, as above
         self._loop = asyncio.get_running_loop()
         self._pending: deque[memoryview] = deque()
         self._size = 0
         self._closing = False
         self._error: OSError | None = None
         self._waiters: list[asyncio.Future[None]] = []
-        os.set_blocking(fds[0], False)
-        self._fd = fds[0]
-        del fds[0]  # as above
+        os.set_blocking(fd, False)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Queue data; what the pipe takes now goes now."""

@@ -50,10 +50,10 @@ class _Process(Emitter, Receiver):
         self._waiting: deque[tuple[Any, handles.Received | None]] = deque()  # nobody has said on("message") yet
         self._full_told = False
         self._handing_out = False  # of those: whoever listens first does, and what comes meanwhile waits behind them
+        self._is_started = False  # or being started
         self._make_locks()
 
     def _make_locks(self) -> None:
-        self._starter: dict[str, object] = {}  # of the thread: one at most
         # the handler of a signal may come while one is held
         self._messages = threading.RLock()
         self._ending = threading.RLock()  # an end is told to everybody once, however late they ask
@@ -66,17 +66,15 @@ class _Process(Emitter, Receiver):
 
     def start(self) -> None:
         """Read the channel from now on."""
-        if self.channel is None:
-            return
         # no lock, and nobody waits for the one who starts it: a signal's handler may come in the middle and may raise, or a green
         # thread that was given way to
-        me = object()
+        if self.channel is None or self._is_started:
+            return
+        self._is_started = True
         try:
-            if self._starter.setdefault("it", me) is me:
-                self.channel.start()
+            self.channel.start()
         except BaseException:
-            if self._starter.get("it") is me and not self.channel.started:
-                self._starter.clear()
+            self._is_started = self.channel.started
             raise
 
     def forked(self) -> None:

@@ -23,7 +23,6 @@ from typing import Literal
 from pyworker.cluster.binding import Address, Binding, Grant
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import Accepting, Bind, Bound, Check, Drain, Drained, Failed, Go, Kick, Ready
-from pyworker.unix.fds import close_all
 from pyworker.worker import api
 from pyworker.worker.channel import Channel, Closed, Received
 from pyworker.worker.row import Row
@@ -47,13 +46,12 @@ class Runtime(Binding):
         self._row = row
         self._stop_signal = getattr(signal, f"SIG{stop_signal}")
         self._lock = threading.Lock()  # one bind at a time, one answer each
-        self._answers: queue.SimpleQueue[Grant] = (
-            queue.SimpleQueue()
-        )  # of one question: a signal's handler may have ended it
-        self._book = threading.RLock()  # of what is asked, and the answer
+        # of one question: a signal's handler may have ended it
+        self._answers: queue.SimpleQueue[Grant] = queue.SimpleQueue()
+        self._book = threading.Lock()  # of what is asked, and the answer
         self._told_to_stop: Grant | None = None
         self._asks: Address | None = None
-        self._reader: list[int] = []  # the thread
+        self._reading = False
         self._said_ready = False
         self.bound = False
 
@@ -67,38 +65,30 @@ class Runtime(Binding):
 
     # ---- called by the script ------------------------------------------------------------------------
     def ask(self, address: Address) -> Grant | None:
-        answers: queue.SimpleQueue[Grant] = queue.SimpleQueue()
-        found: list[Grant] = []
-        try:
-            with self._lock:
-                if not self._channel.is_open:
-                    say(
-                        "the script has closed descriptors that are not its own, pyworker's too (os.closerange?): it binds for "
-                        "itself, and shares its port with no other worker. Leave that out: no other was open"
-                    )
-                    return None
-                self._start_reader()
+        with self._lock:
+            if not self._channel.is_open:
+                say(
+                    "the script has closed descriptors that are not its own, pyworker's too (os.closerange?): it binds for "
+                    "itself, and shares its port with no other worker. Leave that out: no other was open"
+                )
+                return None
+            self._start_reader()
+            answers: queue.SimpleQueue[Grant] = queue.SimpleQueue()
+            grant: Grant | None = None
+            try:
                 with self._book:
                     self._answers, self._asks = answers, address
                 self._channel.send(Bind(_FAMILIES[address.family], address.host, address.port))
                 self._say_ready(serving=False)
-                if self._told_to_stop is not None:
-                    answers.put(self._told_to_stop)
-                found.extend(map(answers.get, (True,)))  # C, as in send_into
-            grant = found[0]
-            if not grant.errno and grant.fd < 0:
-                return None  # nobody is there any more to share it with
-            if not grant.errno and not self.bound:
-                self.bound = True
-                try:
+                grant = self._told_to_stop or answers.get()
+                if grant.fd >= 0 and not grant.errno and not self.bound:
                     self._channel.send(Accepting())
-                except BaseException:
-                    self.bound = False
-                    raise
-        except BaseException:  # of a signal's handler
-            self._leave(answers, found)
-            raise
-        return grant
+                    self.bound = True
+            except BaseException:  # of a signal's handler
+                self._leave(answers, grant)
+                raise
+        # else nobody is there any more to share it with
+        return grant if grant.errno or grant.fd >= 0 else None
 
     def on_accepted(self) -> None:
         """Count it."""
@@ -115,27 +105,24 @@ class Runtime(Binding):
         return time.monotonic() + found.message.timeout if isinstance(found.message, Drain) else deadline
 
     # ---- inside --------------------------------------------------------------------------------------
-    def _leave(self, answers: queue.SimpleQueue[Grant], found: list[Grant]) -> None:
+    def _leave(self, answers: queue.SimpleQueue[Grant], grant: Grant | None) -> None:
         """Nobody waits for this answer any more."""
         with self._book:
-            if self._answers is answers:
-                self._asks = None
-            while not answers.empty():
-                found.append(answers.get())
-        close_all([grant.fd for grant in found if grant.fd >= 0])
+            self._asks = None
+        if grant is None and not answers.empty():
+            grant = answers.get()
+        if grant is not None:
+            self.give_up(grant)
 
     def _say_ready(self, *, serving: bool) -> None:
         if not self._said_ready and self.is_own_process:
+            self._channel.send(Ready(serving))
             self._said_ready = True
-            try:
-                self._channel.send(Ready(serving))
-            except BaseException:
-                self._said_ready = False
-                raise
 
     def _start_reader(self) -> None:
-        if not self._reader:
-            self._reader.extend(map(start_new_thread, (self._read,), ((),)))  # C, as in send_into
+        if not self._reading:
+            start_new_thread(self._read, ())
+            self._reading = True
 
     def _read(self) -> None:
         """The thread: answers of the daemon, and the end."""

@@ -37,9 +37,10 @@ from pyworker.protocol.worker import (
 from pyworker.unix.fds import recv_surely, send_packet, socketpair
 from pyworker.worker import script
 from pyworker.worker.channel import Channel
+from tests.support.descriptors import open_fds
 from tests.support.fake_daemon import FakeDaemon, Peer, tcp_listener
 from tests.support.pyworker import free_port
-from tests.support.steps import acts_at, keeps_locks
+from tests.support.steps import acts_at, close_lost, keeps_locks
 from tests.support.wait import wait_until
 from tests.support.words import ADDRESS_IN_USE
 from tests.worker.conftest import get, request, spread
@@ -470,6 +471,7 @@ second.bind(("127.0.0.1", 1))
 def test_a_bind_that_the_handler_of_a_signal_has_ended_anywhere_is_granted_when_it_is_tried_again() -> None:
     if keeps_locks():
         pytest.skip("this Python leaves a lock locked where a handler raises: docs/reliability.md")
+    before = open_fds()
     for step in itertools.count(1):
         listener, (ours, theirs) = tcp_listener(), socketpair()
         said: list[Any] = []
@@ -494,6 +496,7 @@ def test_a_bind_that_the_handler_of_a_signal_has_ended_anywhere_is_granted_when_
         thread.join()
         for sock in (listener, ours, theirs):
             sock.close()
+        close_lost(before)
         if not has_come:
             break
 
