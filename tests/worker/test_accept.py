@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from pyworker.config.schema import HttpConfig
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import Accepting, Drain, Go, Hello, Kick, Ready
 from pyworker.worker.accept import AcceptLoop, NotSupported, can_loop_take_turns, new_loop
@@ -43,7 +44,7 @@ def started(daemon: FakeDaemon, count: int) -> list[Peer]:
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("target", ["shop:app", "shop:wsgi"])
 def test_idle_workers_take_strict_turns(daemon: Any, loop: str, target: str) -> None:
-    d = daemon(target=target, loop=loop)
+    d = daemon(target=target, loop=loop, http=HttpConfig(keepalive_timeout=600.0))
     workers = started(d, 4)
     assert d.loaded.loop == loop
     address, pids = d.listeners[0].getsockname(), [worker.pid for worker in workers]

@@ -196,7 +196,7 @@ def test_connections_that_come_while_the_one_thread_streams_are_left_to_others_a
     daemon: Any, folder: Path, loop: Any
 ) -> None:
     (folder / "shop.py").write_text(STREAMS)
-    d = daemon(loop=loop, http=QUICK)
+    d = daemon(loop=loop, http=HttpConfig(keepalive_timeout=600.0))
     worker = born(d)
     address = d.listeners[0].getsockname()
     with socket.create_connection(address, timeout=30) as streaming, socket.create_connection(address, timeout=30) as first:
