@@ -1063,7 +1063,7 @@ def test_redis_that_goes_away_is_named_without_its_password_and_watches_catch_up
 
 
 def test_redis_that_does_what_it_is_told_and_does_not_answer_is_not_told_again(server: RedisServer) -> None:
-    with state.open(f"{server.url}?socket_timeout=1&retry_on_timeout=true", "mute") as one:
+    with state.open(f"{server.url}?socket_timeout=3&retry_on_timeout=true", "mute") as one:
         pool: Any = one._store._client.connection_pool  # type: ignore[attr-defined]
 
         def mute(value: int) -> int:
