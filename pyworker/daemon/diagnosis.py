@@ -87,13 +87,14 @@ _CLOSED = re.compile(
 )
 _OF_A_CLOSER = "does it call os.closerange(), or a daemonize()? leave that out: nothing is open that should not be"
 _COLORS = re.compile("\x1b\\[[0-9;]*m")  # Python 3.13 writes tracebacks in colors where FORCE_COLOR is set
+_OF_A_JOB = 'a job that may end: restart.policy = "never"'
 
 
 def _of_a_silent_end(app: App) -> str:
     if app.config is not None and app.config.target:
         return "does what it does at its start (its lifespan, hooks.post_fork) call os._exit(), or start another program in its place?"
     hint = "did it put itself into the background? there nobody looks after it: keep it in the foreground"
-    hint += ' (no --daemon, "daemon off")\nhad it nothing to do? a job that may end: restart.policy = "never"'
+    hint += f' (no --daemon, "daemon off")\nhad it nothing to do? {_OF_A_JOB}'
     if app.config is not None and app.config.script:
         name = os.path.basename(app.config.script)
         module = name.removesuffix(".py")
@@ -101,6 +102,14 @@ def _of_a_silent_end(app: App) -> str:
             f"does it make a web app and serve nothing, as by app = FastAPI()? start {module}:app, not {name}\n{hint}"
         )
     return hint
+
+
+def _of_a_clean_end(app: App, handle: WorkerHandle, text: str) -> str:
+    """Return the next step for one that counted as ready and, as far as it is known, served nobody; "" for a server."""
+    config = app.config
+    if config is None or config.target or handle.bound or (config.command and config.bind):
+        return ""
+    return _of_a_silent_end(app) if config.script and not text else f"had it done its work? {_OF_A_JOB}"
 
 
 def when_written(
@@ -194,8 +203,7 @@ def of_worker(
     if status.code == 0 and handle.ready_at is None:
         return "exited with code 0 before it was ready", text, _of_a_silent_end(app)
     if status.code == 0 and not _IN_USE.search(said):  # some that start a server as their child say that, and end well
-        hint = _of_a_silent_end(app) if is_script and not handle.bound and not text else ""
-        return "ended by itself with code 0", "", hint
+        return "ended by itself with code 0", "", _of_a_clean_end(app, handle, text)
     said = shortage.explains(said)
     words = exit_words(status.code, None)
     if said:

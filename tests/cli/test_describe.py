@@ -132,6 +132,18 @@ def test_an_app_that_is_tried_again_says_why_and_what_helps(home: str) -> None:
     assert lines[2:4] == ["starting: cannot fork", "  = help: raise the limit of processes"]
 
 
+def test_what_helps_against_the_last_end_is_said_once_also_of_an_app_that_goes_on(home: str) -> None:
+    """A script that ends by itself with code 0 after a minute was started again each minute, and nothing said why."""
+    body = documents.describe()
+    body["apps"][0]["exits"][0]["data"] |= {"code": 0, "signal": None, "reason": "ended by itself with code 0", "hint": "a job that may end"}
+    failure = {"message": "ended by itself with code 0", "hint": "a job that may end", "traceback": ""}
+    with FakeControl(home, {"describe": replies(body)}) as daemon:
+        assert "\n  → a job that may end\n" in run("describe", "api", home=home).out
+        body["apps"][0] |= {"state": "degraded", "last_failure": failure}
+        daemon.handlers["describe"] = replies(body)
+        assert run("describe", "api", home=home).out.count("a job that may end") == 1
+
+
 def test_a_command_and_a_script_are_called_what_they_are(home: str) -> None:
     """All of them were called a target."""
     app = documents.describe()["apps"][0]

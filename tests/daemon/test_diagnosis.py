@@ -283,6 +283,9 @@ def test_a_program_that_could_make_no_process_or_thread_has_a_next_step(said: st
     assert "ulimit -u" in of_worker(app, printed, ExitStatus(2, None), str(tmp_path), Shortage())[2]
 
 
+WORK_DONE = 'had it done its work? a job that may end: restart.policy = "never"'
+
+
 def test_a_script_that_ends_without_a_word_is_asked_what_it_was_to_serve_however_long_its_imports_took(
     tmp_path: Path,
 ) -> None:
@@ -292,6 +295,8 @@ def test_a_script_that_ends_without_a_word_is_asked_what_it_was_to_serve_however
     done = ExitStatus(0, None)
     assert "start server:app" in of_worker(app, handle, done, str(tmp_path), Shortage())[2]
     (tmp_path / "logs" / "api.log").write_bytes(line(7, b"42 prices read"))
+    assert of_worker(app, handle, done, str(tmp_path), Shortage())[2] == WORK_DONE
+    handle.bound = True
     assert of_worker(app, handle, done, str(tmp_path), Shortage())[2] == ""
 
 
@@ -382,7 +387,7 @@ def end_of(log: Path, status: ExitStatus, said: bytes = b"no such queue", **fiel
     log.write_bytes(line(7, said))
     config = AppConfig("api", command=("serve",), logs=LogsConfig(file=str(log)))
     app: Any = SimpleNamespace(name="api", workers={}, config=config, current=None, kind="command", want=1, is_job=False, generation=1, generations={})
-    handle: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 1), pid=7, failure=None, ready_at=1.0, **fields)
+    handle: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 1), pid=7, failure=None, ready_at=1.0, bound=False, **fields)
     return of_worker(app, handle, status, str(log.parent), Shortage())
 
 
@@ -438,7 +443,7 @@ def test_a_crash_says_where_the_thread_was_that_crashed_and_not_where_it_was_whe
 def test_an_exit_code_is_explained_by_the_last_line(tmp_path: Path) -> None:
     log = tmp_path / "api.log"
     assert end_of(log, ExitStatus(3, None))[:2] == ("no such queue", "no such queue")
-    assert end_of(log, ExitStatus(0, None)) == ("ended by itself with code 0", "", "")
+    assert end_of(log, ExitStatus(0, None)) == ("ended by itself with code 0", "", WORK_DONE)
 
 
 def test_a_port_that_was_taken_is_named_of_a_program_that_ends_well_nevertheless(tmp_path: Path) -> None:

@@ -86,7 +86,10 @@ def _exits(app: dict[str, Any], how: Look) -> list[str]:
     lines = ["", paint("Last exits", "bold", how), *_told(found, how)]
     if found[-1].type == "worker_exited":
         step = typed(f"  → pyworker logs -p {line(app['name'])}   what the last of them printed")
-        lines += _wrapped([step], how)
+        # of one that had proved stable: it is no failure of its app, and stands nowhere else
+        is_above = app.get("last_failure") and trouble(app)
+        hints = "" if is_above else render.clean(found[-1].data.get("hint") or "")
+        lines += _wrapped([step, *(typed(f"  → {hint}") for hint in hints.split("\n") if hint.strip())], how)
     return lines
 
 
