@@ -7,7 +7,15 @@ import re
 import shlex
 import sys
 
-_KEPT_ELSEWHERE = (("poetry.lock", "Poetry", "poetry env info --path"), ("Pipfile", "Pipenv", "pipenv --venv"))
+from pyworker import regular
+
+_MOST = 1024 * 1024  # characters of a file that are read
+_KEPT_ELSEWHERE = (  # a file, what is in it, whose it is, what says where
+    ("poetry.lock", "", "Poetry", "poetry env info --path"),
+    ("pyproject.toml", "[tool.poetry", "Poetry", "poetry env info --path"),
+    ("Pipfile", "", "Pipenv", "pipenv --venv"),
+    ("pyproject.toml", "[tool.hatch.env", "Hatch", "hatch env find"),  # with less, it may only be what builds the wheel
+)
 
 
 def activated() -> str:
@@ -25,8 +33,8 @@ def or_activated(hint: str, cwd: str) -> str:
         return hint
     if (prefix := activated()) and not _names(hint, prefix):
         return f'this shell has {prefix} activated, and the app has another Python: set python = "{prefix}"\n{hint}'
-    for file, tool, says in _KEPT_ELSEWHERE if _names(hint, sys.prefix) and not prefix else ():
-        if os.path.exists(os.path.join(cwd, file)):
+    for file, words, tool, says in _KEPT_ELSEWHERE if _names(hint, sys.prefix) and not prefix else ():
+        if _has(os.path.join(cwd, file), words):
             other = f"{tool} keeps this project's environment elsewhere, and the app has pyworker's own Python"
             there = "" if _is_here(cwd) else f"cd {shlex.quote(cwd)} && "
             return f"{other}: set python to what this says: {there}{says}\n{hint}"
@@ -36,6 +44,14 @@ def or_activated(hint: str, cwd: str) -> str:
         lost = "the app has pyworker's own Python, and uv tool upgrade takes out what is added to that"
         return f"{lost}: give it one of its own: uv venv {own} && {step}"
     return hint
+
+
+def _has(path: str, words: str) -> bool:
+    try:
+        with open(path, encoding="utf-8", errors="replace", opener=regular.opener) as file:
+            return words in file.read(_MOST)
+    except OSError:
+        return False
 
 
 def _is_here(folder: str) -> bool:

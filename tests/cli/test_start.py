@@ -208,14 +208,22 @@ def test_an_app_that_lacks_a_module_is_told_of_the_environment_that_is_activated
         assert (f'set python = "{venv}"' in found.err) is told
 
 
-@pytest.mark.parametrize(("file", "says"), [("poetry.lock", "poetry env info --path"), ("Pipfile", "pipenv --venv")])
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("poetry.lock", "", "poetry env info --path"),
+        ("pyproject.toml", "[tool.poetry]\npackage-mode = false\n", "poetry env info --path"),
+        ("Pipfile", "", "pipenv --venv"),
+        ("pyproject.toml", "[tool.hatch.envs.default]\n", "hatch env find"),
+    ],
+)
 def test_an_app_that_lacks_a_module_is_told_of_the_environment_that_its_project_keeps_elsewhere(
-    home: str, folder: str, file: str, says: str, tmp_path: Path
+    home: str, folder: str, file: str, content: str, says: str, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "the api"
     elsewhere.mkdir()
     for place in (folder, elsewhere):
-        Path(place, file).touch()
+        Path(place, file).write_text(content)
     told_there = f"says: cd '{elsewhere}' && {says}"
     for python, cwd, told in (
         (sys.prefix, folder, f"says: {says}"), (sys.prefix, str(elsewhere), told_there), ("/opt/own", folder, ""), (sys.prefix, "/", ""),
