@@ -7,6 +7,7 @@ for a file of its name there, takes it away (so it acts once, whoever passes it 
     raise           an exception that no code expects
     raise:ENOSPC    that OSError
     sleep:0.2       nothing for so many seconds
+    hold            nothing until the test removes NAME.hit
     spin            a loop without an end
 
 A trailing "always" leaves the file where it is: a fault that lasts until the test removes it. What was taken away is
@@ -98,6 +99,9 @@ def _act(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "sleep":
         time.sleep(float(argument))
+    elif action == "hold":
+        while os.path.exists(path + ".hit"):
+            time.sleep(0.01)
     elif action == "spin":
         while True:
             pass

@@ -6,11 +6,13 @@ import errno
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from pyworker import failpoint
+from tests.support.wait import wait_until
 
 
 @pytest.fixture
@@ -53,6 +55,17 @@ def test_sleep_sleeps(folder: pathlib.Path) -> None:
     before = time.monotonic()
     failpoint.hit("save.before_rename")
     assert time.monotonic() - before >= 0.05
+
+
+def test_hold_holds_until_it_is_let_go(folder: pathlib.Path) -> None:
+    (folder / "save.before_rename").write_text("hold")
+    held = threading.Thread(target=failpoint.hit, args=("save.before_rename",))
+    held.start()
+    wait_until((folder / "save.before_rename.hit").exists, what="it to be reached")
+    assert held.is_alive()
+    (folder / "save.before_rename.hit").unlink()
+    held.join(30)
+    assert not held.is_alive()
 
 
 def test_kill_kills_and_the_environment_arms(tmp_path: pathlib.Path) -> None:

@@ -265,11 +265,11 @@ def test_a_half_done_reload_is_rolled_back_before_its_commit_and_forward_after(w
     world.pw.write("web.py", version(APP, new))
     with Load(world.pw.port, "new", "keep", pause=0.01) as load:
         if point.startswith("save."):  # of the commit: a reload saves before it, too
-            held_up = world.pw.arm("reload.before_commit", "sleep:3") + ".hit"
+            held_up = world.pw.arm("reload.before_commit", "hold") + ".hit"
             reload = world.pw.popen("reload", "api")
             wait_until(lambda: os.path.exists(held_up), LONG, "the commit to be near")
-            os.unlink(held_up)
             passed = world.pw.arm(point, "kill") + ".hit"
+            os.unlink(held_up)
             reload.communicate(timeout=60)
         else:
             passed = world.pw.arm(point, "kill") + ".hit"

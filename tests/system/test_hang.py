@@ -331,12 +331,13 @@ def test_a_stop_by_hand_while_the_next_daemon_comes_up_leaves_no_command_behind(
     pw.write("ends.sh", "trap 'echo asked > asked; exit' TERM\nwhile :; do sleep 0.1; done\n")
     pw.ok("start", "--name", "tick", "--", "/bin/sh", "ends.sh")
     guardian, (worker,) = pw.role("guardian"), pw.pids("tick")
-    passed = pw.arm("daemon.serving", "sleep:0.5") + ".hit"
+    held_up = pw.arm("daemon.serving", "hold") + ".hit"
     kill(pw.role("daemon"))
-    wait_until(lambda: os.path.exists(passed), LONG, "the next daemon")
+    wait_until(lambda: os.path.exists(held_up), LONG, "the next daemon")
     os.kill(guardian, signal.SIGTERM)
     if dies_again:
         kill(next(pid for pid, title in pw.titles().items() if title.startswith("pyworker daemon")))
+    os.unlink(held_up)
     wait_until(lambda: not alive(worker) and not alive(guardian), LONG, "the end of all")
     assert os.path.exists(os.path.join(pw.folder, "asked")), "it was killed"
 

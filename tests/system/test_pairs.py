@@ -115,9 +115,9 @@ def test_a_stopped_worker_that_has_its_order_does_not_outlive_its_template(pw: P
     pw.api(ASGI, tables='[app.reload]\nready_timeout = "10s"')  # what ends the stopped one; a good one may need seconds
     pw.ok("start", "app.toml")
     spare, template = pw.spare(), pw.role("template")
-    armed = pw.arm("spare.order", "sleep:0.5")
+    held_up = pw.arm("spare.order", "hold") + ".hit"
     kill(pw.pids()[0])
-    wait_until(lambda: os.path.exists(armed + ".hit"), LONG, "its order")
+    wait_until(lambda: os.path.exists(held_up), LONG, "its order")
     stop(spare)
     kill(template)
     wait_until(lambda: not alive(spare), LONG, "its end")

@@ -97,11 +97,12 @@ def test_a_hangup_while_the_next_daemon_comes_up_is_not_forgotten(pw: Pyworker, 
     """`systemctl reload` waited in vain for the word that it begins."""
     manager.wait_for("READY=1")
     pw.write("web.py", APP.replace("one", "two"))
-    passed = pw.arm("daemon.serving", "sleep:0.5") + ".hit"
+    held_up = pw.arm("daemon.serving", "hold") + ".hit"
     kill(pw.role("daemon"))
-    wait_until(lambda: os.path.exists(passed), LONG, "the next daemon")
+    wait_until(lambda: os.path.exists(held_up), LONG, "the next daemon")
     manager.said.clear()
     manager.process.send_signal(signal.SIGHUP)
+    os.unlink(held_up)
     manager.wait_for("RELOADING=1")
     del manager.said[: manager.said.index("RELOADING=1")]  # what is ready before is the start, told again
     manager.wait_for("READY=1")
@@ -162,11 +163,12 @@ def test_a_successor_of_the_main_process_is_named(pw: Pyworker, manager: Manager
 def test_a_successor_is_named_before_it_is_ready_to_take_a_hangup_and_then_takes_it(pw: Pyworker, manager: Manager) -> None:
     manager.wait_for("READY=1")
     daemon, before = pw.role("daemon"), pw.pids()
-    point = pw.arm("guardian.adopted", "sleep:1")
+    held_up = pw.arm("guardian.adopted", "hold") + ".hit"
     manager.process.kill()
-    wait_until(lambda: os.path.exists(point + ".hit"), LONG, "the daemon to become the guardian")
+    wait_until(lambda: os.path.exists(held_up), LONG, "the daemon to become the guardian")
     os.kill(daemon, signal.SIGHUP)
-    assert f"MAINPID={daemon}" in manager.said
+    manager.wait_for(f"MAINPID={daemon}")
+    os.unlink(held_up)
     manager.wait_for("RELOADING=1")
     wait_until(lambda: not set(pw.pids()) & set(before), LONG, "the reload")
     assert pw.get() == "one"

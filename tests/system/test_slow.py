@@ -68,10 +68,11 @@ def test_a_failed_start_names_its_cause_whatever_is_slow(pw: Pyworker, slow: str
 def test_a_script_that_is_born_after_it_was_given_up_does_not_run(pw: Pyworker) -> None:
     pw.make_failpoints()
     pw.ok("daemon", "start")
-    pw.arm("launch.born", "sleep:2")
+    held_up = pw.arm("launch.born", "hold") + ".hit"
     pw.write("job.py", "import time\nopen('ran', 'w').close()\ntime.sleep(600)\n")
     pw.write("app.toml", '[app]\nname = "job"\nscript = "job.py"\nreload = { ready_timeout = "1s" }\n')
     assert "not ready within 1 s" in pw.run("start", "app.toml").stderr
+    os.unlink(held_up)
     wait_until(lambda: len(pw.titles()) == 3, LONG, "the launch to end: guardian, daemon and logger are left")
     assert not there_is(pw, "ran")
 

@@ -296,14 +296,14 @@ def test_kill_of_one_while_another_is_at_a_place_of_an_upgrade_refuses_nobody(la
     pw = lasting
     wait_until(lambda: is_whole(pw), LONG, "all of it")
     workers, guardian = pw.pids(), pw.role("guardian")
-    passed = pw.arm(point, "sleep:1") + ".hit"
+    held_up = pw.arm(point, "hold") + ".hit"
     with Load(pw.port, "new", "keep", pause=0.01) as load:
         upgrade = pw.popen("daemon", "upgrade", "--force")
-        wait_until(lambda: os.path.exists(passed), LONG, f"{point} to be passed")
+        wait_until(lambda: os.path.exists(held_up), LONG, f"{point} to be passed")
         kill(guardian if who == "guardian" else next(p for p, title in pw.titles().items() if f"pyworker {who}" in title))
+        os.unlink(held_up)
         upgrade.communicate(timeout=60)
         wait_until(lambda: is_whole(pw), LONG, lambda: f"all of it\n{pw.titles()}\n{pw.daemon_log()}")
         load.wait_more(20)
-    os.unlink(passed)
     assert load.lost == []
     assert pw.pids() == workers
