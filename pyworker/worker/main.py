@@ -248,10 +248,11 @@ class _Worker:
             traceback.print_exc()
 
     def _tick(self) -> None:
+        # first: the handler of a signal may raise, and who ticks no more counts as hung
+        self._ticking = self._loop.call_later(_TICK, self._tick)
         self._row[F.PROGRESS_AT] = time.monotonic_ns()
         self._channel.flush()
         self._accepts.try_once()
-        self._ticking = self._loop.call_later(_TICK, self._tick)
 
     def _begin(self, order: w.Drain) -> None:
         if not self._drain.done():

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,31 @@ def test_progress_is_noted_in_the_row(daemon: Any) -> None:
     first = d.row(1)[F.PROGRESS_AT]
     assert first
     wait_until(lambda: d.row(1)[F.PROGRESS_AT] > first)
+
+
+RINGS = """
+import sys
+from pyworker.worker.channel import Channel
+from tests.support.apps.hello import asgi as app
+
+def flush(channel, real=Channel.flush, ticks=[]):
+    ticks += ["_tick"] * (sys._getframe(1).f_code.co_name == "_tick")
+    if len(ticks) == 2:
+        ticks += ["rung"]
+        raise TimeoutError
+    real(channel)
+
+Channel.flush = flush
+"""
+
+
+def test_progress_is_noted_after_the_handler_of_a_signal_has_raised_in_the_midst_of_that(daemon: Any, folder: Path) -> None:
+    (folder / "shop.py").write_text(RINGS)
+    d = daemon()
+    worker = born(d)
+    wait_until(lambda: b"TimeoutError" in worker.read_err())
+    rung = time.monotonic_ns()
+    wait_until(lambda: d.row(1)[F.PROGRESS_AT] > rung)
 
 
 def test_rubbish_from_the_channel_is_reported_and_skipped(daemon: Any) -> None:
