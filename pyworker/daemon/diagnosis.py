@@ -71,7 +71,8 @@ _OF_A_BIND_UNSEEN = (  # ours says who has the port
 )
 _OF_A_BIND_IN_EACH = (
     "each worker binds it, at a reload old and new ones at once, and only one can: give it to an app of its own\n"
-    "for Prometheus: [app.metrics] prometheus = true, and a route of this app"
+    "for Prometheus: [app.metrics] prometheus = true, and a route of this app\n"
+    "for debugpy: print(debugpy.listen(0)), a port for each worker, and pyworker logs shows which"
 )
 _RAISED = r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Warning|Refused|Timeout)\b.*"
 _SAID = (  # uvicorn's exception is above what is passed over

@@ -183,7 +183,9 @@ def test_a_script_that_binds_without_pythons_sockets_is_told_what_shares_its_por
     assert "gevent" in hint
     assert 'balance = "proxy"' in hint
     app.config = AppConfig(name="api", target="web:app")  # each of its workers starts a server of its own at import
-    assert "only one can" in of_worker(app, handle, ExitStatus(1, None), "/nowhere", Shortage())[2]
+    hint = of_worker(app, handle, ExitStatus(1, None), "/nowhere", Shortage())[2]
+    assert "only one can" in hint
+    assert "debugpy.listen(0)" in hint  # a debugger is no app of its own
 
 
 def test_a_port_that_an_import_binds_is_said_to_be_its_old_workers_at_a_reload_and_looked_for_at_a_start() -> None:
