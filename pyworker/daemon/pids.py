@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pyworker.protocol.store import Exited
 
 STATUS_PATIENCE = 0.5  # how long the guardian's word on an exit status is waited for once a pidfd says "ended"
+MOST_WAITS = 10  # ... again while the process is a child of the guardian's, which has had no processor time meanwhile
 YOUNG = 1.0  # seconds after its birth in which a direct command may be the launcher's yet, and is the guardian's in a moment
 STRANGER_PATIENCE = 10.0  # how long an exit that nobody claims keeps its pid reserved
 
@@ -86,15 +87,19 @@ class Pids:
                     if not is_told:
                         self._brain.loop.call_later(STATUS_PATIENCE, without_word)
 
-        def without_word() -> None:
-            # the guardian has not said a word: an orphan of a dead guardian, which somebody else reaps, or the launcher's yet
+        def without_word(waits: int = MOST_WAITS) -> None:
+            # the guardian has not said a word: an orphan of a dead guardian, which somebody else reaps, or the launcher's
+            # yet; or it is late, and /proc has not told of an end with 0
             if handle.status is not None or not handle.is_alive:
                 return
-            is_told = False
+            is_told = is_late = False
             try:
                 is_told = self._ask_kernel(app, handle, pidfd) or self._look_at_zombie(app, handle, pidfd, at_last=True)
+                is_late = not is_told and waits > 0 and self._is_guardians(handle.pid, pidfd)
             finally:
-                if not is_told:
+                if is_late:
+                    self._brain.loop.call_later(STATUS_PATIENCE, lambda: without_word(waits - 1))
+                elif not is_told:
                     self._brain.deaths.ended(app, handle, process.UNKNOWN)
 
         self._brain.loop.add(pidfd, READ, ended)
@@ -106,6 +111,13 @@ class Pids:
         handle.reaped = True  # by somebody else: its pid may be used again
         self._brain.deaths.ended(app, handle, status)
         return True
+
+    def _is_guardians(self, pid: int, pidfd: int) -> bool:
+        """Whether the guardian, and nobody else, can say how it ended, and may in a moment: one that is stopped does not."""
+        parent = process.stat_number(pid, 4)
+        if parent == 0 or parent != self._brain.store.guardian_pid or process.is_stopped(parent):
+            return False
+        return process.pidfd_pid(pidfd) == pid
 
     def _look_at_zombie(self, app: App, handle: WorkerHandle, pidfd: int, *, at_last: bool = False) -> bool:
         """Read how it ended before the guardian has said it: a wake-up less between a death and its successor."""

@@ -14,7 +14,7 @@ import pytest
 from pyworker.daemon import pids
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.loop import Loop
-from pyworker.daemon.pids import STATUS_PATIENCE, STRANGER_PATIENCE, YOUNG, Pids, open_pidfd
+from pyworker.daemon.pids import MOST_WAITS, STATUS_PATIENCE, STRANGER_PATIENCE, YOUNG, Pids, open_pidfd
 from pyworker.daemon.shortage import Shortage, step_for
 from pyworker.policy.lifecycle import State
 from pyworker.protocol.inherited import WorkerId
@@ -269,6 +269,43 @@ def test_one_of_whose_end_nobody_says_a_word_has_ended_all_the_same(monkeypatch:
     told.pass_time(STATUS_PATIENCE + 0.1)
     assert told.ended == [(1, process.UNKNOWN)]
     os.close(pidfd)
+
+
+@pytest.mark.parametrize("of_guardian", [True, False])
+def test_how_a_child_of_a_guardian_that_is_late_ended_is_not_unknown(of_guardian: bool) -> None:
+    child = subprocess.Popen(["true"])  # /proc does not tell 0
+    pidfd = os.pidfd_open(child.pid)
+    told = Told(guardian=os.getpid() if of_guardian else 0)
+    try:
+        told.pids.watch(told.app, handle := told.worker(child.pid), pidfd)
+        wait_until(lambda: told.loop.turn(0.01) or handle.ended_at, what="its end")
+        for _ in range(5):
+            told.pass_time(STATUS_PATIENCE + 0.1)
+        if of_guardian:
+            assert told.ended == []
+            told.pids.on_exited(Exited(child.pid, 0, None, False))
+        assert told.ended == [(1, ExitStatus(0, None) if of_guardian else process.UNKNOWN)]
+        told.pass_time(STATUS_PATIENCE + 0.1)
+        assert len(told.ended) == 1
+    finally:
+        child.wait()
+        os.close(pidfd)
+
+
+def test_one_of_whom_a_guardian_that_lives_says_nothing_has_ended_at_last() -> None:
+    child = subprocess.Popen(["true"])
+    pidfd = os.pidfd_open(child.pid)
+    told = Told(guardian=os.getpid())
+    try:
+        told.pids.watch(told.app, handle := told.worker(child.pid), pidfd)
+        wait_until(lambda: told.loop.turn(0.01) or handle.ended_at, what="its end")
+        for _ in range(MOST_WAITS + 1):
+            assert told.ended == []
+            told.pass_time(STATUS_PATIENCE + 0.1)
+        assert told.ended == [(1, process.UNKNOWN)]
+    finally:
+        child.wait()
+        os.close(pidfd)
 
 
 def test_who_is_claimed_is_kept_watched_and_told_of() -> None:
