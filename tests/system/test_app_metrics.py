@@ -69,7 +69,8 @@ def test_workers_add_up_the_dead_leave_and_a_new_start_begins_at_nothing(pw: Pyw
     pw.ok("reload", "api")
     pw.wait_steady()
     names = {file.rpartition("_")[2] for file in os.listdir(folder)} - {".slots"}
-    assert names <= {f"w{slot}{letter}.db" for slot in range(3) for letter in ("", "b")}, names
+    bound = {f"w{slot}{letter}.db" for slot in range(3) for letter in ("", "b")}
+    assert names <= bound | {"w0c.db"}, names  # the first template may still be leaving when the third comes
 
     pw.ok("scale", "api=1")
     pw.wait_steady()
