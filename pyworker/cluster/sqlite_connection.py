@@ -191,7 +191,9 @@ def _open(folder: str) -> tuple[sqlite3.Connection, tuple[int, int]]:
 
 def _open_alone(folder: str) -> tuple[sqlite3.Connection, tuple[int, int]]:
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        # with exist_ok it would be looked at, and what a signal's handler raises there be taken for "no folder"
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(folder, mode=0o700)
         gate = open_bell(folder)
     except OSError as error:
         if is_raised_by_program(error):

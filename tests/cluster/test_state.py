@@ -734,6 +734,15 @@ def test_sqlite_has_no_change_left_open_when_the_handler_of_a_signal_raises_in_t
         assert store.incr("n") > 0
 
 
+def test_sqlite_is_opened_also_where_the_handler_of_a_signal_has_raised_while_its_folder_was_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A TimeoutError is an OSError: for os.path that is no folder."""
+    monkeypatch.setattr(os.path, "isdir", lambda _: False)
+    with state.open(f"sqlite:{tmp_path}") as store:
+        assert store.incr("n") == 1
+
+
 def test_sqlite_is_used_by_the_handler_of_a_signal_in_the_middle_of_its_first_use_or_says_why_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
