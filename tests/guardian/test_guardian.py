@@ -19,11 +19,9 @@ from typing import Any
 import pytest
 
 from pyworker.protocol import store as protocol
-from pyworker.protocol import wire
 from pyworker.protocol.names import DOES_NOT_END, ENV_FAILPOINTS
-from pyworker.unix import fds
 from pyworker.unix.process import is_stopped
-from tests.guardian.rig import Peer, Rig
+from tests.guardian.rig import Rig
 from tests.support.wait import wait_until
 from tests.support.words import TOO_MANY_OPEN_FILES
 
@@ -246,11 +244,11 @@ def test_program_that_does_not_answer_pings_is_killed_and_replaced_as_hung(start
 
 def test_one_that_was_killed_and_that_the_kernel_keeps_is_done_without(start: OPEN_RIGS) -> None:
     rig = start("--tick", "0.7")
-    daemon, logger = rig.both()
-    daemon.say(protocol.Hello("1"))
+    # the daemon has not said Hello: it is not asked for twenty seconds
+    _, logger = rig.both()
     with kept(logger.pid):
         logger.say(protocol.Hello("1"))  # ... and no answer to any question
-        role, successor = hear_all_the_while(daemon, rig)
+        role, successor = rig.next_peer()
         assert (role, successor.hear_until(protocol.RestoreDone).reason) == ("logger", "hung")
         assert f"the logger (pid {logger.pid}) {DOES_NOT_END}" in rig.log()
         assert not gone(logger.pid)
@@ -265,16 +263,6 @@ def kept(pid: int) -> Iterator[None]:
     assert libc.ptrace(seize, pid, None, None) == 0, os.strerror(ctypes.get_errno())
     yield
     os.waitpid(pid, 0)  # the tracer's part of it
-
-
-def hear_all_the_while(peer: Peer, rig: Rig) -> tuple[str, Peer]:
-    """Answer the guardian's questions until another program is started."""
-    while not select.select([rig.server], [], [], 0.01)[0]:
-        packet = fds.recv_packet(peer.channel, wire.MAX_MESSAGE, 253)
-        message = wire.decode(protocol.ToDaemon, packet.data) if packet is not None else None
-        if isinstance(message, protocol.Ping):
-            peer.say(protocol.Pong(message.number))
-    return rig.next_peer()
 
 
 def test_peer_that_answers_pings_stays(start: OPEN_RIGS) -> None:
