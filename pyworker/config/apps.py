@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from pyworker.config.address import AddressError, is_port, parse_bind
@@ -344,7 +345,7 @@ def _named_by(command: Sequence[str]) -> str:
     """Return what names a command: of an interpreter, which many apps have, its module or file."""
     program = os.path.basename(command[0])
     if _INTERPRETER.match(program):
-        for word, following in zip(command[1:], [*command[2:], ""], strict=True):
+        for word, following in pairwise([*command[1:], ""]):
             if word == "-m":
                 return following.partition(".")[0]
             if not word.startswith("-") and (source := _SOURCE.search(word)):

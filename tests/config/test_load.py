@@ -643,6 +643,7 @@ def test_any_inline_table_is_an_app_or_a_config_error(table: dict[str, Any]) -> 
         ({"command": "python3.12 -u -m bots.mail --fast"}, "bots"),
         ({"command": "python -c 'import a.b'"}, "python"),
         ({"command": "python -m"}, "app"),
+        ({"command": "python3.12"}, "python3-12"),
         ({"command": ["bash", "-lc", "exec serve --bind 0.0.0.0:80"]}, "bash"),
         ({"command": "python bin/worker config.toml"}, "python"),
         ({"command": ["/opt/bin/worker", "x.py"]}, "worker"),
