@@ -21,10 +21,10 @@ from pyworker.export.plan import (
     tls_loss,
 )
 
-# of any folder: a pattern without **/ is of the outermost alone
+# **/: of any folder, without it of the outermost alone
 _IGNORED = (
-    ".git", ".venv", "__pycache__", "*.pyc", ".env", ".env.*", ".mypy_cache", ".pytest_cache", ".ruff_cache",
-    "node_modules",
+    "**/.git", "**/.venv", "**/__pycache__", "**/*.pyc", "**/.env", "**/.env.*", "**/.mypy_cache", "**/.pytest_cache",
+    "**/.ruff_cache", "**/node_modules",
 )  # fmt: skip
 _WHEEL = "pyworker-*.whl"
 # what a line of .dockerignore cannot say of a name, or would say something else by
@@ -84,11 +84,7 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
     inside = [path for path in secret if not path.startswith(("/", "../"))]
     # a secret that no pattern met would be copied into the image: "?" is any character
     ignore = "".join(
-        f"{name}\n"
-        for name in (
-            *(f"**/{name}" for name in _IGNORED),
-            *dict.fromkeys(_NO_PATTERN.sub("?", path) for path in inside),
-        )
+        f"{name}\n" for name in dict.fromkeys((*_IGNORED, *(_NO_PATTERN.sub("?", path) for path in inside)))
     )
     return {
         "Dockerfile": comment([*header("docker", all_plans, tuple(more)), *before]) + "\n".join(lines) + "\n",
