@@ -317,6 +317,14 @@ def alive(pid: int) -> bool:
         return False
 
 
+def has_zombies(pid: int) -> bool:
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # collected between the two looks
+            if child.status() == psutil.STATUS_ZOMBIE:
+                return True
+    return False
+
+
 def kill(pid: int) -> None:
     """kill -9, and wait until it has happened."""
     os.kill(pid, signal.SIGKILL)

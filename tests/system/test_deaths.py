@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import signal
 
-import psutil
 import pytest
 
 from tests.support.load import Load
-from tests.support.pyworker import KERNEL, LONG, Pyworker, alive, kill
+from tests.support.pyworker import KERNEL, LONG, Pyworker, alive, has_zombies, kill
 from tests.support.sources import ASGI, version
 from tests.support.wait import wait_until
 
@@ -154,9 +153,8 @@ def test_a_killed_spare_is_noticed_by_nobody_and_replaced(pw: Pyworker) -> None:
     assert load.lost == []
     assert pw.pids() == pids
     assert pw.app()["restarts"] == before["restarts"]
-    guardian = psutil.Process(pw.role("guardian"))
-    zombies = lambda: [p.pid for p in guardian.children() if p.status() == psutil.STATUS_ZOMBIE]  # noqa: E731
-    wait_until(lambda: not zombies(), LONG, "the killed spare to be collected")
+    guardian = pw.role("guardian")
+    wait_until(lambda: not has_zombies(guardian), LONG, "the killed spare to be collected")
     kill(pids[0])
     assert pw.wait_steady()["pool"][0]["pid"] == second
 

@@ -6,7 +6,6 @@ One tree of processes for all of it: a point is armed, what passes it is done, a
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import signal
@@ -18,7 +17,7 @@ import pytest
 from pyworker.failpoint import POINTS
 from tests.support.control import ask
 from tests.support.load import Load
-from tests.support.pyworker import LONG, Pyworker, alive, port_is_closed, running
+from tests.support.pyworker import LONG, Pyworker, alive, has_zombies, port_is_closed, running
 from tests.support.sources import ASGI, version
 from tests.support.wait import wait_until
 
@@ -75,14 +74,7 @@ class World:
             wait_until(lambda: self.pw.describe_template() not in (0, old), LONG, "another template")
             self.kill(self.pw.pids()[0])
             wait_until(lambda: self.is_whole() and guardian in self.parents(), LONG, "a worker of this guardian")
-        wait_until(lambda: not self.has_zombies(guardian), LONG, "the dead to be collected: it would pass guardian.collect")
-
-    def has_zombies(self, pid: int) -> bool:
-        for child in psutil.Process(pid).children():
-            with contextlib.suppress(psutil.NoSuchProcess):  # collected between the two looks
-                if child.status() == psutil.STATUS_ZOMBIE:
-                    return True
-        return False
+        wait_until(lambda: not has_zombies(guardian), LONG, "the dead to be collected: it would pass guardian.collect")
 
     def template(self) -> int:
         return wait_until(self.pw.describe_template, LONG, "a template")

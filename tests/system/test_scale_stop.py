@@ -9,6 +9,7 @@ import socket
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pyworker.cli.client import Answer, Call
@@ -480,8 +481,7 @@ def test_a_command_that_ignores_the_stop_signal_is_killed_with_its_group(pw: Pyw
     )
     pw.ok("start", "app.toml")
     pid = pw.pids()[0]
-    wait_until(lambda: [p for p in pw.processes() if p.ppid() == pid], LONG, "its child")
-    child = next(p.pid for p in pw.processes() if p.ppid() == pid)
+    child = wait_until(psutil.Process(pid).children, LONG, "its child")[0].pid
     pw.ok("stop", "api")
     assert not alive(pid)
     wait_until(lambda: not alive(child), LONG, "the group to be gone")
