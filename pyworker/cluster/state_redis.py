@@ -73,10 +73,20 @@ class RedisStore:
         self._pubsub: Any = None
 
     @contextlib.contextmanager
+    def _answered(self) -> Any:
+        """Keep no connection on which an answer may still come, to be taken for that of the next question."""
+        try:
+            yield
+        except BaseException:  # of a signal's handler between the two, too: the client would go on with that one
+            self._client.connection_pool.disconnect(inuse_connections=False)
+            raise
+
+    @contextlib.contextmanager
     def _calls(self) -> Any:
         errors = self._redis.exceptions
         try:
-            yield
+            with self._answered():
+                yield
         except errors.AuthenticationError as error:
             raise StateUnavailable(f"{self._where} refuses the password: {error}") from error
         except (errors.ConnectionError, errors.TimeoutError, errors.WatchError, OSError) as error:

@@ -1090,6 +1090,26 @@ def test_redis_that_does_what_it_is_told_and_does_not_answer_is_not_told_again(s
         assert one.get("n") == 3
 
 
+def test_redis_gives_no_answer_to_a_question_that_the_handler_of_a_signal_has_ended_to_the_next_one(server: RedisServer) -> None:
+    if keeps_locks():
+        pytest.skip("this Python leaves a lock locked where a handler raises: docs/reliability.md")
+
+    def interrupt() -> NoReturn:
+        raise KeyboardInterrupt
+
+    with state.open(server.url, "rung") as one:
+        one.set("a", "of a")
+        one.set("b", "of b")
+        for step in itertools.count(1):
+            try:
+                has_come = acts_at(step, partial(one.get, "a"), interrupt)
+            except KeyboardInterrupt:
+                has_come = True
+            assert one.get("b") == "of b"
+            if not has_come:
+                break
+
+
 def subscriptions(one: State, change: Callable[[Any], None]) -> list[Any]:
     """Those that a store makes from now on, each changed before it is used."""
     made: list[Any] = []
