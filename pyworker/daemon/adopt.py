@@ -137,7 +137,7 @@ def _adopt_app(brain: Brain, app: App, desired: DesiredApp, memo: dict[str, Any]
             _close_what_was_opened(brain, app)
         return
     if app.restart_to is not None and app.restart_to not in app.generations:
-        app.restart_to = None
+        app.restart_to = None if app.running else app.generation  # all stop for it already: something has to come
     if app.target not in app.generations or app.target == app.generation:  # committed in the other's last moment
         app.target = None
     elif brain.store.reason != "upgrade":  # whoever waited for it has seen the daemon end, and been told so

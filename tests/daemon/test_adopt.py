@@ -168,6 +168,7 @@ def test_a_template_of_which_the_process_is_not_stored_never_came_and_that_is_no
         ({"generation": 2, "previous": 1}, 1, [2], {"generation": 1}),  # rolled back in its last moment
         ({"restart_to": 2}, 1, [2], {"generation": 1, "restart_to": 2}),
         ({"restart_to": 2}, 1, [], {"generation": 1, "restart_to": None}),
+        ({"restart_to": 2, "running": False}, 1, [], {"generation": 1, "restart_to": 1}),  # nothing of it was to run on
     ],
 )
 def test_of_what_was_half_done_goes_on_what_is_there(
