@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,13 @@ def test_what_is_written_is_as_private_as_what_was_read(tmp_path: Path, home: st
             more.chmod(modes[1])
             assert run("import", "supervisord.conf", "--force", home=home, cwd=str(tmp_path)).code == 0
             assert (tmp_path / "app.toml").stat().st_mode & 0o077 == (0 if private else usual)
+
+
+def test_what_is_included_and_is_no_file_is_not_waited_for(tmp_path: Path, home: str) -> None:
+    (tmp_path / "supervisord.conf").write_text("[include]\nfiles = *.d\n[program:a]\ncommand = python a.py\n")
+    os.mkfifo(tmp_path / "pipe.d")
+    found = run("import", "supervisord.conf", home=home, cwd=str(tmp_path))
+    assert (found.code, found.err.splitlines()[0]) == (1, "error: cannot read ./pipe.d: it is not a regular file")
 
 
 def test_without_node_it_is_said_that_the_file_is_read_without_it(tmp_path: Path, home: str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pyworker import regular
 from pyworker.cli.files import as_bytes, cannot
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Look, argument, home, line, look, note, out, paint, wrap
@@ -168,7 +169,7 @@ def _texts(patterns: list[str]) -> list[tuple[str, str]]:
     found = []
     for path in [path for pattern in patterns for path in sorted(glob.glob(pattern))][:_MAX_INCLUDED]:
         try:
-            with open(path, encoding="utf-8-sig") as opened:
+            with open(path, encoding="utf-8-sig", opener=regular.opener) as opened:
                 _keep_private(opened.fileno())
                 found.append((path, opened.read(_MAX_FILE)))
         except (OSError, UnicodeDecodeError) as error:
