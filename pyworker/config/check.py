@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from pyworker.config.address import MAX_LISTENERS, Address, AddressError, collide, parse_bind
@@ -282,7 +282,7 @@ def _balance(app: AppConfig, kind: Kind) -> list[Finding]:
     if app.balance == "proxy" and not app.bind:
         hint = 'add bind: where clients connect, for example bind = ":8000"; workers get ports of their own in $PORT'
         return [Finding(("balance",), '"proxy" needs an address to accept on', hint, code="missing_key")]
-    if app.balance == "round-robin" and kind != "target" and not runs_node(app):
+    if app.balance == "round-robin" and kind != "target" and not runs_node(app.command):
         hint = 'use balance = "shared": its workers accept by themselves'
         if kind == "command":
             hint += ', or "proxy": each listens on a port of its own, $PORT'
@@ -294,9 +294,9 @@ def _balance(app: AppConfig, kind: Kind) -> list[Finding]:
     return []
 
 
-def runs_node(app: AppConfig) -> bool:
+def runs_node(command: Sequence[str]) -> bool:
     """Whether the command is Node itself: only its programs share a port by Node's cluster."""
-    return bool(app.command) and app.command[0].rpartition("/")[2] in ("node", "nodejs")
+    return bool(command) and command[0].rpartition("/")[2] in ("node", "nodejs")
 
 
 def _health(app: AppConfig, kind: Kind, given: set[tuple[str, ...]]) -> Iterator[Finding]:

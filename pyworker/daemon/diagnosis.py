@@ -209,7 +209,7 @@ def of_worker(
     words = exit_words(status.code, None)
     if said:
         config = app.config if app.config is not None and app.config.command else None
-        held = config is not None and bool(config.bind) and config.balance != "proxy" and not runs_node(config)
+        held = config is not None and bool(config.bind) and config.balance != "proxy" and not runs_node(config.command)
         hint = of_port_in_use(said, siblings=config is not None and app.want > 1, held=held, app=app)
         if hint and is_script:
             hint = _OF_A_BIND_UNSEEN

@@ -295,5 +295,5 @@ def wants_channel(config: AppConfig) -> bool:
     if config.ipc != "auto":
         return config.ipc
     if config.command:
-        return runs_node(config)
+        return runs_node(config.command)
     return config.balance != "proxy"

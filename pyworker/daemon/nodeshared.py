@@ -47,7 +47,7 @@ def is_node(config: AppConfig) -> bool:
 
 def shares(config: AppConfig) -> bool:
     """Whether its workers are told that they are a cluster's, and get their listeners from the daemon."""
-    return config.balance == "shared" and bool(config.bind) and config.ipc is not False and runs_node(config)
+    return config.balance == "shared" and bool(config.bind) and config.ipc is not False and runs_node(config.command)
 
 
 def answer(brain: Brain, app: App, generation: Generation, question: dict[str, Any]) -> Answer | None:

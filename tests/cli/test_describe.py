@@ -53,12 +53,15 @@ Events
 """
 
 
-@pytest.mark.parametrize(("waiting", "balance", "is_told"), [(2, "shared", True), (0, "shared", False), (2, "proxy", False)])
+@pytest.mark.parametrize(
+    ("program", "waiting", "balance", "is_told"),
+    [("granian", 2, "shared", True), ("granian", 0, "shared", False), ("granian", 2, "proxy", False), ("/usr/bin/node", 2, "shared", False)],
+)
 def test_a_command_before_which_clients_wait_is_told_which_socket_it_has(
-    home: str, waiting: int, balance: str, is_told: bool
+    home: str, program: str, waiting: int, balance: str, is_told: bool
 ) -> None:
     body = documents.describe()
-    body["apps"][0] |= {"command": ["granian", "--port", "1"], "balance": balance, "queue": [[waiting, 2048]]}
+    body["apps"][0] |= {"command": [program, "--port", "1"], "balance": balance, "queue": [[waiting, 2048]]}
     with FakeControl(home, {"describe": replies(body)}):
         found = run("describe", "api", home=home)
     assert f"{waiting} of 2048 waiting to be accepted" in found.out

@@ -159,9 +159,13 @@ def _traffic(app: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("now", f"{app.get('in_flight', 0)} in flight, {app.get('open_connections', 0)} connections"))
     queues = [f"{queue[0]} of {queue[1]}" for queue in app.get("queue") or () if queue]
     if queues:
-        # one that listens elsewhere runs as well as any other
-        is_its_own = app.get("command") and app.get("balance") == "shared" and any(q and q[0] for q in app["queue"])
-        step = ": a command has to accept on the socket that it gets, LISTEN_FDS (fd 3)" if is_its_own else ""
+        step = ""
+        if app.get("command") and app.get("balance") == "shared" and any(q and q[0] for q in app["queue"]):
+            from pyworker.config.check import runs_node
+
+            # one that listens elsewhere runs as well as any other
+            if not runs_node(app["command"]):
+                step = ": a command has to accept on the socket that it gets, LISTEN_FDS (fd 3)"
         facts.append(("queue", f"{', '.join(queues)} waiting to be accepted{step}"))
     return facts
 
