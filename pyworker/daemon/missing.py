@@ -16,8 +16,8 @@ from pyworker.config.schema import ResolvedApp
 from pyworker.policy.distributions import distribution_of
 from pyworker.unix.venv import install_command
 
-_NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '(\w+)")
-_ASKED = re.compile(r"(/[^:]*/python[\d.]*): .*\bNo module named '?(\w+)")  # by `python -m NAME`
+_NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '(\w+)(\.?)")
+_ASKED = re.compile(r"(/[^:]*/python[\d.]*): .*\bNo module named '?(\w+)(\.?)")  # by `python -m NAME`
 _NO_PACKAGE = re.compile(  # Node's, of require and of import; a name that begins with a dot or a slash is a file
     r"Error(?: \[ERR_MODULE_NOT_FOUND\])?: Cannot find (?:module|package) '((?:@[\w.~-]+/)?\w[\w.~-]*)['/]"
 )
@@ -37,20 +37,23 @@ def of_module(said: str, resolved: ResolvedApp, command: Sequence[str] = ()) -> 
         named, installed = (os.path.exists(os.path.join(cwd, name)) for name in ("package.json", "node_modules"))
         return f"in {cwd}: npm install" if named and not installed else f"in {cwd}: npm install {package[1]}"
     if asked := _ASKED.match(said):
-        python, module = asked.groups()
+        python, module, within = asked.groups()
     elif found := _NO_MODULE.match(said):
-        python, module = _of_command(resolved, command[0]) if command else resolved.python, found[1]
+        python, (module, within) = _of_command(resolved, command[0]) if command else resolved.python, found.groups()
     else:
         return ""
-    if module in sys.stdlib_module_names or _is_there(cwd, module):
+    if module in sys.stdlib_module_names or _is_there(cwd, module) or "cannot be directly executed" in said:
         return ""
     for folder in _FOLDERS:
         if os.path.exists(os.path.join(cwd, folder, "bin", "python")) and os.path.join(cwd, folder, "") not in python:
             return f'there is a virtual environment in {folder}: set python = "{folder}"'
     name = distribution_of(module)
-    step = (
-        f"install it: {install_command(python, name)}" if python else f"install it for its Python: pip install {name}"
-    )
+    install = f"pip install {'-U ' * bool(within)}{name}"
+    if python:
+        install = install_command(python, name, upgrade=bool(within))
+    step = f"install it{'' if python else ' for its Python'}: {install}"
+    if within:  # Python has found the package, and looked in it
+        step = f"{name} is installed, and this version has no such module: {install}"
     return f"{step}\nis it the app's own? it is not in {cwd}: set cwd" if asked else step
 
 

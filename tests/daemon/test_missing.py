@@ -73,6 +73,15 @@ def test_a_virtual_environment_that_is_not_used_is_named(folder: Path) -> None:
     assert "install it" in of_module(SAID, resolved(folder, "venv/bin/python", "app.py"))
 
 
+def test_of_a_package_that_is_there_another_version_may_have_the_module(folder: Path) -> None:
+    said = "ModuleNotFoundError: No module named 'yaml.nodes2'"
+    found = "PyYAML is installed, and this version has no such module: "
+    assert of_module(said, resolved(folder)) == f"{found}/own/bin/python -m pip install -U PyYAML"
+    assert of_module(said, resolved(folder, "/bin/sh", "-c", "python app.py")) == f"{found}pip install -U PyYAML"
+    asked = "/usr/bin/python3: No module named yaml.__main__; 'yaml' is a package and cannot be directly executed"
+    assert of_module(asked, resolved(folder, "python3", "-m", "yaml")) == ""
+
+
 def test_what_pip_would_not_have_is_not_asked_of_it(folder: Path) -> None:
     (folder / "shop").mkdir()
     for module in ("shop.models", "winreg"):
