@@ -38,13 +38,11 @@ _FOR_A_SHELL = re.compile(
 SHORT_FORMS = {"health": "path", "restart": "policy", "logs": "file"}  # health = "/healthz", restart = "never"
 SHORT_WORDS = {"logs": (INHERIT,)}  # the only text that the short form takes: logs = "inherit"
 SWITCHES = {"watch"}  # true = the table with all its defaults
-_hints: dict[type, dict[str, Any]] = {}
 
 
+@functools.cache
 def hints_of(cls: type) -> dict[str, Any]:
-    if cls not in _hints:
-        _hints[cls] = typing.get_type_hints(cls)
-    return _hints[cls]
+    return typing.get_type_hints(cls)
 
 
 @functools.cache
