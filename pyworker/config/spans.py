@@ -9,7 +9,9 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 Path = tuple[str | int, ...]
@@ -151,40 +153,24 @@ class _Scanner:
         match self._text[start]:
             case '"' | "'":
                 self._match(_STRING)
-                end = self._at
             case "[":
-                self._array(path)
-                end = self._at
+                self._items("]", lambda index: self._value((*path, index), None))
             case "{":
-                self._inline(path)
-                end = self._at
+                self._items("}", lambda _: self._pair(path))
             case _:
-                end = start + len(self._match(_SCALAR).rstrip())
-        value = (start, end)
+                self._at = start + len(self._match(_SCALAR).rstrip())
+        value = (start, self._at)
         self._out.spans[path] = Span(key or value, value)
 
-    def _array(self, path: Path) -> None:
+    def _items(self, closing: str, read: Callable[[int], None]) -> None:
+        """Read what stands in brackets, with commas between."""
         self._at += 1
-        index = 0
-        while True:
+        for index in itertools.count():
             self._skip(_SPACE)
-            if self._text[self._at] == "]":
+            if self._text[self._at] == closing:
                 self._at += 1
                 return
-            self._value((*path, index), None)
-            index += 1
-            self._skip(_SPACE)
-            if self._text[self._at] == ",":
-                self._at += 1
-
-    def _inline(self, path: Path) -> None:
-        self._at += 1
-        while True:
-            self._skip(_SPACE)
-            if self._text[self._at] == "}":
-                self._at += 1
-                return
-            self._pair(path)
+            read(index)
             self._skip(_SPACE)
             if self._text[self._at] == ",":
                 self._at += 1
