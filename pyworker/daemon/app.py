@@ -12,12 +12,12 @@ from pyworker.config.address import Address
 from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig, StopConfig
 from pyworker.daemon.board import Board
 from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource
-from pyworker.daemon.dispatchers import dispatches
+from pyworker.daemon.dispatchers import dispatcher_holds, dispatches
 from pyworker.daemon.drops import Drops
 from pyworker.daemon.handles import DispatcherHandle, TemplateHandle, WorkerHandle
 from pyworker.daemon.ledger import Ledger
 from pyworker.daemon.listener import nobody_waits
-from pyworker.daemon.nodeshared import is_node, shares
+from pyworker.daemon.nodeshared import shares
 from pyworker.policy.fate import UNUSABLE
 from pyworker.policy.lifecycle import LEAVING, SERVING, UNTOUCHED, State
 from pyworker.policy.restart import CLEAR, Record
@@ -446,14 +446,9 @@ def _record(memo: dict[str, Any] | None) -> Record:
     return Record(**{**memo, "deaths": tuple(memo["deaths"])}) if memo else CLEAR
 
 
-def _is_between(config: AppConfig) -> bool:
-    """Whether its workers are held back, and given nothing more, by the dispatcher and not by themselves."""
-    return config.balance == "proxy" or is_node(config)
-
-
 def _holds(config: AppConfig) -> bool:
     """Whether a worker of it can be ready without accepting."""
-    return config.target is not None or config.script is not None or _is_between(config)
+    return config.target is not None or config.script is not None or dispatcher_holds(config)
 
 
 def overlaps(config: AppConfig) -> bool:
@@ -463,4 +458,4 @@ def overlaps(config: AppConfig) -> bool:
 
 def _drains(config: AppConfig) -> bool:
     """Whether its workers understand Drain from their birth on."""
-    return config.target is not None or _is_between(config) or shares(config)
+    return config.target is not None or dispatcher_holds(config) or shares(config)

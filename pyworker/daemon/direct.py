@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from pyworker import __version__
 from pyworker.daemon import lost
 from pyworker.daemon.app import App, Generation
+from pyworker.daemon.dispatchers import dispatcher_holds
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.lost import AT_LAST, LAUNCHER_LEAVES
-from pyworker.daemon.nodeshared import is_node
 from pyworker.daemon.shortage import INSTALLATION, step_for
 from pyworker.policy.lifecycle import LEAVING
 from pyworker.protocol import worker as w
@@ -29,13 +29,11 @@ if TYPE_CHECKING:
 def is_direct(generation: Generation, handle: WorkerHandle) -> bool:
     """Whether it is a command in whose process nothing need be done before its exec."""
     resolved, config = generation.resolved, generation.config
-    is_proxied = config.balance == "proxy"
-    if config.target is not None or (config.script is not None and not is_proxied):
+    if config.target is not None or (config.script is not None and config.balance != "proxy"):
         return False
-    # a dispatcher stands before these: it has their listeners, and holds them back if need be
-    is_behind = is_proxied or is_node(config)
     own_rights = resolved.uid is None and resolved.gid is None and config.limits.nofile is None
-    return own_rights and (is_behind or not (handle.held or generation.listeners))
+    # a dispatcher has the listeners, too
+    return own_rights and (dispatcher_holds(config) or not (handle.held or generation.listeners))
 
 
 class Direct:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, assert_never
 
+from pyworker.config.schema import AppConfig
 from pyworker.daemon import nodeshared, signals
 from pyworker.daemon.fdstore import NO_ROOM, FdStore
 from pyworker.daemon.handles import DispatcherHandle, WorkerHandle, copy_socket
@@ -386,9 +387,14 @@ def make_inbox(store: FdStore, app: str, slot: int) -> int:
     return store.fds[inbox]
 
 
+def dispatcher_holds(config: AppConfig) -> bool:
+    """Whether workers are held back, and given nothing more, by the dispatcher and not by themselves."""
+    return config.balance == "proxy" or is_node(config)
+
+
 def dispatches(generation: Generation) -> bool:
     """Whether the connections of this generation are handed out."""
-    return generation.config.balance in ("least-connections", "proxy") or is_node(generation.config)
+    return generation.config.balance == "least-connections" or dispatcher_holds(generation.config)
 
 
 def _via(app: App, worker: WorkerHandle) -> Literal["inbox", "port", "node"] | None:

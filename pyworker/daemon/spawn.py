@@ -21,7 +21,7 @@ from pyworker.daemon import appmetrics, state
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.bundle import enter_text, runtime_zip
 from pyworker.daemon.direct import is_direct
-from pyworker.daemon.dispatchers import make_inbox
+from pyworker.daemon.dispatchers import dispatcher_holds, make_inbox
 from pyworker.daemon.fdstore import FdStore
 from pyworker.daemon.handles import TemplateHandle, WorkerHandle
 from pyworker.daemon.launcher import PYTHON, Failed, Launcher, Started, environ
@@ -168,14 +168,10 @@ class Spawner:
             ipc = worker_fd("ipc", identity) if wants_channel(config) else ""
             birth.connect(self._store, *names, ipc=ipc, is_strange=is_strange)
             failpoint.hit("spawn.worker")
-            if config.target is None or is_node(config) or config.balance == "proxy":
-                held = handle.held
+            if config.target is None:
+                held = handle.held and not dispatcher_holds(config)
                 if config.balance == "proxy":
-                    # it serves on a port that no client knows: there is nothing to hold back until Go
                     handle.port = free_port({w.port for w in app.workers.values()})
-                    held = False
-                elif is_node(config):  # the dispatcher holds it back, and answers for its listeners
-                    held = False
                 role: Role = "script" if config.script is not None and not handle.port else "command"
                 self._described(role, app, generation, handle, birth, held=held)
                 direct = is_direct(generation, handle)

@@ -17,10 +17,10 @@ from pyworker.config.address import MAX_LISTENERS, Address
 from pyworker.daemon import signals
 from pyworker.daemon.app import App, Listener, note_exit
 from pyworker.daemon.board import BoardFull
+from pyworker.daemon.dispatchers import dispatcher_holds
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.listener import ListenFailed, check_asked
 from pyworker.daemon.loop import READ
-from pyworker.daemon.nodeshared import is_node
 from pyworker.daemon.readiness import is_known_by_its_port
 from pyworker.daemon.shortage import is_want, step_for, step_to_start
 from pyworker.policy import restart
@@ -84,7 +84,7 @@ class Workers:
         handle.gone_go = True
         handle.happen(Happening.GO, now)
         config = app.generations[handle.id.generation].config
-        if config.balance == "proxy" or is_node(config):
+        if dispatcher_holds(config):
             self._brain.readiness.accepts(app, handle)  # it does already; the dispatcher is told so
         elif config.script is not None:
             self._answer_bind(app, handle)
@@ -98,7 +98,7 @@ class Workers:
         handle.leaving_because = reason
         handle.happen(Happening.DRAIN, now)
         self._say_draining(app, handle, reason)
-        if config.balance == "proxy" or is_node(config):
+        if dispatcher_holds(config):
             return  # the dispatcher gives it no more, and says when what it had has ended
         if config.command and self._brain.messages.disconnect(app, handle):
             return  # it closes its channel when what it had has ended
