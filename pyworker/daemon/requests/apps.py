@@ -73,6 +73,17 @@ def read_again(desk: Desk, app: App, shell_env: dict[str, str]) -> Generation:
     return generation
 
 
+def begin_anew(desk: Desk, app: App, number: int) -> None:
+    """Begin with a generation, once all that is old has left."""
+    if app.closed:
+        desk.brain.begin(app, number)
+        return
+    app.wanted, app.running, app.keep_listening = True, False, True
+    app.restart_to = number
+    app.delete_when_closed = False  # not by a later stop, either
+    desk.brain.poke(app)
+
+
 def lost_venv(before: Generation | None, after: Generation) -> str:
     """Return the venv that nobody named if it is gone, and only therefore the interpreter another: it has none of the app's packages."""
     if before is None or after.config.python is not None:

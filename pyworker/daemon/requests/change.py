@@ -8,7 +8,7 @@ from pyworker.daemon import operations as ops
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.client import Client
 from pyworker.daemon.hooks import OURS
-from pyworker.daemon.requests.apps import read_again, shell_of
+from pyworker.daemon.requests.apps import begin_anew, read_again, shell_of
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.sources import check_tls
 from pyworker.policy.lifecycle import UNTOUCHED
@@ -69,22 +69,20 @@ def restart(desk: Desk, client: Client, request: k.Restart) -> None:
     generations: list[tuple[App, Generation]] = []
     for s in selected:
         app = desk.brain.apps[s.app]
-        if s.slot is None and not any(a is app for a, _ in generations):
+        if s.slot is None:
             generation = read_again(desk, app, shell_of(app, request.shell_env))
             check_tls(generation)
             generations.append((app, generation))
     desk.brain.add_generations(generations)
     for app, generation in generations:
-        if app.is_empty() and app.closed:
-            desk.brain.begin(app, generation.number)
-        else:
-            app.target, app.restart_to = None, generation.number
-            app.delete_when_closed = False  # not by a later stop, either
-            serves = app.running and not app.starting and (app.is_job or app.has_untouched())
-            if not (serves and generation.config.hooks.pre_start):  # else they stop when that has succeeded
-                app.wanted, app.running, app.keep_listening = True, False, True
-                app.previous = None
+        app.target = None
+        serves = app.running and not app.starting and (app.is_job or app.has_untouched())
+        if serves and generation.config.hooks.pre_start:  # they stop when that has succeeded
+            app.restart_to = generation.number
             desk.brain.poke(app)
+        else:
+            app.previous = None
+            begin_anew(desk, app, generation.number)
         goals[app.name] = ops.started("restarted", generation.number)
     replaced: dict[str, tuple[set[int], set[int]]] = {}
     for s in selected:
@@ -130,14 +128,9 @@ def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = Fal
     """The new generation becomes the target; return what the client waits for. `why`: nobody has typed it."""
     number = generation.number
     app.reload_base = None
-    if app.closed:
-        desk.brain.begin(app, number)
-        return ops.started("reloaded", number)
     stays_a_job = app.is_job and generation.config.cron is not None and not app.starting  # its timetable is kept
     if not app.running or not (stays_a_job or app.has_untouched()):  # nothing serves: there is nothing to keep
-        app.wanted, app.running, app.keep_listening = True, False, True
-        app.restart_to = number
-        desk.brain.poke(app)
+        begin_anew(desk, app, number)
         return ops.started("reloaded", number)
     app.target, app.target_failure, app.reload_why = number, None, why
     app.restart_to = None

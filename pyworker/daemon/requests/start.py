@@ -18,7 +18,7 @@ from pyworker.daemon.client import Client
 from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource, without_env_values
 from pyworker.daemon.listener import ListenFailed
 from pyworker.daemon.report import changed_files
-from pyworker.daemon.requests.apps import env_values, forget, lost_venv, new_app, next_generation, shell_of
+from pyworker.daemon.requests.apps import begin_anew, env_values, forget, lost_venv, new_app, next_generation, shell_of
 from pyworker.daemon.requests.compare import compare
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.sources import NO_ANSWER, make_generation, read_config
@@ -82,13 +82,7 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
     for app, generation in prepared:
         app.stopped_slots.clear()
         lost = lost_venv(app.current, generation)
-        if app.is_empty() and app.closed:
-            desk.brain.begin(app, generation.number)
-        else:  # it is stopping, or has failed: everything old leaves first
-            app.wanted, app.running, app.keep_listening = True, False, True
-            app.delete_when_closed = False  # not by a later stop, either
-            app.restart_to = generation.number
-            desk.brain.poke(app)
+        begin_anew(desk, app, generation.number)
         if lost:
             what = f"{lost}, whose Python it had, is gone: now it has ours. Again: python3 -m venv {shlex.quote(lost)}"
             desk.brain.note(app, what)
