@@ -107,15 +107,14 @@ def restart(desk: Desk, client: Client, request: k.Restart) -> None:
 
 def reload(desk: Desk, client: Client, request: k.Reload) -> None:
     """New generations, each read from its source again."""
-    names = [app.name for app in (desk.apps(request.selectors) if request.selectors else [])]
+    apps = desk.apps(request.selectors) if request.selectors else []
     goals: dict[str, ops.Goal] = {}
     generations: list[tuple[App, Generation]] = []
-    for name in names:
-        app = desk.brain.apps[name]
+    for app in apps:
         if not app.wanted:  # stopped, or on the way to it
-            if len(names) > 1 or name not in request.selectors:
+            if len(apps) > 1 or app.name not in request.selectors:
                 continue  # `reload all` means all that runs
-            raise Refuse("not_running", f"{name} is not running", f"pyworker start {name}")
+            raise Refuse("not_running", f"{app.name} is not running", f"pyworker start {app.name}")
         generations.append((app, read_again(desk, app, shell_of(app, request.shell_env))))
     desk.brain.add_generations(generations)
     for app, generation in generations:
@@ -149,10 +148,10 @@ def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = Fal
 
 def abort(desk: Desk, client: Client, request: k.Abort) -> None:
     """What is under way of these: a generation that has not been committed yet, or one in its soak."""
-    names = [app.name for app in (desk.apps(request.selectors) if request.selectors else [])]
+    apps = desk.apps(request.selectors) if request.selectors else []
     goals: dict[str, ops.Goal] = {}
     why = f"it was given up (--abort) by {desk.brain.events.by}"
-    for app in (desk.brain.apps[name] for name in names):
+    for app in apps:
         if app.target is not None:
             app.target_failure = app.target_failure or desk.brain.fail(
                 why, hint=f"pyworker reload {app.name}   tries it again"
@@ -165,7 +164,8 @@ def abort(desk: Desk, client: Client, request: k.Abort) -> None:
             continue
         desk.brain.poke(app)
     if not goals:
-        text = f"{', '.join(names) or 'no app'}: no reload is under way, and none can be taken back (that is possible in its soak)"
+        names = ", ".join(app.name for app in apps) or "no app"
+        text = f"{names}: no reload is under way, and none can be taken back (that is possible in its soak)"
         raise Refuse("no_reload", text, ops.GO_BACK)
     desk.wait(client, goals, {}, wait=request.wait)
 
