@@ -22,7 +22,6 @@ from pyworker.daemon.report import ps_document
 from pyworker.daemon.requests.apps import read_again
 from pyworker.daemon.requests.auto import RESTORE_AGAIN, start_again
 from pyworker.daemon.requests.change import reload_app
-from pyworker.daemon.requests.desk import Refuse
 from pyworker.daemon.requests.look import status_document
 from pyworker.daemon.requests.shutdown import shut_down
 from pyworker.daemon.requests.start import restore, sources
@@ -184,7 +183,7 @@ class Run:
         try:
             made = [(app, read_again(desk, app, dict(os.environ))) for app in desk.brain.apps.values()]
             desk.brain.add_generations(made)
-        except (ConfigError, ListenFailed, Refuse) as error:
+        except (ConfigError, ListenFailed) as error:
             self._not_reloaded(str(error))
             return
         except OSError as error:

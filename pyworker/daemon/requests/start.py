@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import time
 from typing import Any
 
 from pyworker.config.between import with_dependencies
@@ -13,7 +12,7 @@ from pyworker.config.load import apply_overrides, load, load_inline
 from pyworker.config.problem import ConfigError
 from pyworker.config.schema import KINDS, AppConfig
 from pyworker.daemon import operations as ops
-from pyworker.daemon.app import App, Failure, Generation, Listener
+from pyworker.daemon.app import App, Generation, Listener
 from pyworker.daemon.client import Client
 from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource, without_env_values
 from pyworker.daemon.listener import ListenFailed
@@ -24,7 +23,6 @@ from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.sources import NO_ANSWER, make_generation, read_config
 from pyworker.policy.restart import CLEAR, after_refusal
 from pyworker.protocol import control as k
-from pyworker.protocol.logs import stamp
 
 
 def start(desk: Desk, client: Client, request: k.Start) -> None:
@@ -196,7 +194,7 @@ def restore(
         made = make_generation(wanted.generation + 1, config, file, read, dict(os.environ))
         desk.brain.add_generations([(app, made)])
     except (ConfigError, ListenFailed) as error:
-        app.failure = Failure(error.message, "", error.hint, stamp(time.time()))
+        app.failure = desk.brain.fail(error.message, hint=error.hint)
         # an address may be free later, or be there only then; a disk may answer then
         app.unusable = isinstance(error, ConfigError) and error.problems[0].code != NO_ANSWER
         app.record = after_refusal(CLEAR)
