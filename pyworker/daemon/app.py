@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pyworker.config.address import Address
 from pyworker.config.schema import AppConfig, ResolvedApp, RestartConfig, StopConfig
 from pyworker.daemon.board import Board
-from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource
+from pyworker.daemon.desired import DesiredApp, Source
 from pyworker.daemon.dispatchers import dispatcher_holds, dispatches
 from pyworker.daemon.drops import Drops
 from pyworker.daemon.handles import DispatcherHandle, TemplateHandle, WorkerHandle
@@ -90,7 +90,7 @@ class App:
     """One app. All instants are monotonic seconds."""
 
     name: str
-    source: FileSource | InlineSource
+    source: Source
     board: Board
     ledger: Ledger
     generation: int = 0

@@ -17,7 +17,7 @@ from pyworker.config.resolve import cwd_of, resolve
 from pyworker.config.schema import AppConfig
 from pyworker.daemon import disks
 from pyworker.daemon.app import Generation
-from pyworker.daemon.desired import FileSource, InlineSource
+from pyworker.daemon.desired import InlineSource, Source
 from pyworker.errors import WANTING
 from pyworker.record import replace
 from pyworker.unix import fds as unix_fds
@@ -27,7 +27,7 @@ NO_ANSWER = "no_answer"
 _IN_PEM = {"cert": "CERTIFICATE-----", "key": "PRIVATE KEY-----", "ca": "CERTIFICATE-----"}
 
 
-def read_config(source: FileSource | InlineSource, values: dict[str, str]) -> tuple[AppConfig, str, Opened | None]:
+def read_config(source: Source, values: dict[str, str]) -> tuple[AppConfig, str, Opened | None]:
     """Return the app's config, its file ("" without one) and which file that was; raises ConfigError.
 
     `values`: those of source.env_names (given with -e), which no file holds.

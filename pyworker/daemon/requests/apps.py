@@ -10,7 +10,7 @@ from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.resolve import DEFAULT_VENV, FROM_SHELL
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.board import Board
-from pyworker.daemon.desired import FileSource, InlineSource
+from pyworker.daemon.desired import Source
 from pyworker.daemon.ledger import Ledger
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.sources import make_generation, read_config
@@ -38,7 +38,7 @@ def shell_of(app: App | None, given: dict[str, str]) -> dict[str, str]:
     return shell
 
 
-def new_app(desk: Desk, name: str, source: FileSource | InlineSource) -> App:
+def new_app(desk: Desk, name: str, source: Source) -> App:
     """An app with its board and ledger in the store. OSError (no descriptor is left): there is nothing of it."""
     with contextlib.ExitStack() as undo:
         board = Board.create(name)

@@ -14,7 +14,7 @@ from pyworker.config.schema import KINDS, AppConfig
 from pyworker.daemon import operations as ops
 from pyworker.daemon.app import App, Generation, Listener
 from pyworker.daemon.client import Client
-from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource, without_env_values
+from pyworker.daemon.desired import DesiredApp, FileSource, InlineSource, Source, without_env_values
 from pyworker.daemon.listener import ListenFailed
 from pyworker.daemon.report import changed_files
 from pyworker.daemon.requests.apps import begin_anew, env_values, forget, lost_venv, new_app, next_generation, shell_of
@@ -23,6 +23,9 @@ from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.sources import NO_ANSWER, make_generation, read_config
 from pyworker.policy.restart import CLEAR, after_refusal
 from pyworker.protocol import control as k
+
+# where an app is described, its name, the values that were given with -e
+Described = tuple[Source, str, dict[str, str]]
 
 
 def start(desk: Desk, client: Client, request: k.Start) -> None:
@@ -42,7 +45,7 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
     """Begin to start what is asked for; return what is to be waited for, what is known already, and what starts since before."""
     decided: dict[str, ops.Outcome] = {}
     goals: dict[str, ops.Goal] = {}
-    todo: list[tuple[str, FileSource | InlineSource, dict[str, str]]] = []
+    todo: list[Described] = []
     refilled: list[tuple[App, set[int]]] = []
     still: list[App] = []
     slots = _slots(desk, request)
@@ -72,7 +75,7 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
                 outcome = ops.Outcome(True, "already_running", note=note, changes=changes)
                 decided[name] = ops.unless_sick(app, outcome)
             continue
-        todo.append((name, source, values))
+        todo.append((source, name, values))
     prepared = _pin(desk, request, todo)
     for app, again in refilled:
         app.stopped_slots -= again
@@ -102,12 +105,10 @@ def _gone_from(desk: Desk, request: k.Start, names: set[str]) -> list[str]:
     ]
 
 
-def _pin(
-    desk: Desk, request: k.Start, todo: list[tuple[str, FileSource | InlineSource, dict[str, str]]]
-) -> list[tuple[App, Generation]]:
+def _pin(desk: Desk, request: k.Start, todo: list[Described]) -> list[tuple[App, Generation]]:
     """Pin a generation of each app, new or known: every mistake of a config is found before anything is started."""
-    made: list[tuple[str, FileSource | InlineSource, Generation]] = []
-    for name, source, values in todo:
+    made: list[tuple[str, Source, Generation]] = []
+    for source, name, values in todo:
         config, file, read = read_config(source, values)
         number = next_generation(desk, name)
         known = None if request.file or request.inline else desk.brain.apps[name]
@@ -129,8 +130,8 @@ def _pin(
     return prepared
 
 
-def sources(desk: Desk, request: k.Start) -> list[tuple[FileSource | InlineSource, str, dict[str, str]]]:
-    """Return what a request means: where each app is described, its name, the values that were given with -e."""
+def sources(desk: Desk, request: k.Start) -> list[Described]:
+    """Return what a request means."""
     overrides, values = without_env_values(request.overrides)
     if request.file:
         every = load(request.file, profile=request.profile).apps if request.only else ()
@@ -138,7 +139,7 @@ def sources(desk: Desk, request: k.Start) -> list[tuple[FileSource | InlineSourc
         only = only if set(request.only) <= set(only) else request.only  # a wrong name is said below
         plain = load(request.file, only=only, profile=request.profile)
         here = load(request.file, only=only, environ=request.shell_env, profile=request.profile)
-        found: list[tuple[FileSource | InlineSource, str, dict[str, str]]] = []
+        found: list[Described] = []
         for config, shell in zip(plain.apps, here.apps, strict=True):
             if request.overrides:
                 apply_overrides(config, literal_env(request.overrides))  # mistakes are the user's to see now
@@ -217,7 +218,7 @@ def _from_shell(plain: AppConfig, shell: AppConfig) -> dict[str, Any]:
     return changed
 
 
-def _same_origin(one: FileSource | InlineSource, other: FileSource | InlineSource) -> bool:
+def _same_origin(one: Source, other: Source) -> bool:
     match one, other:
         case FileSource(), FileSource():
             return one.path == other.path
@@ -229,7 +230,7 @@ def _same_origin(one: FileSource | InlineSource, other: FileSource | InlineSourc
             return False
 
 
-def _not_taken(runs: FileSource | InlineSource, asked: FileSource | InlineSource, name: str) -> str:
+def _not_taken(runs: Source, asked: Source, name: str) -> str:
     """What to say when a start of what runs already asks for something else; a reload keeps what it was started with."""
     match runs, asked:
         case FileSource(), FileSource() if asked.profile and asked.profile != runs.profile:
@@ -256,7 +257,7 @@ def _changed(desk: Desk, app: App, shell_env: dict[str, str]) -> tuple[str, tupl
     return changed if changes else f"{changed}, but no setting did", changes
 
 
-def _origin(source: FileSource | InlineSource) -> str:
+def _origin(source: Source) -> str:
     return source.path if isinstance(source, FileSource) else f"the command line in {_folder(source)}"
 
 
