@@ -81,10 +81,9 @@ def main(argv: list[str]) -> int:
     sampler = Sampler()
     desk = Desk(brain, sampler, home, started_at)
     handlers = Handlers(desk)
-    running = foreground.Run(desk, spec, store) if spec is not None else None
+    running = foreground.Run(desk, spec) if spec is not None else None
     if running is not None:
         signals.catch(loop, foreground.SIGNALS, running.on_signal)
-    if running is not None:
         wanted, note = foreground.wanted(store), ""
     else:
         something_runs = any(app_of(name) is not None for name in store.fds)
@@ -133,13 +132,13 @@ def main(argv: list[str]) -> int:
     Pulse(loop, brain, store, float(os.environ.get(ENV_TICK) or TICK), foreground=running is not None)
     limits.watch(loop, brain, sampler)
     store.on_log_stats = lambda stats: _note_drops(brain, stats)
-    manager = _take_orders(desk, hooks, events, home_fd, foreground=running is not None)
-    _watch_guardian(loop, store, home, manager)
+    manager = _take_orders(desk, hooks, home_fd, foreground=running is not None)
+    _watch_guardian(desk, manager)
     store.send(Hello(__version__))  # from here on the guardian passes signals on
     if running is not None:
         store.on_lost = foreground.leave
         running.begin(found.names)
-    store.on_leave = lambda: _make_room(loop, brain, desk, home)
+    store.on_leave = lambda: _make_room(desk)
     loop.run()
     store.flush_blocking(2.0)
     if disks.some_are_late():
@@ -173,22 +172,18 @@ def _open_home(home: str, store: FdStore, *, foreground: bool) -> int | None:
     return None
 
 
-def _take_orders(
-    desk: Desk, hooks: Hooks, events: EventLog, home_fd: int, *, foreground: bool
-) -> ServiceManager | None:
+def _take_orders(desk: Desk, hooks: Hooks, home_fd: int, *, foreground: bool) -> ServiceManager | None:
     """From here on it can be told to end; by a signal, too, which in the foreground is Run's to take."""
-    brain, loop, store = desk.brain, desk.brain.loop, desk.brain.store
-    manager: ServiceManager | None = None
-    if not foreground:
-        manager = ServiceManager.from_environment(desk, reason=store.reason, guardian_pid=store.guardian_pid)
+    brain, loop = desk.brain, desk.brain.loop
+    manager = ServiceManager.from_environment(desk) if not foreground else None
 
     def leave() -> None:
-        _when_hooks_ended(loop, hooks, HOOKS_TIME, lambda: _leave(loop, store, events, home_fd))
+        _when_hooks_ended(loop, hooks, HOOKS_TIME, lambda: _leave(brain, home_fd))
 
     def end() -> None:
         if manager is not None:
             manager.stopping()
-        _when_all_closed(loop, brain, leave)
+        _when_all_closed(brain, leave)
 
     desk.on_shutdown = end
     if foreground:
@@ -211,8 +206,9 @@ def _lost_event(store: FdStore) -> int:
     return 0
 
 
-def _watch_guardian(loop: Loop, store: FdStore, home: str, manager: ServiceManager | None) -> None:
+def _watch_guardian(desk: Desk, manager: ServiceManager | None) -> None:
     """Become the guardian when it is gone. (One that hangs is killed by the pulse.)"""
+    store = desk.brain.store
     spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     code = preflight.code_on_disk()
 
@@ -227,7 +223,7 @@ def _watch_guardian(loop: Loop, store: FdStore, home: str, manager: ServiceManag
                 raise RuntimeError(f"the code of pyworker has changed on disk, and its guardian does not start: {why}")
             with signals.held():
                 if disks.some_are_late():
-                    pid = start_guardian(home, dict(store.fds))
+                    pid = start_guardian(desk.home, dict(store.fds))
                     if manager is not None:
                         manager.tell(f"MAINPID={pid}")
                     os.closerange(0, os.sysconf("SC_OPEN_MAX"))  # our end closes none, as long as a thread waits
@@ -235,16 +231,17 @@ def _watch_guardian(loop: Loop, store: FdStore, home: str, manager: ServiceManag
                 # not only once the next daemon says it: until then it would stop or reload nobody
                 if manager is not None:
                     manager.tell(f"MAINPID={os.getpid()}")
-                become_guardian(home, dict(store.fds))
+                become_guardian(desk.home, dict(store.fds))
         except Exception:  # noqa: BLE001  nobody but us holds the ports: never give up
             report_to_stderr("cannot become the guardian, trying again")
-            loop.call_later(BECOME_AGAIN, become)
+            desk.brain.loop.call_later(BECOME_AGAIN, become)
 
     store.on_lost = become
 
 
-def _make_room(loop: Loop, brain: Brain, desk: Desk, home: str) -> None:
+def _make_room(desk: Desk) -> None:
     """An upgrade: leave everything to the daemon that is started next, and stand by until it has it."""
+    brain = desk.brain
     failpoint.hit("daemon.leave")
     for app in brain.apps.values():
         app.write_memo()
@@ -252,10 +249,10 @@ def _make_room(loop: Loop, brain: Brain, desk: Desk, home: str) -> None:
     brain.store.flush_blocking(2.0)
     try:
         if not disks.some_are_late():  # an exec would wait for them
-            become_guardian(home, dict(brain.store.fds), standby=True)
+            become_guardian(desk.home, dict(brain.store.fds), standby=True)
     except Exception:  # noqa: BLE001  the upgrade goes on without
         report_to_stderr("cannot stand by")
-    loop.stop()
+    brain.loop.stop()
 
 
 def _note_drops(brain: Brain, stats: LogStats) -> None:
@@ -264,13 +261,13 @@ def _note_drops(brain: Brain, stats: LogStats) -> None:
         app.drops.note(brain.loop.clock(), brain.store.logger_pid, stats.dropped, stats.error[:200])
 
 
-def _when_all_closed(loop: Loop, brain: Brain, then: Callable[[], None]) -> None:
+def _when_all_closed(brain: Brain, then: Callable[[], None]) -> None:
     # a command whose pid is still to be told would run for ever
     if all(a.closed for a in brain.apps.values()) and brain.spawner.launcher.is_idle:
         # the answer to whoever asked goes out first
-        loop.call_later(0.05, then)
+        brain.loop.call_later(0.05, then)
     else:
-        loop.call_later(0.05, lambda: _when_all_closed(loop, brain, then))
+        brain.loop.call_later(0.05, lambda: _when_all_closed(brain, then))
 
 
 def _when_hooks_ended(loop: Loop, hooks: Hooks, left: float, then: Callable[[], None]) -> None:
@@ -281,12 +278,12 @@ def _when_hooks_ended(loop: Loop, hooks: Hooks, left: float, then: Callable[[], 
         loop.call_later(0.05, lambda: _when_hooks_ended(loop, hooks, left - 0.05, then))
 
 
-def _leave(loop: Loop, store: FdStore, events: EventLog, home_fd: int) -> None:
-    events.emit("daemon_stopped")
+def _leave(brain: Brain, home_fd: int) -> None:
+    brain.events.emit("daemon_stopped")
     with contextlib.suppress(OSError):
         if home_fd >= 0:
             os.unlink(NOTIFY_SOCKET, dir_fd=home_fd)
-    store.on_lost = lambda: None
-    store.send(Stopping())
-    store.flush_blocking(2.0)
-    loop.stop()
+    brain.store.on_lost = lambda: None
+    brain.store.send(Stopping())
+    brain.store.flush_blocking(2.0)
+    brain.loop.stop()

@@ -72,10 +72,10 @@ def wanted(store: FdStore) -> desired.Desired:
 class Run:
     """The whole life of one foreground daemon."""
 
-    def __init__(self, desk: Desk, spec: RunSpec, store: FdStore) -> None:
+    def __init__(self, desk: Desk, spec: RunSpec) -> None:
         self._desk = desk
         self._spec = spec
-        self._store = store
+        self._store = desk.brain.store
         self._ending = False
         self._stops = 0
         self._shown: set[str] = set()
@@ -131,9 +131,7 @@ class Run:
                 start_again(self._desk, [app], RESTORE_AGAIN)
         self._save()
         self._desk.brain.loop.call_soon(self._look)
-        self._manager = ServiceManager.from_environment(
-            self._desk, reason=self._store.reason, guardian_pid=self._store.guardian_pid
-        )
+        self._manager = ServiceManager.from_environment(self._desk)
 
     def _save(self) -> None:
         apps = [wire.to_json(app.desired()) for app in self._desk.brain.apps.values()]

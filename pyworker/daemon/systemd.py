@@ -31,30 +31,27 @@ _SETTLED = {
 class ServiceManager:
     """The one that started the guardian."""
 
-    def __init__(self, desk: Desk, *, address: str, reason: str, guardian_pid: int, watchdog: float) -> None:
+    def __init__(self, desk: Desk, address: str) -> None:
         self._desk = desk
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         self._status = ""
         self._is_ready = False  # the daemon before this one may not have come to say it; to hear it twice harms nobody
-        self._watchdog = watchdog
-        if reason != "boot":
-            self.tell(f"MAINPID={guardian_pid}")
+        usec = os.environ.get("WATCHDOG_USEC", "")
+        self._watchdog = int(usec) / 1e6 if usec.isdecimal() else 0.0
+        if desk.brain.store.reason != "boot":
+            self.tell(f"MAINPID={desk.brain.store.guardian_pid}")
         desk.brain.events.subscribe(self._on_event)
         self._say_status()
-        if watchdog > 0:
+        if self._watchdog > 0:
             self._say_alive()
         desk.brain.loop.call_soon(self._look)
 
     @classmethod
-    def from_environment(cls, desk: Desk, *, reason: str, guardian_pid: int) -> ServiceManager | None:
+    def from_environment(cls, desk: Desk) -> ServiceManager | None:
         """Return it, or None when nobody asked."""
         address = os.environ.get(NOTIFY, "")
-        if not address:
-            return None
-        usec = os.environ.get("WATCHDOG_USEC", "")
-        watchdog = int(usec) / 1e6 if usec.isdecimal() else 0.0
-        return cls(desk, address=address, reason=reason, guardian_pid=guardian_pid, watchdog=watchdog)
+        return cls(desk, address) if address else None
 
     def tell(self, *lines: str) -> None:
         """Send one notification; a manager that is away or slow is its own business."""
