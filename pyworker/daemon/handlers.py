@@ -12,7 +12,7 @@ from pyworker.daemon.client import Client
 from pyworker.daemon.listener import ListenFailed
 from pyworker.daemon.requests.change import abort, reload, restart, saved, scale, stop
 from pyworker.daemon.requests.compare import config, diff
-from pyworker.daemon.requests.delete import app_closed, delete
+from pyworker.daemon.requests.delete import delete
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.requests.look import describe, follow, ps, status
 from pyworker.daemon.requests.send import send
@@ -50,37 +50,30 @@ _BEGINS = (*BRINGS_UP, k.Abort, k.Stop, k.Delete, k.Shutdown)  # the events of w
 _STOPPING = "once it has stopped, pyworker daemon start brings it back with what ran; then try again"
 
 
-class Handlers:
+def handle(desk: Desk, client: Client, request: k.Request) -> None:
     """The control server's other half."""
-
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        desk.brain.on_closed = lambda app: app_closed(desk, app)
-
-    def handle(self, client: Client, request: k.Request) -> None:
-        desk = self._desk
-        if desk.shutting_down and isinstance(request, BRINGS_UP):
-            client.refuse(k.refusal("busy", "the daemon is stopping", _STOPPING))
-            return
-        if desk.handing_over and isinstance(request, _BEGINS) and not isinstance(request, k.Shutdown):
-            client.refuse(k.refusal("busy", "the daemon is being upgraded", "try again in a moment"))
-            return
-        desk.seq = desk.brain.events.seq
-        try:
-            with (
-                parsed_once(),
-                desk.brain.events.begun_by(asker(client) if isinstance(request, _BEGINS) else BY_ITSELF),
-            ):
-                HANDLERS[type(request)](desk, client, request)
-        except ConfigError as error:
-            client.refuse(k.refusal("config_invalid", error.message, error.hint, error.as_json()))
-        except ListenFailed as error:
-            client.refuse(k.refusal(error.code, error.message, error.hint))
-        except Refuse as refuse:
-            client.refuse(refuse.answer)
-        except Exception as error:
-            for app in desk.brain.apps.values():
-                desk.brain.poke(app)  # what was changed before it failed is wanted now
-            if not isinstance(error, OSError) or not (step := step_for(error.errno)):
-                raise
-            client.refuse(k.refusal("busy", f"the daemon cannot do this now: {error.strerror}", step))
+    if desk.shutting_down and isinstance(request, BRINGS_UP):
+        client.refuse(k.refusal("busy", "the daemon is stopping", _STOPPING))
+        return
+    if desk.handing_over and isinstance(request, _BEGINS) and not isinstance(request, k.Shutdown):
+        client.refuse(k.refusal("busy", "the daemon is being upgraded", "try again in a moment"))
+        return
+    desk.seq = desk.brain.events.seq
+    try:
+        with (
+            parsed_once(),
+            desk.brain.events.begun_by(asker(client) if isinstance(request, _BEGINS) else BY_ITSELF),
+        ):
+            HANDLERS[type(request)](desk, client, request)
+    except ConfigError as error:
+        client.refuse(k.refusal("config_invalid", error.message, error.hint, error.as_json()))
+    except ListenFailed as error:
+        client.refuse(k.refusal(error.code, error.message, error.hint))
+    except Refuse as refuse:
+        client.refuse(refuse.answer)
+    except Exception as error:
+        for app in desk.brain.apps.values():
+            desk.brain.poke(app)  # what was changed before it failed is wanted now
+        if not isinstance(error, OSError) or not (step := step_for(error.errno)):
+            raise
+        client.refuse(k.refusal("busy", f"the daemon cannot do this now: {error.strerror}", step))

@@ -6,6 +6,7 @@ Boot: fds from the guardian -> what is wanted from apps.json -> adopt what lives
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -21,13 +22,14 @@ from pyworker.daemon.control import ControlServer
 from pyworker.daemon.depends import Depends
 from pyworker.daemon.events import EventLog
 from pyworker.daemon.fdstore import FdStore, become_guardian, start_guardian
-from pyworker.daemon.handlers import Handlers
+from pyworker.daemon.handlers import handle
 from pyworker.daemon.home import keep_socket, leave_with_the_home, open_again
 from pyworker.daemon.hooks import Hooks
 from pyworker.daemon.launcher import Launcher
 from pyworker.daemon.loop import Loop, report_to_stderr
 from pyworker.daemon.pulse import Pulse
 from pyworker.daemon.requests.auto import start_again_after_boot
+from pyworker.daemon.requests.delete import app_closed
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.requests.shutdown import shut_down
 from pyworker.daemon.sample import Sampler
@@ -80,7 +82,7 @@ def main(argv: list[str]) -> int:
     brain = Brain(loop, store, spawner, events, home)
     sampler = Sampler()
     desk = Desk(brain, sampler, home, started_at)
-    handlers = Handlers(desk)
+    brain.on_closed = lambda app: app_closed(desk, app)
     running = foreground.Run(desk, spec) if spec is not None else None
     if running is not None:
         signals.catch(loop, foreground.SIGNALS, running.on_signal)
@@ -124,7 +126,9 @@ def main(argv: list[str]) -> int:
         return 1
     failpoint.hit("daemon.serving")
     if control_fd is not None:
-        server = ControlServer(loop, socket.socket(fileno=os.dup(control_fd)), os.geteuid(), handlers.handle)
+        server = ControlServer(
+            loop, socket.socket(fileno=os.dup(control_fd)), os.geteuid(), functools.partial(handle, desk)
+        )
         keep_socket(loop, store, home_fd, server)
         if running is None:
             leave_with_the_home(desk, home_fd)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pyworker.daemon.handlers import Handlers
+from pyworker.daemon.handlers import handle
 from pyworker.daemon.loop import Loop
 from pyworker.daemon.preflight import Preflight
 from pyworker.daemon.requests import upgrade
@@ -77,7 +77,7 @@ def test_a_command_that_comes_when_the_next_daemon_is_about_to_take_over_is_refu
     desk, client = desk_of(tmp_path, loop), SimpleNamespace(refuse=lambda answer: refused.append(answer.code))
     monkeypatch.setattr(upgrade, "Preflight", lambda loop, python, content, done: done("1", "", ""))
     upgrade.upgrade(desk, client, k.Upgrade(sys.executable))  # type: ignore[arg-type]
-    Handlers(desk).handle(client, k.Stop(("api",)))  # type: ignore[arg-type]
+    handle(desk, client, k.Stop(("api",)))  # type: ignore[arg-type]
     assert (refused, desk.handing_over) == (["busy"], True)
     desk.brain.store.on_upgrade_failed("its guardian does not start")
     assert not desk.handing_over

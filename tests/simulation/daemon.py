@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import time
@@ -16,11 +17,12 @@ from pyworker.daemon.control import ControlServer
 from pyworker.daemon.depends import Depends
 from pyworker.daemon.events import EventLog
 from pyworker.daemon.fdstore import FdStore
-from pyworker.daemon.handlers import Handlers
+from pyworker.daemon.handlers import handle
 from pyworker.daemon.hooks import Hooks
 from pyworker.daemon.launcher import Launcher
 from pyworker.daemon.pulse import Pulse
 from pyworker.daemon.requests.auto import start_again_after_boot
+from pyworker.daemon.requests.delete import app_closed
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.sample import Sampler
 from pyworker.daemon.schedule import Schedule
@@ -51,7 +53,7 @@ class Daemon:
         events.subscribe(world.invariants.on_event)
         self.brain = brain = Brain(loop, store, Spawner(store, world.home, Launcher(loop)), events, world.home)
         self.desk = desk = Desk(brain, Sampler(), world.home, loop.clock())
-        handlers = Handlers(desk)
+        brain.on_closed = lambda app: app_closed(desk, app)
         wanted, note = desired.load(home_fd, something_runs=any(app_of(name) is not None for name in store.fds))
         if note:
             world.fail(note)
@@ -75,7 +77,7 @@ class Daemon:
         control = store.get(CONTROL)
         assert control is not None
         listener = socket.socket(fileno=os.dup(control))
-        ControlServer(loop, listener, os.geteuid(), handlers.handle, report=world.report)
+        ControlServer(loop, listener, os.geteuid(), functools.partial(handle, desk), report=world.report)
         Pulse(loop, brain, store, TICK)
         store.send(Hello("1"))
         # how many it needs when it has no app
