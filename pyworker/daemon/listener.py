@@ -288,20 +288,14 @@ def _explain_unix(address: Address, error: OSError) -> ListenFailed:
     folder = os.path.dirname(address.path)
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
-            message, hint, code = (
-                f"there is no folder {folder}",
-                f"make it: mkdir -p {shlex.quote(folder)}",
-                "bad_address",
-            )
+            message, code = f"there is no folder {folder}", "bad_address"
+            hint = f"make it: mkdir -p {shlex.quote(folder)}"
         case errno.EROFS:
-            message, hint, code = (
-                f"{folder} can only be read: {error.strerror}",
-                "choose another folder",
-                "no_permission",
-            )
+            message, code = f"{folder} can only be read: {error.strerror}", "no_permission"
+            hint = "choose another folder"
         case errno.EACCES | errno.EPERM:
-            message = f"no right to make a socket in {folder}"
-            hint, code = "choose a folder that this user may write to", "no_permission"
+            message, code = f"no right to make a socket in {folder}", "no_permission"
+            hint = "choose a folder that this user may write to"
         case _:
             message, hint, code = (error.strerror or str(error)), "choose another path", "failed"
     return ListenFailed(f"cannot listen on {address}: {message}", hint=hint, code=code)
@@ -335,21 +329,16 @@ def _in_full(host: str, port: int) -> tuple[Any, ...]:
 
 
 def _explain(address: Address, host: str, error: OSError, own: Callable[[owner.Owner], str]) -> ListenFailed:
-    code = "failed"
+    code = "bad_address"
     name, _, interface = host.partition("%")
     match error.errno:
         case socket.EAI_NONAME if interface and not ipaddress.ip_address(name).is_link_local:
-            code = "bad_address"
             message = f"{name} is no address of one network interface: those begin with fe80:"
             hint = f'leave that out: bind = "{replace(address, host=name)}"'
         case socket.EAI_NONAME if interface:
-            code = "bad_address"
-            message, hint = (
-                f"this machine has no network interface {interface}",
-                "ip -brief link   shows those that it has",
-            )
+            message = f"this machine has no network interface {interface}"
+            hint = "ip -brief link   shows those that it has"
         case errno.EINVAL if name.startswith("fe80:") and not interface:
-            code = "bad_address"
             message = "such an address is another one on each network interface"
             hint = f'name the interface: bind = "{replace(address, host=f"{name}%eth0")}"'
         case errno.EADDRINUSE:
@@ -365,15 +354,13 @@ def _explain(address: Address, host: str, error: OSError, own: Callable[[owner.O
             if address.port >= first:
                 message, hint = "this is not permitted here", "ask who runs this machine (a security policy forbids it)"
         case errno.EADDRNOTAVAIL:
-            code = "bad_address"
             message = f"this machine has no address {host}"
             every = replace(address, host="::" if address.family == "inet6" else "0.0.0.0")
             hint = f'to listen on all of them: bind = "{every}"'
         case errno.EAFNOSUPPORT:
-            code = "bad_address"
             message, hint = "IPv6 is switched off on this machine", f'use IPv4: bind = "127.0.0.1:{address.port}"'
         case _:
-            message, hint = (error.strerror or str(error)), "choose another address"
+            message, hint, code = (error.strerror or str(error)), "choose another address", "failed"
     return ListenFailed(f"cannot listen on {address}: {message}", hint=hint, code=code)
 
 
