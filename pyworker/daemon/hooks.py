@@ -151,22 +151,15 @@ class Hooks:
             return
         hooks = generation.config.hooks
         if event.type == "reload_done" and hooks.post_reload:
-            self._report(
-                app,
-                generation,
-                "post_reload",
-                hooks.post_reload,
-                lambda ok, why: self._say(app, "post_reload", ok, why),
-            )
+            self._report(app, generation, "post_reload", hooks.post_reload)
         is_our_own = event.type == "app_note" and str(event.data.get("text", "")).startswith(OURS)
         if hooks.on_event and not is_our_own:
             queue = self._queues.setdefault(app.name, collections.deque())
             if len(queue) < _MAX_QUEUED:
                 queue.append((app, event))
             else:
-                self._say(
-                    app, "on_event", False, f"is too slow: more than {_MAX_QUEUED} events wait, later ones are dropped"
-                )
+                why = f"is too slow: more than {_MAX_QUEUED} events wait, later ones are dropped"
+                self._say_failed(app, "on_event", why)
             self._next(app.name)
 
     def _next(self, name: str) -> None:
@@ -174,34 +167,25 @@ class Hooks:
         while queue and name not in self._busy:
             app, event = queue.popleft()
             generation = app.current  # as it is by now: a reload may have mended the hook, or removed it
-            if generation is not None and generation.config.hooks.on_event:
-                self._tell(app, generation, event)
+            if generation is not None and (words := generation.config.hooks.on_event):
+                self._busy.add(name)
+                self._report(app, generation, "on_event", words, json.dumps(to_json(event)).encode() + b"\n")
         if not queue:
             self._queues.pop(name, None)
 
-    def _tell(self, app: App, generation: Generation, event: Event) -> None:
-        self._busy.add(app.name)
+    def _say_failed(self, app: App, hook: str, why: str) -> None:
+        self._brain.note(app, f"{OURS}{hook} failed: {why}")
 
+    def _report(self, app: App, generation: Generation, hook: str, words: tuple[str, ...], stdin: bytes = b"") -> None:
         def done(ok: bool | None, why: str) -> None:
-            self._busy.discard(app.name)
-            self._say(app, "on_event", ok, why)
-            self._brain.loop.call_soon(lambda: self._next(app.name))
-
-        stdin = json.dumps(to_json(event)).encode() + b"\n"
-        self._report(app, generation, "on_event", generation.config.hooks.on_event, done, stdin)
-
-    def _say(self, app: App, hook: str, ok: bool | None, why: str) -> None:
-        if not ok:
-            self._brain.note(app, f"{OURS}{hook} failed: {why}")
-
-    def _report(
-        self, app: App, generation: Generation, hook: str, words: tuple[str, ...], done: Done, stdin: bytes = b""
-    ) -> None:
-        def ended(ok: bool | None, why: str) -> None:
             self._reporting.discard(command)
-            done(ok, why)
+            if hook == "on_event":
+                self._busy.discard(app.name)
+                self._brain.loop.call_soon(lambda: self._next(app.name))
+            if not ok:
+                self._say_failed(app, hook, why)
 
-        command = self._run(app, generation, hook, words, ended, stdin)
+        command = self._run(app, generation, hook, words, done, stdin)
         self._reporting.add(command)
 
     def _run(
