@@ -45,9 +45,7 @@ def watch(loop: Loop, brain: Brain, sampler: Sampler) -> None:
         everyone = sum(len(app.slots()) for app in brain.apps.values() if app.running)
         for app in brain.apps.values():
             config = app.config
-            if config is None or not app.running or (config.limits.memory is None and not config.limits.max_age):
-                continue
-            if app.target is not None:
+            if config is None or not app.running or app.target is not None:
                 continue
             limits, memory = config.limits, config.limits.memory
             if memory == "auto":
