@@ -176,23 +176,22 @@ class Readiness:
 
     def on_notified(self, pid: int, uid: int, text: str) -> None:
         """A datagram on the notify socket, its sender by the kernel's word."""
-        session = pid
+        session, is_ready = pid, "READY=1" in text.splitlines()
         try:
             session = os.getsid(pid)
         except ProcessLookupError:
-            if "READY=1" in text.splitlines():
+            if is_ready:
                 self._ready_by_one_that_is_gone(uid)
         for app in self._brain.apps.values():
             for handle in app.workers.values():
                 if handle.pid and handle.pid in (pid, session) and handle.is_alive:
-                    lines = text.splitlines()
-                    if "READY=1" in lines and handle.state is State.STARTING:
+                    if is_ready and handle.state is State.STARTING:
                         self._comes_up(app, handle)
                         app.write_memo()  # said once only: as in workers.py
                     self._brain.poke(app)
                     return
         # a command that was started directly runs before the launcher, or a search, can tell its pid; it has our rights
-        if "READY=1" in text.splitlines() and process.owner(session) == os.geteuid():
+        if is_ready and process.owner(session) == os.geteuid():
             now = self._brain.loop.clock()
             self._early = {pid: at for pid, at in self._early.items() if now - at < EARLY}
             if len(self._early) < MAX_EARLY:
