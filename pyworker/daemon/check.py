@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from typing import Protocol
 
 from pyworker.config.schema import HealthConfig, ResolvedApp
 from pyworker.daemon.loop import READ, WRITE, Loop
@@ -38,11 +37,20 @@ _LONGEST_LOCATION = 100
 _LENGTH = re.compile(rb"^content-length:[ \t]*([0-9]{1,15})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
 
-class Check(Protocol):
+class Check:
     """A check that has begun."""
+
+    _done: Done | None
 
     def cancel(self) -> None:
         """Let go of everything; `done` is not called any more. No error when it has ended."""
+        raise NotImplementedError
+
+    def _end(self, ok: bool | None, reason: str) -> None:
+        done = self._done
+        self.cancel()
+        if done is not None:
+            done(ok, reason)
 
 
 def http(loop: Loop, connected: socket.socket, config: HealthConfig, done: Done) -> Check:
@@ -57,7 +65,7 @@ def at(loop: Loop, address: Address, config: HealthConfig, done: Done) -> Check:
 
 
 # ---- http and tcp ----------------------------------------------------------------------------------
-class _Exchange:
+class _Exchange(Check):
     """Connect (if need be), send, read the answer to its end."""
 
     def __init__(
@@ -68,7 +76,7 @@ class _Exchange:
         self._unsent = request
         self._asks = bool(request)
         self._config = config
-        self._done: Done | None = done
+        self._done = done
         self._answer = bytearray()
         sock.setblocking(False)
         self._timer = loop.call_later(config.timeout, self._timed_out)
@@ -91,12 +99,6 @@ class _Exchange:
             self._timer.cancel()
             self._loop.remove(self._socket.fileno())
             self._socket.close()
-
-    def _end(self, ok: bool | None, reason: str) -> None:
-        done = self._done
-        self.cancel()
-        if done is not None:
-            done(ok, reason)
 
     def _timed_out(self) -> None:
         what = "no whole answer" if self._answer else "no answer" if self._asks else "not connected"
@@ -201,7 +203,7 @@ def _not_connected(failure: int) -> str:
 
 
 # ---- exec ------------------------------------------------------------------------------------------
-class Command:
+class Command(Check):
     """Runs config.command as the app's user, in its folder and environment; exit code 0 is healthy.
 
     A process of its own session; its end is seen by pidfd, its output kept as far as a reason can show.
@@ -223,7 +225,7 @@ class Command:
         self._config = config
         self._stdin = stdin
         self._more_env = env or {}
-        self._done: Done | None = done
+        self._done = done
         self._output = bytearray()
         self._pid = 0
         self.pidfd = -1
@@ -281,12 +283,6 @@ class Command:
         if self._pipe >= 0:
             self._loop.remove(self._pipe)
             os.close(self._pipe)
-
-    def _end(self, ok: bool | None, reason: str) -> None:
-        done = self._done
-        self.cancel()
-        if done is not None:
-            done(ok, reason)
 
     def _timed_out(self) -> None:
         self._end(False, f"{self._config.command[0]} did not end within {self._config.timeout:g} s{self._tail()}")

@@ -25,7 +25,7 @@ from .test_loop import Clock
 CONFIG = HealthConfig(interval=10.0, retries=2)
 
 
-class FakeCheck:
+class FakeCheck(Check):
     """A check that ends when the test says so."""
 
     def __init__(self, done: Done) -> None:
