@@ -182,9 +182,7 @@ def of_worker(
         port = _of_port_of_import(app, handle.failure.message, handle)
         hint = _OF_A_BIND_UNSEEN if port and is_script else port or handle.failure.hint
         text = handle.failure.traceback
-        hint = hint or _of_no_process(handle.failure.message) or _of_no_module(app, handle, handle.failure.message)
-        hint = hint or _of_werkzeug(handle.failure.message)
-        hint = hint or _of_variable(app, handle.failure.message, text)
+        hint = hint or _of_no_process(handle.failure.message) or _of_words(app, handle, handle.failure.message, text)
         if status.signal == 9 and handle.ready_at is None:  # not by itself: it may have said what it waits for
             text = text or "\n".join(last_lines(log_file(app, home), handle.pid, since=born))
         return handle.failure.message, text, hint
@@ -213,8 +211,8 @@ def of_worker(
         hint = of_port_in_use(said, siblings=config is not None and app.want > 1, held=held, app=app)
         if hint and is_script:
             hint = _OF_A_BIND_UNSEEN
-        hint = hint or _of_no_process(said) or _of_python(app, lines) or _of_no_module(app, handle, said)
-        hint = hint or _of_werkzeug(said) or _of_variable(app, said, text) or _of_descriptor(app.config, said)
+        hint = hint or _of_no_process(said) or _of_python(app, lines) or _of_words(app, handle, said, text)
+        hint = hint or _of_descriptor(app.config, said)
         return said[:300], text, hint
     if text:
         return "exited " + words, text, "it printed nothing at its end: does something in it call os._exit()?"
@@ -241,13 +239,11 @@ def _of_python(app: App, lines: list[str]) -> str:
     return _OF_PYTHON.format(app=app.name) if any(map(_NO_PYTHON.match, lines)) else ""
 
 
-def _of_no_module(app: App, handle: WorkerHandle, said: str) -> str:
+def _of_words(app: App, handle: WorkerHandle, said: str, text: str) -> str:
+    """Return the next step when a worker's last words name a module, Werkzeug or a variable; else ""."""
     generation = app.generations.get(handle.id.generation)
-    return of_module(said, generation.resolved) if generation is not None else ""
-
-
-def _of_werkzeug(said: str) -> str:
-    return _OF_WERKZEUG if "allow_unsafe_werkzeug=True" in said else ""
+    step = of_module(said, generation.resolved) if generation is not None else ""
+    return step or (_OF_WERKZEUG if "allow_unsafe_werkzeug=True" in said else _of_variable(app, said, text))
 
 
 def _of_variable(app: App, said: str, text: str) -> str:
