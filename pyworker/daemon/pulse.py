@@ -71,10 +71,8 @@ class Pulse:
         # while it is our parent its pid is nobody else's
         if store.unanswered >= MISSED_BY_GUARDIAN and store.guardian_pid == os.getppid() > 1:
             if store.unanswered == MISSED_BY_GUARDIAN:  # not at each tick until the kill has happened
-                stderr.say(
-                    "daemon",
-                    f"the guardian (pid {store.guardian_pid}) does not answer: killed, this daemon takes its place",
-                )
+                text = f"the guardian (pid {store.guardian_pid}) does not answer: killed, this daemon takes its place"
+                stderr.say("daemon", text)
             with contextlib.suppress(OSError):
                 pidfd = os.pidfd_open(store.guardian_pid)
                 process.send_signal(pidfd, signal.SIGKILL)
@@ -87,13 +85,9 @@ class Pulse:
         if template.state != "ready":
             return
         if template.unanswered >= MISSED:
-            stderr.say(
-                "daemon",
-                f"the template of {app.name} (pid {template.pid}) does not answer: killed, to be started again",
-            )
+            _say_killed("template", app, template.pid)
             self._brain.templates.stop(app, template, "it did not answer", self._loop.clock())
-            return
-        if template.unanswered or self._asked % SELDOM == 0 or self._may_hang(app, template):
+        elif template.unanswered or self._asked % SELDOM == 0 or self._may_hang(app, template):
             template.unanswered += 1
             self._brain.templates.ping(template, self._asked)
 
@@ -107,13 +101,10 @@ class Pulse:
         if dispatcher is None or dispatcher.state != "ready":
             return
         if dispatcher.unanswered >= MISSED:
-            stderr.say(
-                "daemon",
-                f"the dispatcher of {app.name} (pid {dispatcher.pid}) does not answer: killed, to be started again",
-            )
+            _say_killed("dispatcher", app, dispatcher.pid)
             self._brain.dispatchers.stop(app, "did not answer", self._loop.clock())
-            return
-        self._brain.dispatchers.ping(app, dispatcher, self._asked)
+        else:
+            self._brain.dispatchers.ping(app, dispatcher, self._asked)
 
     def _look_at_workers(self) -> None:
         now = self._loop.clock()
@@ -146,6 +137,10 @@ class Pulse:
             return "stopped (SIGSTOP), and nobody continued it", at
         stands = 0 < at == progress and now - at > STALLED and app.board.stats(w.id.serial).in_flight == 0
         return "its event loop stands still and serves nothing" if stands else "", at
+
+
+def _say_killed(what: str, app: App, pid: int) -> None:
+    stderr.say("daemon", f"the {what} of {app.name} (pid {pid}) does not answer: killed, to be started again")
 
 
 class OwnTime:
