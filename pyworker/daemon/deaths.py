@@ -44,7 +44,6 @@ class Deaths:
         self._brain = brain
         self.shortages = Shortages(brain.loop)
         self._unburied: dict[int, tuple[App, WorkerHandle, process.ExitStatus]] = {}  # by id of the handle
-        self._asked: dict[int, Shortage] = {}  # the same; of those whose end is not done yet
         self._unfinished: dict[int, Callable[[], None]] = {}  # the same; goes again through an end that failed
         self._sessions: set[int] = set()  # that have others than their leader, when all were looked at last
         self._looked_at = -LOOK_AT_SESSION
@@ -135,7 +134,6 @@ class Deaths:
         self._unfinished.pop(id(handle), None)
         with self._told_once(app, handle, status, before):
             self._finish(app, handle, status, before)
-            self._asked.pop(id(handle), None)
 
     def _finish(self, app: App, handle: WorkerHandle, status: process.ExitStatus, before: State) -> None:
         if app.workers.get(handle.id.serial) is not handle:
@@ -189,11 +187,9 @@ class Deaths:
 
     def _shortage(self, handle: WorkerHandle, status: process.ExitStatus) -> Shortage:
         """Ask once, while it is not reaped, however often its end is tried: a kill that was counted explains one death."""
-        found = self._asked.get(id(handle))
-        if found is None:
-            found = self.shortages.of_death(handle.pid, status) if handle.pid else Shortage()
-            self._asked[id(handle)] = found
-        return found
+        if handle.shortage is None:
+            handle.shortage = self.shortages.of_death(handle.pid, status) if handle.pid else Shortage()
+        return handle.shortage
 
     def _count_restart(self, app: App, handle: WorkerHandle, *, refuses: bool = False) -> None:
         if not refuses:
@@ -211,7 +207,6 @@ class Deaths:
             self._tell(app, handle, status, shortage)
             self._count_restart(app, handle)  # last: a daemon that is killed before this buries it again
             self._brain.poke(app)  # which writes it down
-            self._asked.pop(id(handle), None)
         except Exception:
             self._unburied[id(handle)] = app, handle, status
             self._brain.loop.call_later(AGAIN, lambda: self._bury(app, handle, status))

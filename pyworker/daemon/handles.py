@@ -63,6 +63,7 @@ class WorkerHandle:
     failure: Failed | None = None
     drained: Drained | None = None
     status: ExitStatus | None = None
+    shortage: Shortage | None = None  # what the system says of its end, once it was asked
     reaped: bool = False  # by somebody who is not our guardian, or let go: its pid may be another's
     ended_at: float | None = None
     alive_at: float = 0.0  # by CLOCK_BOOTTIME: when it was seen to run, last before a signal of ours

@@ -49,7 +49,7 @@ WORKER_FROM_ELSEWHERE = {
     "id": "the name of its descriptors", "ctl": "the store", "health": "begins anew", "settling": "begins anew", "talk": "begins anew",
     "noted": "begins anew", "untold": "said by the adoption itself", "direct": "for its first seconds, and the next daemon asks the kernel", "lost": "its pidfd was never had",
     "launching": "the launcher dies with the daemon that has asked",
-    "failure": "its last words say it, too", "drained": "counts requests of its drain, for an event",
+    "failure": "its last words say it, too", "drained": "counts requests of its drain, for an event", "shortage": "its pidfd tells the end",
     "status": "it has ended: the pidfd tells it again", "reaped": "found out again", "ended_at": "found out again", "alive_at": "found out again",
 }  # fmt: skip
 GENERATION: dict[str, Any] = {"listeners": (1, 0), "tls": (b"cert\xff", b"key", b"ca")}

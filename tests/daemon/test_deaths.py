@@ -139,7 +139,7 @@ def test_who_is_not_buried_yet_is_when_the_app_is_closed_and_only_then(monkeypat
     deaths = Deaths(brain)
     now = time.monotonic()
     handle: Any = SimpleNamespace(
-        id=WorkerId("api", 1, 1, 7), pid=0, pid_is_reserved=False, status=None, is_alive=True, state=State.READY, failure=None,
+        id=WorkerId("api", 1, 1, 7), pid=0, shortage=None, pid_is_reserved=False, status=None, is_alive=True, state=State.READY, failure=None,
         ready_at=now - 60, ended_at=now, happen=lambda happening, now: None,
     )  # fmt: skip
     app: Any = SimpleNamespace(
