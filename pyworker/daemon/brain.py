@@ -187,16 +187,16 @@ class Brain:
         takes longer than their restart. A daemon that dies before it goes by their memos."""
         self.loop.call_once("save soon", SAVE_WITHIN, lambda: self.save_or_note())
 
-    def emit(self, app: App, type: str, of: WorkerHandle | int | None, **data: object) -> None:
+    def emit(self, app: App, type: str, of: WorkerHandle | int | None, /, **data: object) -> None:
         """`of`: the worker, which adds its generation and pid; a slot alone, or None: the whole app."""
         if isinstance(of, WorkerHandle):
             data = {"generation": of.id.generation, "pid": of.pid, **data}
             of = of.id.slot
-        self.events.emit_data(type, app.name, of, data)
+        self.events.emit(type, app.name, of, **data)
 
     def emit_failed(self, name: str, failure: Failure, restarts: int = 0, window: float = 0.0) -> None:
         told = {"reason": failure.message, "traceback": failure.traceback, "hint": failure.hint}
-        self.events.emit_data("app_failed", name, None, {**told, "restarts": restarts, "window_s": window})
+        self.events.emit("app_failed", name, **told, restarts=restarts, window_s=window)
 
     def fail(self, message: str, traceback: str = "", hint: str = "") -> Failure:
         return Failure(message, traceback, hint, stamp(time.time()))

@@ -397,7 +397,7 @@ class Deaths:
                 self._brain.emit_failed(app.name, app.failure, config.max_restarts, config.window)
         elif app.record.tries:
             data = {"try": app.record.tries, "max": config.max_restarts, "delay_s": round(app.record.next_at - now, 3)}
-            self._brain.events.emit_data("worker_backoff", app.name, None, data)
+            self._brain.emit(app, "worker_backoff", None, **data)
 
 
 def _may_have_said_why(status: process.ExitStatus) -> bool:

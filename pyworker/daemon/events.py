@@ -72,12 +72,8 @@ class EventLog:
         self.seq = max((event.seq for event in (*self._recent, *self._said)), default=0)
         self.seq = max(self.seq, last)  # of the last event
 
-    def emit(self, type: str, app: str = "", worker: int | None = None, **data: Any) -> Event:
-        """Note that something happened. `data` must have exactly the keys that the type declares."""
-        return self.emit_data(type, app, worker, data)
-
-    def emit_data(self, type: str, app: str, worker: int | None, data: dict[str, Any]) -> Event:
-        """The same for data in a dict: "from" is a key that cannot be spelled as an argument. `by` need not be given."""
+    def emit(self, type: str, app: str = "", worker: int | None = None, /, **data: Any) -> Event:
+        """Note that something happened. `data` must have exactly the keys that the type declares; `by` need not be given."""
         if "by" in TYPES[type]:
             data = {**data, "by": data.get("by", self.by)}
         if set(data) != set(TYPES[type]):

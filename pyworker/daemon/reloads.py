@@ -54,7 +54,7 @@ class Reloads:
         _forget_notes(app)
         self._brain.workers.tell_time_to_drain(app)
         self._brain.write_logs_spec(app)
-        self._brain.events.emit_data("reload_committed", app.name, None, {"from": old, "to": number})
+        self._brain.emit(app, "reload_committed", None, **{"from": old, "to": number})
 
     def complete(self, app: App, now: float) -> None:
         """End a reload when the new serve, and none of the old accepts any more."""
@@ -68,7 +68,7 @@ class Reloads:
             data = {"from": app.reload_from, "to": app.generation, "took_s": took, **app.answered_since_reload()}
             app.reload_from = None
             app.board.add_app(AppF.RELOADS)
-            self._brain.events.emit_data("reload_done", app.name, None, data)
+            self._brain.emit(app, "reload_done", None, **data)
 
     def abort(self, app: App) -> None:
         """Forget the target, of which nothing has been seen outside."""
@@ -84,7 +84,7 @@ class Reloads:
         app.refused[number] = failure
         self._give_state_back(app)
         why = {"reason": failure.message, "traceback": failure.traceback, "hint": failure.hint}
-        self._brain.events.emit_data("reload_refused", app.name, None, {"from": app.generation, "to": number, **why})
+        self._brain.emit(app, "reload_refused", None, **{"from": app.generation, "to": number, **why})
 
     def roll_back(self, app: App, number: int, reason: str) -> None:
         """The generation before counts again."""
@@ -106,7 +106,7 @@ class Reloads:
         self._brain.save_or_note()
         self._brain.note(app, f"generation {given_up} was rolled back: {failure.message}")
         data = {"from": number, "to": given_up, "reason": failure.message}
-        self._brain.events.emit_data("reload_rolled_back", app.name, None, data)
+        self._brain.emit(app, "reload_rolled_back", None, **data)
 
     def note_not_reloaded(self, app: App, why: str, message: str) -> None:
         """A reload that nobody typed was refused: nobody else is told. Until one is committed."""

@@ -194,7 +194,6 @@ def a_death(
     failure = Failure("it said why")
     monkeypatch.setattr(Deaths, "_tell", lambda self, app, handle, status, shortage: failure)
     brain: Any = SimpleNamespace(loop=Loop(lambda: 100.0), emit=lambda *args, **data: None, emit_failed=lambda *args: None)
-    brain.events = SimpleNamespace(emit_data=lambda *args: None)
     handle: Any = SimpleNamespace(id=WorkerId("api", 1, 1, 7), lost=False, pid=42, ready_at=99.0, ended_at=100.0)
     handle.failure = None
     vars(handle).update(fields.pop("worker", {}))
@@ -595,8 +594,10 @@ def test_a_burial_that_fails_is_done_again_and_what_is_counted_is_counted_once(
 
 def test_that_an_app_is_given_up_is_said_once_and_before_that_each_try() -> None:
     said: list[Any] = []
-    events = SimpleNamespace(emit_data=lambda kind, name, slot, data: said.append((kind, data["try"], data["max"])))
-    brain: Any = SimpleNamespace(loop=Loop(), emit_failed=lambda name, failure, *_: said.append((name, failure.message)), events=events)
+    brain: Any = SimpleNamespace(
+        loop=Loop(), emit=lambda app, kind, slot, **data: said.append((kind, data["try"], data["max"])),
+        emit_failed=lambda name, failure, *_: said.append((name, failure.message)),
+    )  # fmt: skip
     app: Any = SimpleNamespace(name="api", restart_config=RestartConfig("always", 10.0, 2, 60.0, 60.0), record=CLEAR, failure=None)
     ends = Deaths(brain)
     for now in (1.0, 2.0, 3.0):

@@ -49,7 +49,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 def test_event_is_a_line_on_disk_in_the_documented_shape(open_log: Callable[..., EventLog], tmp_path: Path) -> None:
     log = open_log()
-    log.emit_data("scaled", "api", None, {"from": 2, "to": 4})
+    log.emit("scaled", "api", None, **{"from": 2, "to": 4})
     (line,) = lines(tmp_path / "events.jsonl")
     assert line == {
         "v": 1,

@@ -80,7 +80,7 @@ class World:
         return set(self.hooks.gate(self.app))
 
     def happens(self, kind: str = "worker_stopping", **data: Any) -> None:
-        self.brain.events.emit_data(kind, "api", 1, {**dict.fromkeys(TYPES[kind], 0), **data})
+        self.brain.events.emit(kind, "api", 1, **{**dict.fromkeys(TYPES[kind], 0), **data})
 
     def close(self) -> None:
         for each in self.ran:

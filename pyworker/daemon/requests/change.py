@@ -137,8 +137,7 @@ def reload_app(desk: Desk, app: App, generation: Generation, *, soak: bool = Fal
     failpoint.hit("reload.target")
     app.reload_started_at = desk.brain.loop.clock()
     app.reload_base = app.board.answered() if app.config and app.config.target is not None else None
-    data = {"from": app.generation, "to": number}
-    desk.brain.events.emit_data("reload_started", app.name, None, data)
+    desk.brain.emit(app, "reload_started", None, **{"from": app.generation, "to": number})
     if not app.is_job and not app.view().overlaps:
         text = "a command without bind may hold a port of its own: the old workers stop before the new ones start"
         desk.brain.remark(app, text)
@@ -200,7 +199,7 @@ def scale(desk: Desk, client: Client, request: k.Scale) -> None:
             app.record = CLEAR  # as by `restart`: the operator may have mended what was wrong
         is_relative = change.strip()[0] in "+-"
         if before != count or is_relative:  # `scale api=+0 --save` learns the number by it
-            desk.brain.events.emit_data("scaled", app.name, None, {"from": before, "to": count})
+            desk.brain.emit(app, "scaled", None, **{"from": before, "to": count})
         goals[app.name] = ops.scaled(desk.brain, range(before + 1, count + 1), None if is_relative else count)
         desk.brain.poke(app)
     desk.save()
