@@ -20,6 +20,7 @@ from pyworker.config.schema import ResolvedApp
 from pyworker.daemon import state
 from pyworker.protocol.multiproc import ENV_DIR, SLOTS_FILE, byte_of
 from pyworker.protocol.names import STATE_DIR
+from pyworker.unix.fds import close_all
 from pyworker.unix.files import make_directory
 
 OTEL_ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES"
@@ -134,17 +135,11 @@ def _open(home: str, resolved: ResolvedApp, *, make: bool) -> int:
         state.prepare(home, resolved)
     fds = [os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
     try:
-        for name in (STATE_DIR, resolved.config.name):
+        for name in (STATE_DIR, resolved.config.name, *(() if make else (_FOLDER,))):
             fds.append(os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fds[-1]))
-        if not make:
-            return os.open(_FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fds[-1])
-        folder = make_directory(fds[-1], _FOLDER)
-        try:
-            state.give(folder, resolved)
-        except OSError:
-            os.close(folder)
-            raise
-        return folder
+        if make:
+            fds.append(make_directory(fds[-1], _FOLDER))
+            state.give(fds[-1], resolved)
+        return fds.pop()
     finally:
-        for fd in fds:
-            os.close(fd)
+        close_all(fds)
