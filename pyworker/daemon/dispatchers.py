@@ -109,8 +109,8 @@ class Dispatchers:
         """Let it leave, or (with a reason) kill it."""
         handle = app.dispatcher
         assert handle is not None
+        handle.state, handle.since = "stopping", now
         if not reason:
-            handle.state, handle.since = "stopping", now
             self._say(app, handle, d.Leave())
             return
         handle.killed_because = reason
@@ -118,7 +118,6 @@ class Dispatchers:
         if pidfd is not None:
             whose = f"generation {app.generation}: its dispatcher"
             signals.send(self._brain, app, pidfd, signal.SIGKILL, whose=whose, pid=handle.pid)
-        handle.state, handle.since = "stopping", now
 
     def _ended(self, app: App, handle: DispatcherHandle, pidfd: int) -> None:
         self._brain.loop.remove(pidfd)
