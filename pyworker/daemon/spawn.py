@@ -236,7 +236,11 @@ class Spawner:
     ) -> t.LaunchSpec:
         """Give a process all that it needs at birth; return its spec, which is among that."""
         resolved = generation.resolved
-        config, listeners = _what_it_runs(generation, handle)
+        config, listeners = generation.config, generation.listeners
+        if dispatcher_holds(config):  # and hands out their connections
+            listeners = ()
+        if handle is not None and handle.port:
+            config = proxied(config, resolved.python, handle.port)
         birth.table |= {_RUNTIME_FD: self._runtime, _BOARD_FD: app.board.fd}
         listener_fds = tuple(birth.place(app.listeners[index].sock.fileno()) for index in listeners)
         stacks_fd = birth.place(self._stacks(app)) if role != "command" else -1
@@ -279,21 +283,13 @@ class Spawner:
     ) -> dict[str, str]:
         resolved = generation.resolved
         env = {**resolved.env, **appmetrics.environment(self._home, resolved, generation.number)}
-        if handle is not None and handle.port:
-            env["PORT"] = str(handle.port)
-        if handle is not None and (is_node(config) or shares(config)):
-            env[UNIQUE_ID] = str(handle.id.slot)
         env[ENV_STATE] = state.address(self._home, resolved)
-        if handle is not None and role == "command":
+        if handle is None:
+            return env
+        if handle.port:
+            env["PORT"] = str(handle.port)
+        if is_node(config) or shares(config):
+            env[UNIQUE_ID] = str(handle.id.slot)
+        if role == "command":
             env[ENV_BIRTH] = str(handle.id)
         return env
-
-
-def _what_it_runs(generation: Generation, handle: WorkerHandle | None) -> tuple[AppConfig, tuple[int, ...]]:
-    """Return the config of a process, and which listeners it is given: none where a dispatcher hands out connections."""
-    config = generation.config
-    if handle is not None and handle.port:
-        return proxied(config, generation.resolved.python, handle.port), ()
-    if handle is not None and is_node(config):
-        return config, ()
-    return config, generation.listeners
