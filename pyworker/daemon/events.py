@@ -89,11 +89,10 @@ class EventLog:
                 self._report(f"a subscriber failed at event {type}")
         return event
 
-    def recent(self, app: str = "", count: int = 2 * KEPT, *, since_seq: int = 0) -> list[Event]:
-        """Return the last events in memory, the oldest first; of one app only, if it is named."""
+    def recent(self, app: str = "", *, since_seq: int = 0) -> list[Event]:
+        """Return the events in memory, the oldest first; of one app only, if it is named."""
         events = merge(self._recent, self._said, key=attrgetter("seq"))
-        found = [e for e in events if e.seq > since_seq and (not app or e.app == app)]
-        return found[-count:] if count else []
+        return [e for e in events if e.seq > since_seq and (not app or e.app == app)]
 
     def _kept(self, type: str) -> deque[Event]:
         return self._said if type == _SAID else self._recent
