@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
 from typing import Any
 
 from pyworker.config.check import clean_name
 from pyworker.config.schema import MB
 from pyworker.config.units import size_text
 from pyworker.importers.jsvalues import Computed, EnvironmentText, computed_in
-from pyworker.importers.result import Imported, seconds
+from pyworker.importers.result import Apply, Imported, seconds
 
 _MEMORY = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMG]?)B?\s*\Z", re.IGNORECASE)
 _TIME = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*(ms|s|m|h|)\s*\Z")
@@ -50,7 +49,7 @@ def _time_of(value: Any) -> float | None:
     return float(found[1]) * _UNITS[found[2]] if found else None
 
 
-def _time(key: str) -> Callable[[Imported, Any, str], None]:
+def _time(key: str) -> Apply:
     def apply(app: Imported, value: Any, source: str) -> None:
         number = _time_of(value)
         if number is None:
@@ -212,7 +211,7 @@ def _env_file(app: Imported, value: Any, source: str) -> None:
     app.look(source, "pm2 ignored it; here its variables are in [env]; the ? says that it need not be there")
 
 
-SETTINGS: dict[str, Callable[[Imported, Any, str], None]] = {
+SETTINGS: dict[str, Apply] = {
     "cwd": lambda app, value, source: app.enter(str(value), source),
     "instances": _instances,
     "env": environment,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyworker.errors import Hinted
@@ -106,6 +106,9 @@ class Imported:
     def drop(self, key: str, reason: str) -> None:
         """Not translated."""
         self.dropped.append(Note(key, reason))
+
+
+Apply = Callable[[Imported, Any, str], None]  # what writes a setting of the source, its value and its name
 
 
 @mutable

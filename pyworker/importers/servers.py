@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 import re
 import signal
-from collections.abc import Callable
 from typing import Any
 
 from pyworker.config.check import clean_name
-from pyworker.importers.result import PORT_IS_TAKEN, Imported, at_home, seconds, whole
+from pyworker.importers.result import PORT_IS_TAKEN, Apply, Imported, at_home, seconds, whole
 
 _OWN_WAY = "pyworker does this itself"
 _DEFAULTED = re.compile(r"\$\{(\w+):-([^}]+)\}")
 _PORT = re.compile(r"\$\{?PORT\b[^}]*\}?")
 CONCURRENCY = 'was {}: without `workers` pyworker takes $WEB_CONCURRENCY, else 1; "auto" is one a CPU'
-Apply = Callable[[Imported, Any, str], None]
 
 
 # ---- small translators -----------------------------------------------------------------------------

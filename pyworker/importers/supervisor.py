@@ -6,7 +6,7 @@ import configparser
 import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pyworker.config.check import clean_name
 from pyworker.config.report import shown
@@ -14,6 +14,7 @@ from pyworker.importers.commandline import understand
 from pyworker.importers.result import (
     ENVIRONMENT,
     MAX_TEXT,
+    Apply,
     CannotImport,
     Imported,
     Note,
@@ -265,7 +266,7 @@ def _environment(app: Imported, value: str, source: str) -> None:
             app.variable(name.strip(), text.strip(), source)
 
 
-def _number(key: str, zero: str = "") -> Callable[[Imported, str, str], None]:
+def _number(key: str, zero: str = "") -> Apply:
     """`zero`: what is to be said of 0, where it does not mean what it means here."""
 
     def apply(app: Imported, value: str, source: str) -> None:
@@ -280,7 +281,7 @@ def _number(key: str, zero: str = "") -> Callable[[Imported, str, str], None]:
     return apply
 
 
-def _of_stderr(apply: Callable[[Imported, str, str], None], key: str) -> Callable[[Imported, str, str], None]:
+def _of_stderr(apply: Apply, key: str) -> Apply:
     """Both streams go to one log, and what is said of stdout's counts."""
 
     def unless(app: Imported, value: str, source: str) -> None:
@@ -346,7 +347,7 @@ def _socket(app: Imported, value: str, source: str) -> None:
         app.look(source, "the command gets the socket as LISTEN_FDS, not as its stdin")
 
 
-_PROGRAM: dict[str, Callable[[Imported, str, str], None]] = {
+_PROGRAM: dict[str, Apply] = {
     "directory": Imported.enter,
     "user": _user,
     "numprocs": _numprocs,

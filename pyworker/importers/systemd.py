@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
 
 from pyworker.config.check import clean_name
 from pyworker.importers.commandline import FROM_THE_SHELL, for_shell, hook, is_for_shell, understand
-from pyworker.importers.result import DOLLAR, CannotImport, Imported, Note, Result, seconds, whole
+from pyworker.importers.result import DOLLAR, Apply, CannotImport, Imported, Note, Result, seconds, whole
 from pyworker.importers.servers import stop_signal
 
 _SETTING = re.compile(r"([A-Za-z0-9]+)\s*=\s*(.*)", re.DOTALL)
@@ -143,7 +142,7 @@ def _split(app: Imported, command: str, source: str, variables: dict[str, str]) 
     return prefixes, words, has_unknown
 
 
-def _time(key: str) -> Callable[[Imported, str, str], None]:
+def _time(key: str) -> Apply:
     def apply(app: Imported, value: str, source: str) -> None:
         parts = _SPAN.findall(value)
         total = sum(int(number) * _UNITS["ms" if unit[:2] == "ms" else (unit or "s")[0]] for number, unit in parts)
@@ -240,7 +239,7 @@ def _before(app: Imported, value: str, source: str) -> None:
         app.look(source, f"{line} ran with root's rights; a hook has those of user")
 
 
-_SERVICE: dict[str, Callable[[Imported, str, str], None]] = {
+_SERVICE: dict[str, Apply] = {
     "Type": _type,
     "User": lambda app, value, source: app.set("user", value, source),
     "Group": lambda app, value, source: app.set("group", value, source),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable
 
 from pyworker.config.check import clean_name
 from pyworker.config.schema import MB
 from pyworker.config.units import size_text
-from pyworker.importers.result import ENVIRONMENT, MAX_TEXT, CannotImport, Imported, Result, whole
+from pyworker.importers.result import ENVIRONMENT, MAX_TEXT, Apply, CannotImport, Imported, Result, whole
 from pyworker.importers.servers import addresses, count, reload, target, time, to, workers
 
 _LINE = re.compile(r"([\w.-]+)\s*(?:=\s*(.*))?\Z")
@@ -171,7 +170,7 @@ def _target(app: Imported, settings: dict[str, str]) -> None:
         app.done("callable")
 
 
-def _size(key: str, unit: int) -> Callable[[Imported, str, str], None]:
+def _size(key: str, unit: int) -> Apply:
     def apply(app: Imported, value: str, source: str) -> None:
         if number := whole(value):
             app.set(key, size_text(number * unit), source)
@@ -219,7 +218,7 @@ def _log(app: Imported, value: str, source: str) -> None:
     app.log(value if value.startswith("/") and not value.startswith("/dev/") else "", source)
 
 
-_SETTINGS: dict[str, Callable[[Imported, str, str], None]] = {
+_SETTINGS: dict[str, Apply] = {
     "http": _http,
     "http-socket": _http,
     "http11-socket": _http,
