@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyworker.config.check import clean_name
+from pyworker.config.report import short
 from pyworker.importers.result import ENVIRONMENT, MAX_TEXT, CannotImport, Imported, Note, Result
 from pyworker.importers.servers import CONCURRENCY, GUNICORN, Dropped, gunicorn
 
@@ -26,7 +27,7 @@ _CONVERSIONS: dict[str, Callable[[Any], Any]] = {"int": int, "str": str, "float"
 _PATH_CALLS = ("path.join", "path.dirname", "path.abspath", "path.realpath", "path.normpath")
 _SAME_PATH = ("resolve", "absolute", "as_posix")  # of a pathlib.Path
 _PERCENT, _BRACES = re.compile(r"%[sd]"), re.compile(r"\{(?P<name>\w*)\}")
-_MAX_SHOWN = 60
+_LONGEST = 60  # characters of a text that others are put into, and of each of those
 
 
 class _Unknown(Exception):
@@ -95,7 +96,7 @@ def _read(text: str, name: str, file: str) -> Result:
             case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant()):
                 pass
             case _:
-                app.look(f"line {node.lineno}", f"is not carried over: {_short(ast.unparse(node))}")
+                app.look(f"line {node.lineno}", f"is not carried over: {_shown(node)}")
     gunicorn(app, settings)
     dropped = {note.key for note in app.dropped}
     app.review = [note for note in app.review if note.key not in dropped]
@@ -117,7 +118,7 @@ def _setting(app: Imported, key: str, node: ast.expr, known: dict[str, Any], set
         if isinstance(GUNICORN.get(key), Dropped):
             settings[key] = None
         elif key in GUNICORN:
-            app.look(key, f"is computed: {_short(ast.unparse(node))}; set it yourself")
+            app.look(key, f"is computed: {_shown(node)}; set it yourself")
         return
     known[key] = value
     if key not in GUNICORN:
@@ -125,13 +126,13 @@ def _setting(app: Imported, key: str, node: ast.expr, known: dict[str, Any], set
     if isinstance(value, _Cpus):
         if key == "workers":
             settings[key] = "auto"
-            app.look(key, f"was {_short(ast.unparse(node))}; auto is one worker for each usable CPU")
+            app.look(key, f"was {_shown(node)}; auto is one worker for each usable CPU")
         else:
-            app.look(key, f"depends on the CPUs: {_short(ast.unparse(node))}")
+            app.look(key, f"depends on the CPUs: {_shown(node)}")
     elif isinstance(value, _FromEnvironment):
         if key == "workers" and value.name == "WEB_CONCURRENCY":
             app.done(key)
-            app.look(key, CONCURRENCY.format(_short(ast.unparse(node))))
+            app.look(key, CONCURRENCY.format(_shown(node)))
         elif value.default is not None:
             settings[key] = value.default
             app.look(key, f"was ${value.name}, else {value.default!r}: only the second is carried over")
@@ -261,7 +262,7 @@ def _bounded(text: str) -> str:
 def _filled(template: str, places: re.Pattern[str], values: list[str], named: dict[str, str]) -> str:
     """Return what "…" % (…) and "…".format(…) make of plain places: %s, %d, {}, {0}, {name}."""
     left = iter(values)
-    if any(len(text) > _MAX_SHOWN for text in (template, *values, *named.values())):
+    if any(len(text) > _LONGEST for text in (template, *values, *named.values())):
         raise _Unknown
 
     def one(match: re.Match[str]) -> str:
@@ -287,6 +288,5 @@ def _text(node: ast.expr, known: dict[str, Any]) -> str:
     return str(_item(node.value if isinstance(node, ast.FormattedValue) else node, known))
 
 
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
+def _shown(node: ast.AST) -> str:
+    return short(" ".join(ast.unparse(node).split()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from pyworker.config.report import short
 from pyworker.importers.jsvalues import Computed, NotPlain
 from pyworker.importers.result import CannotImport
 from pyworker.record import record
@@ -23,7 +24,6 @@ _GOES_ON = {
     ".", ",", "?", ":", "||", "??", "+", "-", "*", "/", "=", "=>", "==", "===", "!=", "!==", "&", "|", "<", ">", "!", "(",
     "[", "else", "catch",
 }  # fmt: skip
-_MAX_SHOWN = 60
 
 
 @record
@@ -130,4 +130,4 @@ class Tokens:
         """Return what was passed from there on, as it is shown."""
         first, last = self.all[start], self.all[self.at - 1]
         text = " ".join(self._text[first.offset : last.offset + len(last.text)].split()).rstrip(";")
-        return Computed(text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…", first.line)
+        return Computed(short(text), first.line)
