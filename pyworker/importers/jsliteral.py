@@ -10,10 +10,9 @@ from typing import Any
 
 from pyworker.importers.jsexpression import PATHS, Expressions, Function, Module
 from pyworker.importers.jstokens import Tokens
-from pyworker.importers.jsvalues import FILE, HERE, Computed
+from pyworker.importers.jsvalues import FILE, HERE, RUN, Computed
 from pyworker.importers.result import CannotImport
 
-_RUN = "let Node read it: pyworker import --run FILE (this executes the file)"
 _NOTHING = object()
 
 
@@ -22,7 +21,7 @@ def parse(text: str, passed: list[Computed] | None = None) -> Any:
     program = _Program(text)
     value = program.exported()
     if isinstance(value, Computed):
-        raise CannotImport(str(value), _RUN, value.line)
+        raise CannotImport(str(value), RUN, value.line)
     if passed is not None:
         passed += program.passed
     return value
@@ -59,7 +58,7 @@ class _Program:
                 if not is_harmless:  # what those define is noticed where it is used
                     self.passed.append(statement)
         if exported is _NOTHING:
-            raise CannotImport("it exports nothing", f"module.exports = {{ apps: […] }}; or {_RUN}")
+            raise CannotImport("it exports nothing", f"module.exports = {{ apps: […] }}; or {RUN}")
         return exported
 
     def _declaration(self) -> None:

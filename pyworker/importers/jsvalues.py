@@ -15,6 +15,7 @@ _SIMPLE = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "0"
 # the folder of the file: what that is to an app depends on the app's own folder
 HERE = "\0here"
 FILE = f"{HERE}/ecosystem.config.js"
+RUN = "let Node read it: pyworker import --run FILE (this executes the file)"
 
 
 class NotPlain(Exception):

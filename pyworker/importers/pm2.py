@@ -14,7 +14,7 @@ from typing import Any
 
 from pyworker.config.check import clean_name
 from pyworker.importers.commandline import understand
-from pyworker.importers.jsvalues import HERE, Computed, EnvironmentText, computed_in
+from pyworker.importers.jsvalues import HERE, RUN, Computed, EnvironmentText, computed_in
 from pyworker.importers.pm2settings import DROPPED, SETTINGS, as_profile, environment, int_of
 from pyworker.importers.result import DOLLAR, CannotImport, Imported, Note, Result, at_home, needs_shell, settle
 
@@ -26,9 +26,8 @@ _INTERPRETERS = {
 _PORT_OPTION = re.compile(r"\s(-p|--port)[ =]?(\d{1,5})(?!\S)")
 _PROGRAM = re.compile(r"\w[\w-]*\Z")
 _NODE_PROGRAMS = ("npm", "npx", "yarn", "pnpm")
-_RUNNERS = ("poetry", "uv", "pipenv", "pdm", "hatch")
+RUNNERS = ("poetry", "uv", "pipenv", "pdm", "hatch")
 _WITH_VARIABLES = ("script", "args", "interpreter", "interpreter_args", "port")  # the last is one itself
-_RUN = "let Node read it: pyworker import --run FILE (this executes the file)"
 _PATHS = ("cwd", "out_file", "error_file", "log_file", "env_file")
 _MOST = 1_000_000  # values; a file has 4 MB at most
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
@@ -74,11 +73,11 @@ def read(value: Any, profile: str = "", passed: Sequence[Computed] = (), folder:
     computed = [found for found in map(_computed, entries) if found is not None]
     apps = [entry for entry in entries if _computed(entry) is None]
     if computed and not apps:
-        raise CannotImport(str(computed[0]), _RUN, computed[0].line)
+        raise CannotImport(str(computed[0]), RUN, computed[0].line)
     if not apps or not all(isinstance(a, dict) for a in apps):
         raise CannotImport("there are no apps in it", "pm2's files have: { apps: [ { script: … } ] }")
     result.dropped += [
-        Note(f"line {found.line}", f"{found.text}: only running the file tells which app that is; {_RUN}")
+        Note(f"line {found.line}", f"{found.text}: only running the file tells which app that is; {RUN}")
         for found in computed
     ]
     result.apps = [_app(_placed(app, folder), profile) for app in apps]
@@ -298,7 +297,7 @@ def _runs(app: Imported, script: str, settings: dict[str, Any], *, has_variables
         app.look("script", "pm2's own server of files is not here: nginx, or python3 -m http.server")
     folder, base = os.path.split(interpreter)
     is_python = base.startswith("python")
-    known = _NODE_PROGRAMS if base == "node" else _RUNNERS if base in ("bash", "sh") else ()
+    known = _NODE_PROGRAMS if base == "node" else RUNNERS if base in ("bash", "sh") else ()
     is_program = script in known or (is_python and _PROGRAM.match(script))
     if is_program and not before and not os.path.exists(os.path.join(str(settings.get("cwd") or ""), script)):
         # no file, and so a program, which pm2 looks for in PATH; its own first line has its interpreter
