@@ -25,6 +25,8 @@ from pyworker.unix.files import write_file
 from pyworker.unix.venv import install_command
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyworker.config.problem import Problem
     from pyworker.importers.jsvalues import Computed
     from pyworker.importers.result import Result
@@ -83,12 +85,7 @@ def _read(file: str, kind: str | None, profile: str, execute: bool) -> Result:
     from pyworker.importers.kinds import kind_of
     from pyworker.importers.result import CannotImport
 
-    try:
-        with open(file, encoding="utf-8-sig") as opened:
-            _keep_private(opened.fileno())
-            text = opened.read(_MAX_FILE)
-    except (OSError, UnicodeDecodeError) as error:
-        raise cannot("read", file, error) from None
+    text = _content(file)
     found = kind or kind_of(file, text)
     if not found:
         hint = f"say it: pyworker import --from {'|'.join(KINDS)} {argument(file)}"
@@ -166,20 +163,18 @@ def _here(file: str) -> str:
 
 def _texts(patterns: list[str]) -> list[tuple[str, str]]:
     """Read the files that another includes."""
-    found = []
-    for path in [path for pattern in patterns for path in sorted(glob.glob(pattern))][:_MAX_INCLUDED]:
-        try:
-            with open(path, encoding="utf-8-sig", opener=regular.opener) as opened:
-                _keep_private(opened.fileno())
-                found.append((path, opened.read(_MAX_FILE)))
-        except (OSError, UnicodeDecodeError) as error:
-            raise cannot("read", path, error) from None
-    return found
+    paths = [path for pattern in patterns for path in sorted(glob.glob(pattern))]
+    return [(path, _content(path, regular.opener)) for path in paths[:_MAX_INCLUDED]]
 
 
-def _keep_private(source: int) -> None:
-    """Let nobody read what is written from here on who may not read this file: it may hold passwords."""
-    os.umask(_umask() | (~os.fstat(source).st_mode & 0o077))
+def _content(path: str, opener: Callable[[str, int], int] | None = None) -> str:
+    """Read a file. From here on nobody may read what is written who may not read this one: it may hold passwords."""
+    try:
+        with open(path, encoding="utf-8-sig", opener=opener) as file:
+            os.umask(_umask() | (~os.fstat(file.fileno()).st_mode & 0o077))
+            return file.read(_MAX_FILE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise cannot("read", path, error) from None
 
 
 def _umask() -> int:
@@ -207,10 +202,8 @@ def _value(file: str, text: str, execute: bool, passed: list[Computed]) -> Any:
             raise CannotImport(f"it is no YAML: {str(error).splitlines()[0]}") from None
         except ValueError:
             raise CannotImport("it has a number of thousands of digits") from None
-    if execute and ending in (".js", ".cjs", ".mjs"):
-        return _by_node(file)
     if ending in (".js", ".cjs", ".mjs"):
-        return parse(text, passed)
+        return _by_node(file) if execute else parse(text, passed)
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
