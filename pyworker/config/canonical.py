@@ -41,7 +41,7 @@ def table(app: Any, *, everything: bool = False) -> dict[str, Any]:
         if value is None or (is_default and value in ((), {}, "")) or value == {}:
             continue
         if everything or not is_default:
-            found[field.name] = _plain(value, option_of(field).unit)
+            found[field.name] = plain(value, option_of(field).unit)
     return found
 
 
@@ -57,20 +57,21 @@ def _not_for(table: Any) -> set[str]:
 
 def flat(app: AppConfig) -> dict[str, Any]:
     """Return every option of an app by its dotted key; absent ones are not there. [env] is left out."""
-    return dict(flatten(table(replace(app, env={}), everything=True), ""))
+    return flatten(table(replace(app, env={}), everything=True))
 
 
-def flatten(value: Mapping[str, Any], before: str) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+def flatten(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for name, item in value.items():
         if isinstance(item, dict):
-            found += flatten(item, f"{before}{name}.")
+            found |= flatten(item, f"{before}{name}.")
         else:
-            found.append((before + name, item))
+            found[before + name] = item
     return found
 
 
-def _plain(value: Any, unit: str) -> Any:
+def plain(value: Any, unit: str) -> Any:
+    """Return a value as TOML has it, one with a unit as text."""
     if isinstance(value, str):
         return value
     match unit:
@@ -126,7 +127,7 @@ def _example(hint: Any, field: Field[Any]) -> str:
         others = typing.get_args(hint) or (False, True)
         return literal(next(value for value in reversed(others) if value != default))
     if default and default is not MISSING:
-        return literal(_plain(default, option.unit))
+        return literal(plain(default, option.unit))
     if typing.get_origin(hint) is dict:
         return '{ NAME = "…" }'
     if option.unit:

@@ -11,10 +11,10 @@ import types
 import typing
 from typing import Any
 
+from pyworker.config.canonical import plain
 from pyworker.config.convert import SHORT_FORMS, SHORT_WORDS, SWITCHES, hints_of, table_class
 from pyworker.config.option import Option, option_of
 from pyworker.config.schema import AppConfig, RunConfig
-from pyworker.config.units import duration_text, size_text
 from pyworker.record import MISSING, Field, fields
 
 _DURATION = r"^\s*\d{1,15}(\.\d{1,9})?\s*(ms|s|m|h|d)\s*$"
@@ -76,9 +76,8 @@ def _property(cls: type, field: Field[Any]) -> Schema:
         return _nested(field, nested, option)
     found = _value(hint, option)
     found["description"] = option.help + f" (takes effect: {option.apply})"
-    default = _default(field, option)
-    if default is not None:
-        found["default"] = default
+    if field.default is not MISSING and field.default is not None:
+        found["default"] = plain(field.default, option.unit)
     if option.example:
         found["examples"] = [option.example]
     return found
@@ -134,12 +133,3 @@ def _kind(hint: Any, option: Option) -> Schema:
             found["maximum"] = int(option.maximum)
         return found
     return {"type": "string"}
-
-
-def _default(field: Field[Any], option: Option) -> Any:
-    value = field.default
-    if value is MISSING or value is None:
-        return None
-    if option.unit:
-        return duration_text(value) if option.unit == "duration" else size_text(int(value))
-    return list(value) if isinstance(value, tuple) else value

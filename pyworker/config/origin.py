@@ -50,9 +50,9 @@ def origins(
 ) -> dict[str, Origin]:
     """Return an origin for each key of `canonical.flat`, and for "env.NAME" of [env]."""
     keys = [*canonical.flat(app), *(f"env.{name}" for name in app.env)]
-    given = set(dict(canonical.flatten(dict(overrides or {}), "")))
+    given = set(canonical.flatten(overrides or {}))
     if not file:
-        given |= set(dict(canonical.flatten(canonical.table(app), "")))
+        given |= set(canonical.flatten(canonical.table(app)))
         return {k: Origin("option" if k in given else "default") for k in keys}
     _, document = read(file)
     report = Report(file, document)
