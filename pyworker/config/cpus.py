@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 
 
 def usable_cpus(pid: int = 0, proc: str = "", cgroups: str = "/sys/fs/cgroup") -> int:
@@ -34,9 +35,8 @@ def _quota(proc: str, cgroups: str) -> float | None:
     return min(quotas, default=None)
 
 
-def _walk(root: str, path: str, read: object) -> list[float]:
+def _walk(root: str, path: str, read: Callable[[str], float | None]) -> list[float]:
     """Read the quota of every folder from `path` up to `root`; a path outside (another namespace) is the root."""
-    assert callable(read)
     parts = [p for p in path.split("/") if p not in ("", "..")]
     found = [read(os.path.join(root, *parts[:n])) for n in range(len(parts), -1, -1)]
     return [q for q in found if q is not None]
