@@ -15,12 +15,11 @@ from pyworker.config.address import MAX_LISTENERS, Address, AddressError, collid
 from pyworker.config.interpolate import InterpolationError, check_syntax
 from pyworker.config.report import shown
 from pyworker.config.schema import KINDS, AppConfig, HealthConfig, Kind
+from pyworker.config.spans import Path
 from pyworker.config.suggest import nearest
 from pyworker.config.timetable import CronError
 from pyworker.config.timetable import parse as parse_cron
 from pyworker.record import record
-
-Key = tuple[str | int, ...]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 MAX_NAMES = 500  # files, folders or globs in one list: the daemon looks at each, at the folders again and again
@@ -51,7 +50,7 @@ FOR_KINDS: dict[str, tuple[Kind, ...]] = {
 class Finding:
     """One broken rule. `message` continues "`app.key` "; with an empty key it is said of the whole table."""
 
-    key: Key
+    key: Path
     message: str
     hint: str = ""
     at: Literal["key", "value"] = "value"
@@ -147,7 +146,7 @@ def _addresses(app: AppConfig) -> Iterator[Finding]:
         return
     seen: list[Address] = []
     for index, text in enumerate(app.bind):
-        key: Key = ("bind", index)
+        key: Path = ("bind", index)
         try:
             address = parse_bind(text)
         except AddressError as error:
@@ -178,7 +177,7 @@ def _environment(app: AppConfig) -> Iterator[Finding]:
 
 
 def _lists(app: AppConfig) -> Iterator[Finding]:
-    found: dict[Key, tuple[str, ...]] = {("env_file",): app.env_file, ("inherit_env",): app.inherit_env}
+    found: dict[Path, tuple[str, ...]] = {("env_file",): app.env_file, ("inherit_env",): app.inherit_env}
     if app.watch is not None:
         found |= {("watch", name): getattr(app.watch, name) for name in ("paths", "include", "exclude")}
     for key, names in found.items():
@@ -224,7 +223,7 @@ def _stop(app: AppConfig) -> list[Finding]:
 
 
 def _times(app: AppConfig) -> Iterator[Finding]:
-    keys: list[tuple[Key, str | None]] = [(("cron",), app.cron), (("reload", "cron"), app.reload.cron)]
+    keys: list[tuple[Path, str | None]] = [(("cron",), app.cron), (("reload", "cron"), app.reload.cron)]
     for key, text in keys:
         if text is None:
             continue
@@ -377,7 +376,7 @@ def _has_port(text: str) -> bool:
         return False
 
 
-def _one_word(key: Key, words: tuple[str, ...]) -> list[Finding]:
+def _one_word(key: Path, words: tuple[str, ...]) -> list[Finding]:
     """["celery -A shop"] is a program of that name, which nobody has; one with a path may have a space in it."""
     if len(words) == 1 and " " in words[0].strip() and "/" not in words[0].split()[0]:
         hint = f"write it as a text, which is split ({shown(words[0])}), or each word in quotes of its own"

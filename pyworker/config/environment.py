@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pyworker import regular
 from pyworker.config.identity import IdentityError
 from pyworker.config.interpolate import MAX_STRING, InterpolationError, expand_dotenv, interpolate
+from pyworker.config.spans import Path
 from pyworker.errors import WANTING, Hinted
 
 MAX_ENV_FILE = 1024 * 1024
@@ -58,7 +59,7 @@ Check = Callable[[int, str], None]
 class EnvironmentProblem(Hinted):
     """A variable or file that does not resolve; `key` is the option's path below the app, which the message continues."""
 
-    def __init__(self, key: tuple[str | int, ...], message: str, hint: str = "") -> None:
+    def __init__(self, key: Path, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
         self.key = key
 
@@ -111,7 +112,7 @@ def program(name: str, env: Mapping[str, str], cwd: str) -> str | None:
 
 
 def add_file(
-    env: dict[str, str], file: str, key: tuple[str | int, ...], shell_env: Mapping[str, str], check: Check | None = None
+    env: dict[str, str], file: str, key: Path, shell_env: Mapping[str, str], check: Check | None = None
 ) -> int:
     """Add a dotenv file; a name that ends with "?" need not exist. ${VAR} sees what is there already, then the shell.
 

@@ -26,10 +26,9 @@ from pyworker.config.load import locate
 from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.report import dotted
 from pyworker.config.schema import AppConfig, ResolvedApp, TlsConfig
+from pyworker.config.spans import Path
 from pyworker.errors import WANTING
 from pyworker.record import replace
-
-Key = tuple[str | int, ...]
 
 DEFAULT_VENV = ".venv"  # in the app's folder: its Python, when the config names none
 FROM_SHELL = "shell"  # in ResolvedApp.env_origins: what inherit_env took
@@ -116,7 +115,7 @@ class _Found:
         self._profile = profile
         self._problems: list[Problem] = []
 
-    def add(self, key: Key, message: str, hint: str = "", code: str = "invalid_value") -> None:
+    def add(self, key: Path, message: str, hint: str = "", code: str = "invalid_value") -> None:
         """Report what is wrong with an option; the message continues "`workers` "."""
         if code == "not_found" and "${" in message + hint:
             hint = "no variables are filled in in a path: write it out"
@@ -199,7 +198,7 @@ def _paths(app: AppConfig, file: str, our_python: str, found: _Found) -> tuple[A
     return config, _python(app.python, cwd, our_python, found)
 
 
-def _file(cwd: str, name: str, key: Key, found: _Found) -> str:
+def _file(cwd: str, name: str, key: Path, found: _Found) -> str:
     path = os.path.join(cwd, os.path.expanduser(name))
     if not os.path.isfile(path):
         problem = "is a folder" if os.path.isdir(path) else "does not exist"
@@ -209,7 +208,7 @@ def _file(cwd: str, name: str, key: Key, found: _Found) -> str:
     return path
 
 
-def _new_file(cwd: str, name: str, key: Key, found: _Found) -> str:
+def _new_file(cwd: str, name: str, key: Path, found: _Found) -> str:
     """Return the real path of a file that need not exist; its folder must."""
     path = os.path.join(cwd, os.path.expanduser(name))
     folder = os.path.realpath(os.path.dirname(path))
@@ -225,7 +224,7 @@ def _new_file(cwd: str, name: str, key: Key, found: _Found) -> str:
     return os.path.join(folder, os.path.basename(path))
 
 
-def _bind(cwd: str, text: str, key: Key, found: _Found) -> Address | str:
+def _bind(cwd: str, text: str, key: Path, found: _Found) -> Address | str:
     try:
         address = parse_bind(text)
     except AddressError as error:
