@@ -156,13 +156,7 @@ def main(argv: list[str]) -> int:
     _open_streams()
     gc.disable()  # a command lives for milliseconds; the long views (logs -f, events -f) switch it on again
     head = argv[: argv.index("--")] if "--" in argv else argv
-    as_json = "--json" in head
-    try:
-        code = _run(argv, as_json)
-    except BrokenPipeError:  # the reader of our output has seen enough
-        mute(sys.stdout)
-        return 0
-    return code
+    return _run(argv, "--json" in head)
 
 
 def _open_streams() -> None:
@@ -196,8 +190,9 @@ def _run(argv: list[str], as_json: bool) -> int:
         return fail.report(error, as_json, how, (ctx and ctx.invoked_subcommand) or "")
     except click.ClickException as error:
         return fail.report(_usage(error, (ctx and ctx.invoked_subcommand) or ""), as_json, how)
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError:  # the reader of our output has seen enough
+        mute(sys.stdout)
+        return 0
     except Exception as error:  # noqa: BLE001  the last resort: words and a traceback instead of a bare one
         if isinstance(error, FileNotFoundError) and is_gone():
             gone = PyworkerError("the folder you are in was removed", hint="cd to one that is there", exit=Exit.USAGE)
