@@ -15,7 +15,7 @@ import click
 
 from pyworker.cli.main import ALIASES, COMMANDS, GROUPS, Commands, _group, command_of
 from pyworker.cli.manpage import page as manual
-from pyworker.cli.options import SHARED, options
+from pyworker.cli.options import OPTIONS, SHARED
 from pyworker.config.convert import expected, hints_of, literals, table_class
 from pyworker.config.option import Option, option_of
 from pyworker.config.report import shown
@@ -188,7 +188,7 @@ def commands() -> str:
         "",
         "## Options of every command",
         "",
-        *_options(list(options())),
+        *_options([*OPTIONS]),
     ]
     for names in GROUPS.values():
         for name in names:

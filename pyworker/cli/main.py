@@ -18,7 +18,7 @@ from pyworker import __version__
 from pyworker.cli import fail
 from pyworker.cli.here import is_gone
 from pyworker.cli.names import ALIASES, COMMANDS, ELSEWHERE, GROUPS, HIDDEN, OPTIONS_ELSEWHERE
-from pyworker.cli.options import NAMES, TimeIsUp, options, shows
+from pyworker.cli.options import NAMES, OPTIONS, TimeIsUp, shows
 from pyworker.cli.render import look, mute, out
 from pyworker.errors import BROKEN_DISK, FULL_DISK, NO_DESCRIPTOR, WANTING, Exit, PyworkerError
 
@@ -147,7 +147,7 @@ def _group() -> Commands:
         shows(["-h", "--help"], _show_help, "Show this."),
     ]
     return Commands(
-        "pyworker", params=[*options(), *flags], callback=_top, invoke_without_command=True, add_help_option=False
+        "pyworker", params=[*OPTIONS, *flags], callback=_top, invoke_without_command=True, add_help_option=False
     )
 
 

@@ -88,7 +88,7 @@ def _show_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-_OPTIONS = (
+OPTIONS = (
     Option(["--json"], is_flag=True, default=None, help="Data as JSON; errors as JSON on stderr."),
     Option(["-q", "--quiet"], is_flag=True, default=None, help="Only what was asked for."),
     Option(["-v", "--verbose"], is_flag=True, default=None, help="More detail."),
@@ -104,13 +104,8 @@ _OPTIONS = (
     Option(["--home"], default=None, metavar="DIR", help=f"State folder; default: ${ENV_HOME}."),
 )
 HELP = shows(["-h", "--help"], _show_help, "Show this message and exit.")
-NAMES: tuple[str, ...] = tuple(str(o.name) for o in _OPTIONS)
+NAMES: tuple[str, ...] = tuple(str(o.name) for o in OPTIONS)
 SHARED = frozenset((*NAMES, HELP.name))  # what is no command's own
-
-
-def options() -> list[click.Parameter]:
-    """Return the shared options for a command that is built by hand (the top group)."""
-    return list(_OPTIONS)
 
 
 def _what_is_wrong_with(home: str) -> str:
@@ -177,5 +172,5 @@ def common(fn: Callable[..., Any]) -> Callable[..., Any]:
         return fn(settings, *args, **kwargs)
 
     parameters: list[click.Parameter] = getattr(run, "__click_params__", None) or []
-    run.__click_params__ = [HELP, *options()[::-1], *parameters]  # type: ignore[attr-defined]
+    run.__click_params__ = [HELP, *reversed(OPTIONS), *parameters]  # type: ignore[attr-defined]
     return run
