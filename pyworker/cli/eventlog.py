@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from pyworker.cli.lines import last_first
-from pyworker.cli.render import Look, clean, line, pad, paint, plain, wrap
+from pyworker.cli.render import Look, clean, line, pad, paint, plain, span, wrap
 from pyworker.protocol.events import Event, sentence
 from pyworker.protocol.names import EVENTS_FILE
 
@@ -53,8 +53,6 @@ def past(
     until: str = "",
 ) -> list[Event]:
     """Return the last `count` events after `since_seq` and between two UTC stamps that match, oldest first.
-
-    Files are read from their end.
 
     Without a file there are none. Lines that are no events (a torn last one) are passed over.
     """
@@ -124,8 +122,6 @@ def clock(stamp: str) -> str:
 def ago(stamp: str) -> str:
     """Return how long ago a UTC stamp was: "3d 4h ago"; when it was, if that is to come (the clock was set back)."""
     from datetime import UTC, datetime
-
-    from pyworker.cli.render import span
 
     try:
         seconds = (datetime.now(UTC) - datetime.fromisoformat(stamp)).total_seconds()
