@@ -166,9 +166,7 @@ def _start(home: str, deadline: Deadline) -> int:
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     words = os.memfd_create("pyworker-start", os.MFD_CLOEXEC)  # what it says before it has a log of its own
     try:
-        argv = [
-            own_python(), "-I", "-m", "pyworker.guardian", "--home", home, "--notify-fd", str(_NOTIFY),
-        ]  # fmt: skip
+        argv = [own_python(), "-I", "-m", "pyworker.guardian", "--home", home, "--notify-fd", str(_NOTIFY)]
         env = {k: v for k, v in os.environ.items() if _KEPT.match(k)}
         keep_from_exec()  # a lock that the shell holds open would be held for as long as the daemon lives
         try:
@@ -209,12 +207,11 @@ def _not_started(home: str, pid: int, answer: bytes, stderr: str) -> int:
         error = parsed if isinstance(parsed, dict) else {}
     except ValueError:
         pass
-    code = error.get("exit")
-    if code == Exit.BUSY:
-        os.waitpid(pid, 0)  # it says so with its last breath
-        return 0
     if error:
-        os.waitpid(pid, 0)
+        os.waitpid(pid, 0)  # it says so with its last breath
+        code = error.get("exit")
+        if code == Exit.BUSY:
+            return 0
         raise PyworkerError(
             f"The pyworker daemon did not start: {error.get('error')}",
             hint=str(error.get("hint") or ""),
