@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 
 from pyworker.cli.here import here
-from pyworker.cli.render import width
+from pyworker.cli.render import escaped, width
 from pyworker.config.problem import Problem
 
 _TAB = "    "
@@ -60,7 +60,7 @@ def _window(problem: Problem) -> tuple[str, int, int]:
     """Return the line as it is shown, how many columns stand before the mistake, and how many it takes."""
     source = problem.source
     start, end = problem.column - 1, max(problem.end_column - 1, problem.column)
-    cells = [_cell(c) for c in source]
+    cells = [_TAB if c == "\t" else _printable(c) for c in source]
     first = 0
     if _width(cells) > _WIDEST:
         while _width(cells[first:start]) > _BEFORE:
@@ -79,23 +79,12 @@ def _window(problem: Problem) -> tuple[str, int, int]:
     return left + "".join(cells[first:last]) + right, before, length
 
 
-def _cell(character: str) -> str:
-    if character == "\t":
-        return _TAB
-    return character if character.isprintable() else _escaped(character)
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
 def _width(cells: list[str]) -> int:
     return width("".join(cells))
 
 
 def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+    return "".join(c if c.isprintable() else escaped(c) for c in text)
 
 
 def _relative(path: str) -> str:

@@ -168,7 +168,7 @@ def pause(seconds: float | None, until: int = -1) -> None:
 
 def clean(text: object) -> str:
     """Return text of foreign origin with everything that could steer a terminal made visible. Newline and tab stay."""
-    return _CONTROL.sub(_visible, str(text))
+    return _CONTROL.sub(lambda found: escaped(found[0]), str(text))
 
 
 def line(text: object) -> str:
@@ -176,9 +176,10 @@ def line(text: object) -> str:
     return clean(text).replace("\n", " ").replace("\t", " ")
 
 
-def _visible(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+def escaped(character: str) -> str:
+    """Return what is shown for a character that is not."""
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def paint(text: str, style: str, how: Look) -> str:
