@@ -79,7 +79,8 @@ def find_startable(words: Words) -> Startable:
     if first.endswith(".py") or is_target(first):
         if len(what) > 1:
             message = f"{words.verb} takes one app at a time, and {what[1]!r} is one more"
-            raise _usage(message, _after_hint(what, words.verb))
+            typed = shlex.join((first, "--", *what[1:]))
+            raise _usage(message, f"arguments of a program stand behind --: pyworker {words.verb} {typed}")
         if first.endswith(".py"):
             if not os.path.isfile(first):
                 raise no_file(first, _a_command(first, words.verb))
@@ -265,10 +266,6 @@ def _takes(verb: str) -> str:
 
 def _a_command(words: str, verb: str) -> str:
     return f"a command: pyworker {verb} -- {words}" if " " in words else ""
-
-
-def _after_hint(what: tuple[str, ...], verb: str) -> str:
-    return f"arguments of a program stand behind --: pyworker {verb} {shlex.join((what[0], '--', *what[1:]))}"
 
 
 def _usage(message: str, hint: str) -> PyworkerError:
