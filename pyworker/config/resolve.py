@@ -62,7 +62,7 @@ def resolve(
         app, config, python, who, shell, base_env, found, file if is_root else None, read
     )
     if app.command:
-        _command(app, config, env, found)
+        _command(app, config, env, shell_env, found)
     state = _state(app, env, shell, found)
     found.stop_if_wrong()
     return ResolvedApp(
@@ -389,7 +389,9 @@ def _state(app: AppConfig, env: Mapping[str, str], shell_env: Mapping[str, str],
     return address
 
 
-def _command(app: AppConfig, config: AppConfig, env: Mapping[str, str], found: _Found) -> None:
+def _command(
+    app: AppConfig, config: AppConfig, env: Mapping[str, str], shell_env: Mapping[str, str], found: _Found
+) -> None:
     name = app.command[0]
     if environment.program(name, env, config.cwd) is not None:
         return
@@ -402,6 +404,8 @@ def _command(app: AppConfig, config: AppConfig, env: Mapping[str, str], found: _
             hint += f': a Python script is script = "{name}"' + (", with args" if app.command[1:] else "")
         else:
             hint += f': write "{os.path.join(".", name)}"' if can_be_run else f": chmod +x {quote(file)}"
+    elif "/" not in name and "PATH" in shell_env and (of_shell := environment.program(name, shell_env, config.cwd)):
+        hint = f'only the PATH of this shell has it: write "{of_shell}"\n{hint}'
     found.add(("command",), f"names {name}, which is no program", hint, "not_found")
 
 

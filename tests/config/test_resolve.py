@@ -272,6 +272,14 @@ def test_a_command_that_is_a_file_of_the_folder_is_told_how_it_is_written(tmp_pa
     assert hint in found.hint
 
 
+def test_a_command_that_only_the_shell_finds_is_told_which_file_that_is(tmp_path: Path) -> None:
+    program = tmp_path / "env" / "bin" / "streamlit"
+    program.parent.mkdir(parents=True)
+    program.touch(mode=0o755)
+    (found,) = problems(tmp_path, '[app]\ncommand = ["streamlit", "run"]', shell_env={"PATH": str(program.parent)})
+    assert f'only the PATH of this shell has it: write "{program}"\nlooked in PATH: ' in found.hint
+
+
 def test_broken_venv_beside_the_app_is_an_error_not_another_python(tmp_path: Path) -> None:
     make_venv(tmp_path / ".venv")
     (tmp_path / ".venv" / "bin" / "python").unlink()
