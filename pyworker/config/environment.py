@@ -95,12 +95,19 @@ def _is_text(value: str) -> bool:
 def use_venv(env: dict[str, str], python: str) -> None:
     """Put the interpreter's own folder first on PATH when it is in a virtual environment, as `activate` does."""
     bin_dir = os.path.dirname(python)
-    venv = os.path.dirname(bin_dir)
-    if not os.path.isfile(os.path.join(venv, "pyvenv.cfg")):
+    if not (name := variable_of(os.path.dirname(bin_dir))):
         return
     rest = [p for p in env["PATH"].split(os.pathsep) if p != bin_dir]
     env["PATH"] = os.pathsep.join([bin_dir, *rest])
-    env["VIRTUAL_ENV"] = venv
+    env[name] = os.path.dirname(bin_dir)
+
+
+def variable_of(folder: str) -> str:
+    """Return the variable that names this virtual environment once it is activated; "" of a folder that is none."""
+    for mark, name in (("pyvenv.cfg", "VIRTUAL_ENV"), ("conda-meta", "CONDA_PREFIX")):
+        if os.path.exists(os.path.join(folder, mark)):
+            return name
+    return ""
 
 
 def program(name: str, env: Mapping[str, str], cwd: str) -> str | None:

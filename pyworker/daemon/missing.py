@@ -71,5 +71,4 @@ def _of_command(resolved: ResolvedApp, name: str) -> str:
     if os.path.basename(path).startswith("python"):
         return path
     folder = os.path.dirname(path)
-    is_environment = os.path.exists(os.path.join(os.path.dirname(folder), "pyvenv.cfg"))
-    return os.path.join(folder, "python") if is_environment else ""
+    return os.path.join(folder, "python") if environment.variable_of(os.path.dirname(folder)) else ""

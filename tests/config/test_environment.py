@@ -72,15 +72,16 @@ def test_variables_of_the_shell_that_are_no_text_are_left_out() -> None:
     assert env == {"LANG": "C", "B": "é", "PATH": environment.DEFAULT_PATH}
 
 
-def test_bin_of_the_venv_is_first_on_path(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mark", "name"), [("pyvenv.cfg", "VIRTUAL_ENV"), ("conda-meta", "CONDA_PREFIX")])
+def test_bin_of_the_environment_is_first_on_path(tmp_path: Path, mark: str, name: str) -> None:
     (tmp_path / "bin").mkdir()
     python = str(tmp_path / "bin" / "python")
     env = {"PATH": f"/bin:{tmp_path}/bin"}
     environment.use_venv(env, python)
     assert env == {"PATH": f"/bin:{tmp_path}/bin"}
-    (tmp_path / "pyvenv.cfg").touch()
+    (tmp_path / mark).touch()
     environment.use_venv(env, python)
-    assert env == {"PATH": f"{tmp_path}/bin:/bin", "VIRTUAL_ENV": str(tmp_path)}
+    assert env == {"PATH": f"{tmp_path}/bin:/bin", name: str(tmp_path)}
 
 
 def test_dotenv_file_is_read_with_its_variables(tmp_path: Path) -> None:
