@@ -20,6 +20,7 @@ from pyworker.export.plan import (
     header,
     literal,
     plans,
+    runs_once,
     schedule,
     secret_files,
 )
@@ -35,17 +36,13 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
     all_plans = plans(apps, run, options, contained=True)
     files: dict[str, str] = {}
     for plan in all_plans:
-        if plan.app.cron or _runs_once(plan):
+        if runs_once(plan):
             documents = [_config(plan), _job(plan, options)]
         else:
             documents = [_config(plan), *_documents(plan, run, options)]
         text = comment(header("kubernetes", [plan], tuple(_losses(plan, options))) + _secret_help(plan))
         files[f"{plan.name}.yaml"] = text + "".join("---\n" + dump(d) for d in documents if d)
     return files
-
-
-def _runs_once(plan: Plan) -> bool:
-    return plan.app.restart.policy == "never" and not plan.ports and plan.app.target is None
 
 
 def _losses(plan: Plan, options: Options) -> list[str]:
@@ -58,7 +55,7 @@ def _losses(plan: Plan, options: Options) -> list[str]:
             *lost,
             f"{name}: cron is in local time here; there it is the controller's, UTC as a rule (or spec.timeZone)",
         ]
-    if _runs_once(plan):
+    if runs_once(plan):
         return lost
     lost += [
         f"{name}: restart.* is the kubelet's CrashLoopBackOff once all workers have failed; inside a pod it is pyworker's",

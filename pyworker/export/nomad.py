@@ -17,6 +17,7 @@ from pyworker.export.plan import (
     file_keys,
     header,
     plans,
+    runs_once,
     schedule,
     tls_loss,
     word,
@@ -51,7 +52,7 @@ def export(apps: tuple[AppConfig, ...], run: RunConfig, options: Options) -> dic
 
 def job(plan: Plan, options: Options) -> Block:
     app, name = plan.app, plan.name
-    ends = bool(app.cron) or app.restart.policy == "never"  # it is a job in Nomad's words, too
+    ends = runs_once(plan)
     ports: list[Block] = [(f'port "p{p}"', {"to": p}) for p in plan.ports] + [('port "probe"', {"to": plan.probe})]
     config: dict[str, Any] = {
         "image": options.image or f"{name}:latest",

@@ -242,6 +242,12 @@ def has_unit_per_worker(app: AppConfig, options: Options) -> bool:
     return options.per_worker and bool(app.command and app.bind) and app.workers != "auto"
 
 
+def runs_once(plan: Plan) -> bool:
+    """Whether it ends by itself and is not begun again: a run of a job, a script or command that is never restarted."""
+    app = plan.app
+    return app.cron is not None or (app.restart.policy == "never" and not plan.ports and app.target is None)
+
+
 def tls_loss(plan: Plan) -> list[str]:
     """What is to be said of certificates where the engine is not told to bring them."""
     if plan.app.tls is None:
