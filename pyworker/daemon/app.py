@@ -32,7 +32,7 @@ MEMO_VERSION = 1  # of what the ledger holds: raised when an older daemon would 
 _REMEMBERED = (
     "generation", "last_generation", "last_serial", "wanted", "running", "target", "reload_from", "reload_started_at",
     "reload_why", "reload_base", "previous", "soak_until", "soak_deaths", "scale_before", "starting", "started_at", "restored",
-    "hurry", "listening", "keep_listening", "restart_to", "delete_when_closed", "delete_logs", "codes", "codes_at", "last_exits",
+    "hurry", "listening", "restart_to", "delete_when_closed", "delete_logs", "codes", "codes_at", "last_exits",
     "saved", "slot_restarts", "unusable",
 )  # fmt: skip
 
@@ -119,7 +119,6 @@ class App:
     start_failure: Failure | None = None
     hurry: bool = False
     listening: bool = True
-    keep_listening: bool = False
     restart_to: int | None = None  # a hard restart: the generation that comes when all have gone
     delete_when_closed: bool = False
     delete_logs: bool = False
@@ -364,9 +363,14 @@ class App:
         return not self.is_job and any(last["code"] != 0 for last in ends)
 
     @property
+    def keep_listening(self) -> bool:
+        """All stop for a hard restart: the listeners stay open in between."""
+        return self.restart_to is not None and not self.running
+
+    @property
     def is_stopping(self) -> bool:
         """All of it is to leave, and nothing comes after it."""
-        return not (self.closed or self.running or self.keep_listening or self.restart_to is not None)
+        return not (self.closed or self.running or self.restart_to is not None)
 
     def is_empty(self) -> bool:
         if self.dispatcher is not None and self.dispatcher.finished:

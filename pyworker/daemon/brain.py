@@ -129,7 +129,7 @@ class Brain:
             if app.stops_after and not before:
                 self.remark(app, shown.stops_after(app.stops_after))
             if app.running and app.restart_to is not None and app.restart_to not in app.gated:
-                app.running, app.keep_listening = False, True  # its pre_start has succeeded: now all stop
+                app.running = False  # its pre_start has succeeded: now all stop
                 app.target = app.previous = None
             actions = c.converge(app.view(), now)
             looks = [a.at for a in actions if isinstance(a, act.LookAgain)]
@@ -164,7 +164,6 @@ class Brain:
         """
         if app.restart_to is not None and not app.running and app.is_empty():
             number, app.restart_to = app.restart_to, None
-            app.keep_listening = False
             self.begin(app, number)
             self._save_soon()
             return
@@ -283,7 +282,7 @@ class Brain:
         app.generation = number
         app.wanted = app.running = app.starting = True
         app.closed = app.delete_when_closed = False
-        app.listening, app.hurry, app.keep_listening = True, False, False
+        app.listening, app.hurry = True, False
         app.target = app.previous = app.reload_from = None
         app.target_failure = app.start_failure = app.failure = None
         app.record = app.template_record = restart.CLEAR

@@ -207,11 +207,11 @@ def started(action: str, generation: int) -> Goal:
             return _by_another(app)
         if app.generation != generation or app.restart_to is not None:
             return None if app.restart_to == generation else _overtaken("another command came first")
-        if not app.running and not app.keep_listening:
+        if not app.running:
             return Outcome(False, "failed", app.failure) if app.closed or app.failure else None
         if app.record.permanent or app.record.failed:
             return Outcome(False, "failed", app.failure)
-        outcome = _reached(app, now, action, done=not app.starting and app.running)
+        outcome = _reached(app, now, action, done=not app.starting)
         return outcome and unless_sick(app, outcome)
 
     return goal

@@ -18,7 +18,7 @@ LONG = 30.0
 def state_word(app: App) -> str:
     """The roll-up that `ps` shows."""
     if not app.running:
-        if app.keep_listening or app.restart_to is not None:
+        if app.restart_to is not None:
             return "starting"
         if app.closed or app.is_empty():
             return "failed" if app.failure is not None and app.record.permanent else "stopped"

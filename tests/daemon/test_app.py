@@ -25,7 +25,7 @@ RECORD = Record(3, (1.5, 2.5), 9.5, True, True)
 APP: dict[str, Any] = {
     "generation": 4, "last_generation": 6, "last_serial": 17, "wanted": True, "running": True, "stopped_slots": {2},
     "finished_slots": {3}, "scale_before": (5, "auto"), "target": 5, "previous": 3, "soak_until": 7.5, "soak_deaths": 1,
-    "starting": True, "started_at": 1.25, "restored": True, "hurry": True, "listening": False, "keep_listening": True,
+    "starting": True, "started_at": 1.25, "restored": True, "hurry": True, "listening": False,
     "restart_to": 6, "delete_when_closed": True, "delete_logs": True, "record": RECORD, "template_record": RECORD,
     "dispatcher_record": RECORD, "failure": Failure("m", "t", "h", "a"), "reload_from": 3, "reload_started_at": 6.5, "reload_why": "w", "reload_base": (12, 3),
     "notes": ["a note"], "last_exits": {1: {"reason": "r"}}, "slot_restarts": {1: 2}, "codes": {4: "abc"}, "codes_at": {4: 5}, "saved": (8, 9), "unusable": True,
@@ -141,7 +141,7 @@ def test_one_stops_that_neither_runs_nor_is_to_run_on_or_again() -> None:
     no: Any = None
     app = App("api", no, no, no, closed=False)
     assert app.is_stopping
-    for name, value in (("closed", True), ("running", True), ("keep_listening", True), ("restart_to", 2)):
+    for name, value in (("closed", True), ("running", True), ("restart_to", 2)):
         before = getattr(app, name)
         setattr(app, name, value)
         assert not app.is_stopping, name

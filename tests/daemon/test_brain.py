@@ -37,9 +37,9 @@ def test_apps_that_restart_together_are_written_down_once(brain: Brain, monkeypa
     brain.save_or_note = lambda: saved.append(list(begun))
     monkeypatch.setattr(brain, "begin", lambda app, number: begun.append(number))
     for number in (2, 3, 4):
-        app: Any = SimpleNamespace(restart_to=number, running=False, keep_listening=True, is_empty=lambda: True)
+        app: Any = SimpleNamespace(restart_to=number, running=False, is_empty=lambda: True)
         brain._note_progress(app, 0.0)
-        assert (app.restart_to, app.keep_listening) == (None, False)
+        assert app.restart_to is None
     for not_yet in ({"running": True}, {"is_empty": lambda: False}):  # it is to stop, or stops
         waits: Any = SimpleNamespace(**{"restart_to": 5, "running": False, "is_empty": lambda: True, "closed": True} | not_yet)
         brain._note_progress(waits, 0.0)

@@ -25,7 +25,7 @@ NEVER = Record(1, permanent=True)
 def an_app(**changes: Any) -> Any:
     """One of generation 1 that runs and is well, but for these."""
     base: dict[str, Any] = {
-        "name": "api", "wanted": True, "running": True, "starting": False, "closed": False, "keep_listening": False,
+        "name": "api", "wanted": True, "running": True, "starting": False, "closed": False,
         "is_job": False, "generation": 1, "target": None, "previous": None, "restart_to": None, "reload_from": None,
         "refused": {}, "record": CLEAR, "failure": None, "blocked": None, "restart_config": RestartConfig(), "want": 1,
         "workers": {}, "stopped_slots": frozenset(), "delete_when_closed": False, "slots": lambda: [1], "is_open": lambda now: True,
@@ -76,7 +76,6 @@ def shut(now: float) -> bool:
         ({"generation": 0, "refused": {1: REFUSED}}, "failed: the import failed"),
         ({"running": False}, ""),
         ({"running": False, "failure": BROKEN}, "failed: it is broken"),
-        ({"running": False, "keep_listening": True, "is_open": shut}, ""),
         ({"record": GAVE_UP, "failure": BROKEN}, "failed: it is broken"),
         ({"record": NEVER, "failure": BROKEN}, "failed: it is broken"),
         ({"starting": True, "record": Record(9), "failure": BROKEN}, ""),

@@ -78,7 +78,7 @@ def begin_anew(desk: Desk, app: App, number: int) -> None:
     if app.closed:
         desk.brain.begin(app, number)
         return
-    app.wanted, app.running, app.keep_listening = True, False, True
+    app.wanted, app.running = True, False
     app.restart_to = number
     app.delete_when_closed = False  # not by a later stop, either
     desk.brain.poke(app)

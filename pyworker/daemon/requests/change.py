@@ -50,7 +50,6 @@ def stop_app(desk: Desk, app: App, *, now: bool) -> None:
     """Nothing of it is wanted any more; `now`: no drain."""
     was_running = app.running
     app.wanted = app.running = app.starting = False
-    app.keep_listening = False
     app.restart_to = app.target = app.previous = None
     app.hurry = app.hurry or now
     app.failure = None
