@@ -39,7 +39,14 @@ def test_a_look_between_two_readings_bends_no_curve() -> None:
     for at in (0.0, 0.2, 0.4, 1.0, 1.1):
         made.feed(document(int(at)), at)
     assert len(made.points("api")) == 2
-    assert len(made.cpu_of("api", 1)) == 2
+    assert made.cpu_of("api", 1) == [document(second)["apps"][0]["pool"][0]["cpu_percent"] for second in (0, 1)]
+
+
+def test_an_app_that_is_new_in_such_a_look_has_its_figures_at_once() -> None:
+    made = Model()
+    made.feed({"v": 1, "apps": []}, 0.0)
+    made.feed(document(0), 0.2)
+    assert (len(made.points("api")), len(made.cpu_of("api", 1))) == (1, 1)
 
 
 def test_history_is_bounded_and_gone_apps_are_forgotten() -> None:
@@ -48,7 +55,7 @@ def test_history_is_bounded_and_gone_apps_are_forgotten() -> None:
         made.feed(document(second), float(second))
     assert len(made.points("api")) == KEPT
     made.feed({"v": 1, "apps": [documents.app("other")]}, 1000.0)
-    assert made.points("api") == []
+    assert (made.points("api"), made.cpu_of("api", 1)) == ([], [])
     assert (made.app, made.worker) == ("other", 1)
 
 
@@ -57,6 +64,13 @@ def test_events_come_once() -> None:
     before = list(made.events)
     made.learn(before)
     assert list(made.events) == before
+
+
+def test_a_daemon_that_answers_again_is_not_away() -> None:
+    made = model()
+    assert (made.away(60.0), made.away(61.0)) == (60.0, 60.0)
+    made.feed(document(62), 62.0)
+    assert made.away_since is None
 
 
 # ---- selection -------------------------------------------------------------------------------------
@@ -100,10 +114,15 @@ def test_a_filter_hides_apps_and_escape_shows_them() -> None:
     assert made.app == "admin"
     assert press(made, "q") is None  # a letter of the filter
     press(made, "backspace", "enter")
+    assert made.filter == "ad"
     assert press(made, "r") is None
     assert made.question is not None  # a key again
     press(made, "n", "esc")
     assert len(made.apps()) == 5
+    press(made, "/", "x", "y", "enter")
+    assert press(made, "d") is None  # of what is not shown
+    press(made, "esc")
+    assert made.app == "api"
 
 
 # ---- what keys want --------------------------------------------------------------------------------
@@ -111,11 +130,11 @@ def test_a_filter_hides_apps_and_escape_shows_them() -> None:
     ("names", "wish"),
     [
         (("q",), Wish("quit")), (("enter",), Wish("logs", "api.1")), (("down", "enter"), Wish("logs", "api.2")),
-        (("end", "enter"), Wish("logs", "mail")), (("d",), Wish("describe", "api")),
-        (("r", "y"), Wish("reload", "api")), (("R", "y"), Wish("restart", "api")), (("r", "n"), None),
+        (("end", "enter"), Wish("logs", "mail")), (("end", "home", "enter"), Wish("logs", "api.1")), (("d",), Wish("describe", "api")),
+        (("r", "y"), Wish("reload", "api")), (("r", "Y"), Wish("reload", "api")), (("R", "y"), Wish("restart", "api")), (("r", "n"), None),
         (("r", "q"), None), (("r", "esc"), None), (("+", "y"), Wish("scale", "api", 5)),
         (("+", "+", "+", "enter"), Wish("scale", "api", 7)), (("-", "y"), Wish("scale", "api", 3)),
-        (("-", "+", "y"), None), (("-",) * 9 + ("y",), Wish("scale", "api", 0)), (("?", "r"), None),
+        (("-", "+", "y"), None), (("-",) * 9 + ("y",), Wish("scale", "api", 0)), (("?", "r"), None), (("?", "r", "d"), Wish("describe", "api")),
         (("?", "q"), None), (("x",), None),
     ],
 )  # fmt: skip
@@ -131,6 +150,14 @@ def test_nothing_is_done_without_an_answer() -> None:
         assert press(made, key) is None
         assert made.question is not None
         press(made, "n")
+
+
+@pytest.mark.parametrize(("names", "says"), [(("r", "n"), "nothing was done"), (("-", "+", "y"), "api has 4 workers already")])
+def test_what_was_not_done_is_said_for_a_while(names: tuple[str, ...], says: str) -> None:
+    made = model()
+    press(made, *names)
+    assert made.message == says
+    assert made.message_until > 60.0
 
 
 def test_one_less_than_no_workers_is_none() -> None:
@@ -155,8 +182,8 @@ def test_sorting_goes_round_and_ends_as_it_was() -> None:
     [
         (b"q", ["q"], b""), (b"\x1b[A\x1b[B", ["up", "down"], b""), (b"\x1bOA", ["up"], b""), (b"\r\t", ["enter", "tab"], b""),
         (b"\x1b[Z", ["backtab"], b""), (b"\x1b", [], b"\x1b"), (b"\x1b[", [], b"\x1b["), (b"\x1b\x1b[A", ["esc", "up"], b""),
-        (b"\x1b[1;5Cq", ["q"], b""), (b"\x1b[<0;3;4Mr", ["r"], b""), ("ü".encode(), ["ü"], b""), (b"\xc3", [], b"\xc3"),
-        (b"\x01\x02q", ["q"], b""), (b"\x1bxq", ["q"], b""), (b"\x1b[" + b"1" * 40 + b"q", [], b""),
+        (b"\x1b[1;5Cq", ["q"], b""), (b"\x1b[<0;3;4Mr", ["r"], b""), ("ü€😀q".encode(), ["ü", "€", "😀", "q"], b""), (b"\xc3", [], b"\xc3"),
+        (b"\x01\x02q", ["q"], b""), (b"\x1bxq", ["q"], b""), (b"\x1bx", [], b""), (b"\x1b[" + b"1" * 40 + b"q", [], b""),
     ],
 )  # fmt: skip
 def test_bytes_become_keys(data: bytes, found: list[str], rest: bytes) -> None:
