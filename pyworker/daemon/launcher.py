@@ -112,18 +112,15 @@ class Launcher:
             try:
                 if not unix_fds.send_packet(channel, due.data, due.fds):
                     break  # its answers come, and then there is room
+                self._sent[due.number] = due
             except OSError as error:
                 if error.errno == errnos.ETOOMANYREFS and self._sent:
                     break  # it has not taken the last ones yet
                 if error.errno == errnos.EPIPE or error.errno == errnos.ECONNRESET:
                     break  # its end is read in a moment, and the rest goes to another one
-                self._due.popleft()
-                unix_fds.close_all(due.fds)
                 self._give_up([due], error.errno or 0)
-                continue
             self._due.popleft()
             unix_fds.close_all(due.fds)
-            self._sent[due.number] = due
 
     def _on_message(self) -> None:
         channel = self.channel
