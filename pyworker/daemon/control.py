@@ -115,9 +115,6 @@ class ControlServer:
     def _make_room(self) -> bool:
         """Drop the oldest client that has sent no request; what is in its socket is looked at first."""
         for client in self.clients:
-            if client.gone:
-                self._clients.pop(client, None)
-                return True
             client.read()
             if not client.has_asked or client.gone:
                 client.close()
