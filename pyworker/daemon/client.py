@@ -31,7 +31,6 @@ class Client:
     ) -> None:
         self.pid = pid  # by the kernel's word
         self.uid = uid
-        self.version = ""  # of the pyworker that asks; "" until the request is read
         self.gone = False
         self.has_asked = False
         self._answered = False

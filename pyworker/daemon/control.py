@@ -152,7 +152,7 @@ class ControlServer:
 
     # ---- understanding -----------------------------------------------------------------------------
     def _on_line(self, client: Client, line: bytes) -> None:
-        request = _understand(client, line)
+        request = _understand(line)
         if isinstance(request, Refused):
             client.refuse(request)
             return
@@ -163,19 +163,20 @@ class ControlServer:
             client.refuse(failed_at_this(error))
 
 
-def _understand(client: Client, line: bytes) -> Request | Refused:
+def _understand(line: bytes) -> Request | Refused:
     raw: object = None
+    version = ""  # of the pyworker that asks
     try:
         raw = parse_json(line, limit=MAX_REQUEST)
         if isinstance(raw, dict) and isinstance(raw.get("version"), str):
-            client.version = raw["version"][:40]
+            version = raw["version"][:40]
         if isinstance(raw, dict) and raw.get("type") == "call" and raw.get("protocol") != PROTOCOL:
-            return _of_another_version(raw.get("request"), client.version)
+            return _of_another_version(raw.get("request"), version)
         call: Call = decode_value(Call, raw)
         request: Request = decode_value(Request, call.request)
     except WireError as error:
-        if client.version not in ("", __version__) and isinstance(raw, dict):
-            return _of_another_version(raw.get("request"), client.version)  # new in its version, or gone in ours
+        if version not in ("", __version__) and isinstance(raw, dict):
+            return _of_another_version(raw.get("request"), version)  # new in its version, or gone in ours
         return refusal("usage", f"this is not a request: {error}", "use the pyworker command")
     return request
 
