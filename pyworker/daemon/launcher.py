@@ -60,10 +60,6 @@ class Launcher:
         self._timer: Timer | None = None
 
     @property
-    def waiting(self) -> int:
-        return len(self._due)
-
-    @property
     def is_idle(self) -> bool:
         """Whether all that it was asked for was started or given up: nobody else could tell what runs."""
         return not self._sent and not self._due

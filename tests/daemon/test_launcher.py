@@ -222,7 +222,7 @@ def test_more_than_fit_into_the_channel_wait_and_are_started(loop: Loop, monkeyp
     os.kill(launcher_pid(launcher), signal.SIGSTOP)
     take_little(launcher)
     asked = [first, *(Asked(launcher, ("sh", "-c", "echo $$")) for _ in range(30))]
-    assert launcher.waiting > 0
+    assert len(launcher._due) > 0
     os.kill(launcher_pid(launcher), signal.SIGCONT)
     turn_until(loop, lambda: all(each.read().endswith(b"\n") for each in asked), "all that they print")
     reap_orphans(loop, {int(each.printed) for each in asked})
@@ -241,7 +241,7 @@ def test_what_a_killed_launcher_had_is_given_up_and_the_rest_goes_to_another(
     os.kill(pid, signal.SIGSTOP)
     take_little(launcher)
     asked = [Asked(launcher, ("sh", "-c", "echo $$")) for _ in range(30)]
-    waiting = launcher.waiting
+    waiting = len(launcher._due)
     os.kill(pid, signal.SIGKILL)
     turn_until(loop, lambda: all(each.failed or each.read().endswith(b"\n") for each in [lost, *asked]), "a word on each")
     assert sum(each.failed == [0] for each in [lost, *asked]) >= 31 - waiting - 2  # one may have been under way
@@ -267,7 +267,7 @@ def test_who_fails_at_being_told_that_it_is_given_up_keeps_no_other_from_being_t
     os.kill(pid, signal.SIGSTOP)
     take_little(launcher)
     asked = [Asked(launcher, ("sh", "-c", "echo $$")) for _ in range(30)]
-    assert launcher.waiting
+    assert launcher._due
     os.kill(pid, signal.SIGKILL)
     turn_until(loop, lambda: all(each.failed or each.read().endswith(b"\n") for each in asked), "a word on each")
     reap_orphans(loop, {int(each.read()) for each in [lost, *asked] if each.read()})
@@ -449,7 +449,7 @@ def test_what_a_launcher_could_not_be_told_has_failed_unless_it_was_dead_and_the
 ) -> None:
     launcher = StandIn(monkeypatch, loop)
     launcher.launch(number)
-    assert (launcher.failed, launcher.launcher.waiting) == (([number], 0) if is_given_up else ([], 1))
+    assert (launcher.failed, len(launcher.launcher._due)) == (([number], 0) if is_given_up else ([], 1))
     launcher.end()
     loop.turn(0)
     assert launcher.failed == [number if is_given_up else errno.EAGAIN]  # there was no next one
@@ -460,9 +460,9 @@ def test_descriptors_on_their_way_are_waited_for(loop: Loop, monkeypatch: pytest
     launcher = StandIn(monkeypatch, loop)
     launcher.launch(0)
     launcher.launch(errno.ETOOMANYREFS)
-    assert (launcher.failed, launcher.launcher.waiting) == ([], 1)
+    assert (launcher.failed, len(launcher.launcher._due)) == ([], 1)
     launcher.peer.send(wire.encode(Launched(1)))
-    turn_until(loop, lambda: launcher.launcher.waiting == 0, "the second one to be sent")
+    turn_until(loop, lambda: len(launcher.launcher._due) == 0, "the second one to be sent")
     launcher.end()
     loop.turn(0)
     assert launcher.failed == [0]  # nobody knows how far it had come with that
