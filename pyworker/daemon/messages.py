@@ -26,7 +26,7 @@ from pyworker.record import field, mutable
 from pyworker.unix import fds as unix_fds
 
 if TYPE_CHECKING:
-    from pyworker.daemon.app import App
+    from pyworker.daemon.app import App, Generation
     from pyworker.daemon.brain import Brain
 
 _READS = 4
@@ -48,6 +48,7 @@ class Channel:
     """One worker's."""
 
     sock: socket.socket
+    generation: Generation
     talk: talk.Allowance
     link: node.Link = field(default_factory=lambda: node.Link(max_line=node.MAX_TEXT))
     paid: float = 0.0  # for what has been read since the last message
@@ -77,7 +78,7 @@ class Messages:
         except OSError:  # no descriptor is left: what it sends waits, and all else that it says is heard
             self._brain.loop.call_later(AGAIN, lambda: self.watch(app, handle))
             return
-        channel = Channel(sock, talk.Allowance(self._brain.loop.clock()))
+        channel = Channel(sock, generation, talk.Allowance(self._brain.loop.clock()))
         self._channels[app.name, handle.id.serial] = channel
         self._listen(app, handle, channel)
 
@@ -131,8 +132,7 @@ class Messages:
     def disconnect(self, app: App, handle: WorkerHandle) -> bool:
         """Ask a Node worker whose primary we are to finish and leave; False when it cannot be asked."""
         channel = self._channels.get((app.name, handle.id.serial))
-        config = app.generations[handle.id.generation].config
-        if channel is None or not nodeshared.shares(config) or channel.ended:
+        if channel is None or not nodeshared.shares(channel.generation.config) or channel.ended:
             return False
         channel.link.send(nodeshared.DISCONNECT)
         self._flush(channel)
@@ -176,8 +176,7 @@ class Messages:
 
     def _look_for_ready(self, app: App, handle: WorkerHandle, channel: Channel) -> None:
         """It is said once, so it is written down before it is taken out of the channel: a daemon may be killed in between."""
-        generation = app.generations.get(handle.id.generation)
-        if generation is None or generation.config.ready != "notify" or handle.state is not State.STARTING:
+        if channel.generation.config.ready != "notify" or handle.state is not State.STARTING:
             return
         with contextlib.suppress(OSError):  # nothing is there, or the channel has ended
             lines = channel.sock.recv(READ_SIZE, socket.MSG_PEEK | socket.MSG_DONTWAIT).split(b"\n")
@@ -186,9 +185,8 @@ class Messages:
 
     def _closed(self, app: App, handle: WorkerHandle, channel: Channel) -> None:
         """A Node worker that was asked to disconnect has done so: what keeps it alive now is none of its connections."""
-        generation = app.generations.get(handle.id.generation)
         alive = self._channels.get((app.name, handle.id.serial)) is channel
-        if alive and handle.state is State.DRAINING and generation and nodeshared.shares(generation.config):
+        if alive and handle.state is State.DRAINING and nodeshared.shares(channel.generation.config):
             self._brain.workers.stop(app, handle, "its connections have ended", self._brain.loop.clock())
             self._brain.poke(app)
 
@@ -240,14 +238,15 @@ class Messages:
 
     def _answer(self, app: App, handle: WorkerHandle, channel: Channel, question: dict[str, Any]) -> None:
         """A program of Node's cluster asks its primary, which we are: see nodeshared.py."""
-        generation = app.generations.get(handle.id.generation)
-        if generation is None or not nodeshared.shares(generation.config) or channel.link.backlog > node.MAX_TEXT:
+        config = channel.generation.config
+        if not nodeshared.shares(config) or channel.link.backlog > node.MAX_TEXT:
             return
         channel.talk.spend()
-        if question.get("act") == nodeshared.LISTENING and _says_so_itself(generation.config):
+        # nothing else was asked for: it is ready when it listens
+        if question.get("act") == nodeshared.LISTENING and config.health is None and config.ready != "notify":
             self._brain.readiness.says_ready(app, handle)
             return
-        answer = nodeshared.answer(self._brain, app, generation, question)
+        answer = nodeshared.answer(self._brain, app, channel.generation, question)
         if answer is None:
             return
         if answer.listener is None:
@@ -283,11 +282,6 @@ class Messages:
         fd = channel.sock.fileno()
         if self._brain.loop.watches(fd):
             self._brain.loop.modify(fd, (0 if channel.resting else READ) | (WRITE if channel.full else 0))
-
-
-def _says_so_itself(config: AppConfig) -> bool:
-    """Whether a Node worker is ready when it listens: nothing else was asked for."""
-    return config.health is None and config.ready != "notify"
 
 
 def wants_channel(config: AppConfig) -> bool:

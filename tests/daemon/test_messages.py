@@ -23,6 +23,7 @@ from pyworker.protocol.node import Link
 from tests.support.wait import wait_until
 
 WORKER = SimpleNamespace(id=WorkerId("api", 1, 1, 3))
+GENERATION: Any = SimpleNamespace(config=AppConfig("api", target="a:b"))
 
 
 class Rig:
@@ -33,7 +34,7 @@ class Rig:
         self.messages = Messages(cast("Any", SimpleNamespace(loop=self.loop, note=lambda app, text: None)))
         ours, self.peer = socket.socketpair()
         ours.setblocking(False)
-        self.channel = Channel(ours, Allowance(0.0))
+        self.channel = Channel(ours, GENERATION, Allowance(0.0))
         self.loop.add(ours.fileno(), READ, lambda _: None)
 
     @property
@@ -95,11 +96,11 @@ def test_that_a_worker_is_ready_is_known_before_what_it_has_said_is_taken_out_of
     told: list[bytes] = []
     readiness = SimpleNamespace(says_ready=lambda app, handle: told.append(rig.channel.sock.recv(100, socket.MSG_PEEK)))
     rig.messages._brain.readiness = cast("Any", readiness)
-    generation = SimpleNamespace(config=AppConfig("api", target="a:b", ready="notify"))
+    rig.channel.generation = cast("Any", SimpleNamespace(config=AppConfig("api", target="a:b", ready="notify")))
     handle = cast("Any", SimpleNamespace(id=WORKER.id, state=State.STARTING))
     rig.channel.link.feed(before, [])
     rig.peer.send(said)
-    rig.messages._look_for_ready(cast("Any", SimpleNamespace(generations={1: generation})), handle, rig.channel)
+    rig.messages._look_for_ready(cast("Any", None), handle, rig.channel)
     assert told == [said] * is_ready
 
 
@@ -260,7 +261,7 @@ def test_a_listener_that_cannot_be_handed_over_now_costs_one_timer_however_often
     monkeypatch.setattr(module.unix_fds, "send_some", lambda *_: 0)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        channel = Channel(ours, Allowance(0.0), link)
+        channel = Channel(ours, GENERATION, Allowance(0.0), link)
         for _ in range(50):
             of_all._flush(channel)
     assert len(loop._timers) == 1
