@@ -130,18 +130,17 @@ class Shortages:
             return Shortage(memory_limit=memory_limit)
         who = "what it had started was " if by_child else ""
         at_kill = by_child or status.signal == signal.SIGKILL
+        hint = f"fewer workers, or limits.memory: {_REPLACED}"
         before, now = self._seen, oom.kills()
         if at_kill and 0 <= before.group < now.group:
             self._seen = before._replace(group=before.group + 1)
-            limit = oom.group_limit()
-            words = f" (limit of its cgroup: {limit // _MB} MB)" if limit is not None else ""
-            hint = f"raise the limit, or set limits.memory below it: {_REPLACED}"
-            if limit is None:  # the machine's memory, or that of what a container is in
-                hint = f"fewer workers, or limits.memory: {_REPLACED}"
+            words = ""
+            if (limit := oom.group_limit()) is not None:  # else of what a container is in, or the machine's
+                words = f" (limit of its cgroup: {limit // _MB} MB)"
+                hint = f"raise the limit, or set limits.memory below it: {_REPLACED}"
             return Shortage(f"{who}killed by the kernel: out of memory{words}", hint, memory_limit)
         if at_kill and 0 <= before.machine < now.machine:
             self._seen = before._replace(machine=before.machine + 1)
-            hint = f"fewer workers, or limits.memory: {_REPLACED}"
             return Shortage(f"{who}killed by the kernel: the machine is out of memory", hint, memory_limit)
         if by_child:
             return Shortage(memory_limit=memory_limit)
