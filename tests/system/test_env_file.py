@@ -91,6 +91,9 @@ def test_what_a_shell_gave_stays_where_a_change_comes_from_no_shell(pw: Pyworker
         assert reply
         assert reply["ok"], reply
         assert what == "stop" or pw.get() == "hello"
+    reply = ask(pw.home, {"type": "diff", "selectors": ["api"]}, LONG)
+    assert reply
+    assert reply["body"]["same"], reply
 
 
 def test_what_a_shell_filled_in_stays_where_a_change_comes_from_no_shell(pw: Pyworker) -> None:

@@ -61,10 +61,13 @@ def next_generation(desk: Desk, name: str) -> int:
     return (max(app.last_generation, app.generation) if app else 0) + 1
 
 
-def read_again(desk: Desk, app: App, shell_env: dict[str, str]) -> Generation:
-    """Return the next generation of an app that is known, read from its source as it is now; raises ConfigError."""
+def read_again(desk: Desk, app: App, given: dict[str, str]) -> Generation:
+    """Return the next generation of an app that is known, read from its source as it is now; raises ConfigError.
+
+    `given`: by the shell of who asks, {} where none is there.
+    """
     config, file, read = read_config(app.source, env_values(app))
-    generation = make_generation(next_generation(desk, app.name), config, file, read, shell_env)
+    generation = make_generation(next_generation(desk, app.name), config, file, read, shell_of(app, given))
     wanted = lost_venv(app.current, generation)
     if wanted and app.current is not None:
         problem = f"the app runs with {app.current.resolved.python}, and {wanted} is not there any more"

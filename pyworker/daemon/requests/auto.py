@@ -8,7 +8,7 @@ from pyworker.config.load import parsed_once
 from pyworker.config.problem import ConfigError
 from pyworker.daemon.app import App
 from pyworker.daemon.listener import ListenFailed
-from pyworker.daemon.requests.apps import read_again, shell_of
+from pyworker.daemon.requests.apps import read_again
 from pyworker.daemon.requests.change import reload_app
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.shortage import step_for
@@ -32,7 +32,7 @@ def reload_by_itself(desk: Desk, app: App, why: str) -> None:
 
 def _reload(desk: Desk, app: App, why: str) -> None:
     try:
-        generation = read_again(desk, app, shell_of(app, {}))
+        generation = read_again(desk, app, {})
         desk.brain.add_generations([(app, generation)])
     except (ConfigError, ListenFailed) as error:
         desk.brain.reloads.note_not_reloaded(app, why, error.message)
@@ -84,7 +84,7 @@ def _is_to_start(desk: Desk, app: App) -> bool:
 def _begins(desk: Desk, app: App) -> bool:
     desk.brain.store.alive()  # each of many may wait for a server of users
     try:
-        generation = read_again(desk, app, shell_of(app, {}))
+        generation = read_again(desk, app, {})
         desk.brain.add_generations([(app, generation)])
     except (ConfigError, ListenFailed) as error:
         before, app.failure = app.failure, desk.brain.fail(error.message, hint=error.hint)

@@ -8,7 +8,7 @@ from pyworker.daemon import operations as ops
 from pyworker.daemon.app import App, Generation
 from pyworker.daemon.client import Client
 from pyworker.daemon.hooks import OURS
-from pyworker.daemon.requests.apps import begin_anew, read_again, shell_of
+from pyworker.daemon.requests.apps import begin_anew, read_again
 from pyworker.daemon.requests.desk import Desk, Refuse
 from pyworker.daemon.sources import check_tls
 from pyworker.policy.lifecycle import UNTOUCHED
@@ -69,7 +69,7 @@ def restart(desk: Desk, client: Client, request: k.Restart) -> None:
     for s in selected:
         app = desk.brain.apps[s.app]
         if s.slot is None:
-            generation = read_again(desk, app, shell_of(app, request.shell_env))
+            generation = read_again(desk, app, request.shell_env)
             check_tls(generation)
             generations.append((app, generation))
     desk.brain.add_generations(generations)
@@ -114,7 +114,7 @@ def reload(desk: Desk, client: Client, request: k.Reload) -> None:
             if len(apps) > 1 or app.name not in request.selectors:
                 continue  # `reload all` means all that runs
             raise Refuse("not_running", f"{app.name} is not running", f"pyworker start {app.name}")
-        generations.append((app, read_again(desk, app, shell_of(app, request.shell_env))))
+        generations.append((app, read_again(desk, app, request.shell_env)))
     desk.brain.add_generations(generations)
     for app, generation in generations:
         goals[app.name] = reload_app(desk, app, generation, soak=request.soak)
