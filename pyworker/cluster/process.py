@@ -87,11 +87,6 @@ class _Process(Emitter, Receiver):
             self.channel = None
             self.why = "this process was forked off by the one that has the channel"
 
-    @property
-    def streaming(self) -> bool:
-        """Whether somebody waits for messages in a loop."""
-        return bool(self._streams)
-
     def need(self) -> ThreadChannel:
         if self.channel is None:
             raise ChannelClosedError(self.why)
@@ -145,7 +140,7 @@ class _Process(Emitter, Receiver):
         try:
             while True:
                 with self._messages:
-                    if not self._waiting or not self._is_heard():
+                    if not self._waiting or not self.is_heard():
                         self._handing_out = False
                         return
                     value, handle = self._waiting.popleft()
@@ -154,21 +149,18 @@ class _Process(Emitter, Receiver):
             self._handing_out = False
             raise
 
-    def _is_heard(self) -> bool:
+    def is_heard(self) -> bool:
+        """Whether somebody waits for messages."""
         return bool(self._callbacks.get("message") or self._streams)
 
     def _deliver(self, value: Any, handle: handles.Received | None) -> None:
         if not self.emit("message", value, handle) and not self._streams:
             handles.close(handle)
 
-    def call_now(self, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        """In the loop of the callback."""
-        Emitter._call(self, callback, args)
-
     # ---- Receiver: in the thread ---------------------------------------------------------------------
     def on_message(self, value: Any, handle: handles.Received | None) -> None:
         with self._messages:
-            heard = self._is_heard() and not self._waiting and not self._handing_out
+            heard = self.is_heard() and not self._waiting and not self._handing_out
             kept = not heard and len(self._waiting) < _MAX_WAITING
             if kept:
                 self._waiting.append((value, handle))
@@ -230,7 +222,7 @@ class _ToLoop:
 class _InLoop:
     def __init__(self, process: _Process, loop: asyncio.AbstractEventLoop, callback: Callable[..., Any]) -> None:
         self.callback = callback
-        self._to_loop = _ToLoop(loop, lambda args: process.call_now(callback, args))
+        self._to_loop = _ToLoop(loop, lambda args: process._call(callback, args))
 
     def __call__(self, *args: Any) -> None:
         self._to_loop.put(args)
@@ -281,7 +273,7 @@ def _take_given() -> None:
     fd = given.take()
     if fd >= 0:
         _process.attach(fd, files=False, last_words=1.0, max_line=node.MAX_TEXT)
-        if _process.listeners("message") or _process.streaming:
+        if _process.is_heard():
             _process.start()
 
 
