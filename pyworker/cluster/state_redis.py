@@ -109,7 +109,7 @@ class RedisStore:
             return _texts(names, self._client.mget([self._prefix + k for k in names]))
 
     def keys(self, prefix: str) -> list[str]:
-        pattern = self._prefix + "".join(f"\\{c}" if c in "*?[]^\\" else c for c in prefix) + "*"
+        pattern = f"{self._prefix}{_literal(prefix)}*"
         with self._calls():
             found = set(self._client.scan_iter(match=pattern, count=1000))
         return sorted(key.removeprefix(self._prefix) for key in found)
@@ -216,11 +216,10 @@ class RedisStore:
         """The thread: subscribed to what changes; after a lost connection everything is read again."""
         db = self._client.connection_pool.connection_kwargs.get("db", 0) or 0
         space = f"__keyspace@{db}__:{self._prefix}"
-        escaped = "".join(f"\\{c}" if c in "*?[]^\\" else c for c in space)
         pubsub = self._client.pubsub()
         try:
             pubsub.subscribe(self._changed, self._messages)
-            pubsub.psubscribe(escaped + "*")
+            pubsub.psubscribe(_literal(space) + "*")
             subscribed = 0
             while subscribed < 3:
                 answer = pubsub.get_message(timeout=_TIMEOUT)
@@ -233,11 +232,9 @@ class RedisStore:
             ask_at, asked = due + _QUIET, False
             while not self._thread.closed:
                 keys = self._interests.keys()
-                stale = set(keys) - set(known)
-                known = keys
                 is_due = time.monotonic() >= due
-                if is_due:
-                    stale = set(keys)
+                stale = set(keys) if is_due else set(keys) - set(known)
+                known = keys
                 if stale or is_due:
                     names = sorted(stale)
                     due = self._next_look(keys)  # before the reading, which then sees what ends between the two
@@ -295,6 +292,11 @@ def _is_cut_short(url: str) -> bool:
     """Whether a sign in the password ends it for a reader of addresses, who takes the rest for something else."""
     before = url.partition("://")[2].rpartition("@")[0]
     return ":" in before and any(sign in before for sign in "/?@")
+
+
+def _literal(text: str) -> str:
+    """Return the pattern that means this text itself."""
+    return "".join(f"\\{c}" if c in "*?[]^\\" else c for c in text)
 
 
 def _milliseconds(ttl: float | None) -> int | None:
