@@ -14,19 +14,20 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from pyworker.cli.fail import words
 from pyworker.cli.here import absolute, here
 from pyworker.cli.options import Settings, common, option
-from pyworker.cli.render import line
+from pyworker.cli.problems import render
+from pyworker.cli.render import clean, line, look, note, paint
+from pyworker.config.load import elsewhere, find, load, locate, profiles_in, run_config
+from pyworker.config.problem import ConfigError, Problem
+from pyworker.config.schema import AppConfig
 from pyworker.errors import Exit
 from pyworker.record import replace
-
-if TYPE_CHECKING:
-    from pyworker.config.problem import Problem
-    from pyworker.config.schema import AppConfig
 
 _OUT_OF_DATE, _NO_CLIENT = "certificate", "state"  # the codes of warnings about what start takes
 
@@ -44,9 +45,6 @@ def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> No
     pyworker check app.toml    exit 0: fine; 78: every mistake is shown
     pyworker check --import    exit 1: the file is fine, and a target cannot be imported
     """
-    from pyworker.config.load import elsewhere, find
-    from pyworker.config.problem import Problem
-
     path = absolute(file) if file else find(here(), os.environ)
     apps: tuple[AppConfig, ...] = ()
     warnings: list[Problem] = []
@@ -93,8 +91,6 @@ def _no_config(file: str, problem: Problem) -> Problem:
 
 def problems_of(path: str, profile: str = "") -> tuple[tuple[AppConfig, ...], list[Problem]]:
     """Return the apps of a file, and all that is wrong with it here; of the other profiles, what is wrong anywhere."""
-    from pyworker.config.load import load, run_config
-    from pyworker.config.problem import ConfigError
     from pyworker.config.resolve import find_paths
 
     try:
@@ -116,8 +112,6 @@ def problems_of(path: str, profile: str = "") -> tuple[tuple[AppConfig, ...], li
 
 def _without_folder(probe: str, path: str) -> list[Problem]:
     from pyworker.config.address import parse_bind
-    from pyworker.config.load import locate
-    from pyworker.config.problem import Problem
 
     folder = os.path.dirname(parse_bind(probe).path) if probe else ""
     if not folder or os.path.isdir(folder):
@@ -128,9 +122,6 @@ def _without_folder(probe: str, path: str) -> list[Problem]:
 
 def _of_other_profiles(path: str, chosen: str, known: tuple[Problem, ...]) -> list[Problem]:
     """Return what is wrong with a file when each of its profiles is laid on it that is not the chosen one."""
-    from pyworker.config.load import load, profiles_in
-    from pyworker.config.problem import ConfigError
-
     try:
         names = profiles_in(path)
     except ConfigError:  # said already
@@ -156,7 +147,6 @@ def _of_other_profiles(path: str, chosen: str, known: tuple[Problem, ...]) -> li
 def refused_here(apps: Iterable[AppConfig], path: str, profile: str = "") -> list[Problem]:
     """Return what `start` would refuse on this machine, as this user, of files without mistakes. `path`: "" without a file."""
     from pyworker.cli.tryimport import resolved_here
-    from pyworker.config.problem import ConfigError
 
     found: list[Problem] = []
     for app in apps:
@@ -171,8 +161,6 @@ def refused_here(apps: Iterable[AppConfig], path: str, profile: str = "") -> lis
 def _unusable_tls(app: AppConfig, path: str, profile: str) -> list[Problem]:
     if app.tls is None:
         return []
-    from pyworker.config.load import locate
-    from pyworker.config.problem import Problem
     from pyworker.unix import tls
 
     try:
@@ -185,8 +173,6 @@ def _unusable_tls(app: AppConfig, path: str, profile: str) -> list[Problem]:
 
 def _out_of_date(apps: tuple[AppConfig, ...], path: str, profile: str) -> list[Problem]:
     """Return what is to be said of the time of TLS certificates. They are served all the same."""
-    from pyworker.config.load import locate
-    from pyworker.config.problem import Problem
     from pyworker.policy.certificate import trouble
     from pyworker.unix import tls
 
@@ -203,7 +189,6 @@ def _out_of_date(apps: tuple[AppConfig, ...], path: str, profile: str) -> list[P
 
 def _imported(apps: tuple[AppConfig, ...], path: str, profile: str) -> list[Problem]:
     from pyworker.cli.tryimport import try_import
-    from pyworker.config.problem import ConfigError
 
     problems: list[Problem] = []
     for app in apps:
@@ -223,8 +208,6 @@ def _document(path: str | None, problems: list[Problem], warnings: list[Problem]
 
 
 def _warn(problems: list[Problem], settings: Settings) -> None:
-    from pyworker.cli.render import clean, look, note, paint
-
     how = look(sys.stderr, settings.color)
     for problem in problems:
         where = f"{os.path.basename(problem.file)}:{problem.line}: " if problem.line else ""
@@ -235,10 +218,6 @@ def _warn(problems: list[Problem], settings: Settings) -> None:
 
 
 def _show(problems: list[Problem], settings: Settings) -> None:
-    from pyworker.cli.fail import words
-    from pyworker.cli.problems import render
-    from pyworker.cli.render import look, note
-
     how = look(sys.stderr, settings.color)
     if problems[0].code == "no_file":  # there is nothing that could have errors
         note(words(problems[0].message, "", problems[0].hint, how), how)
