@@ -20,7 +20,8 @@ from pyworker.cli.files import as_bytes, cannot
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import Look, argument, home, line, look, note, out, paint, wrap
 from pyworker.errors import PyworkerError
-from pyworker.importers.kinds import KINDS
+from pyworker.importers.kinds import KINDS, kind_of
+from pyworker.importers.result import CannotImport, Result
 from pyworker.unix.files import write_file
 from pyworker.unix.venv import install_command
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from pyworker.config.problem import Problem
     from pyworker.importers.jsvalues import Computed
-    from pyworker.importers.result import Result
 
 _BY_HAND = "mend it; or write an app.toml by hand: pyworker init begins one"
 _MAX_FILE = 4 * 1024 * 1024
@@ -82,9 +82,6 @@ def cmd(
 
 
 def _read(file: str, kind: str | None, profile: str, execute: bool) -> Result:
-    from pyworker.importers.kinds import kind_of
-    from pyworker.importers.result import CannotImport
-
     text = _content(file)
     found = kind or kind_of(file, text)
     if not found:
@@ -185,7 +182,6 @@ def _umask() -> int:
 
 def _value(file: str, text: str, execute: bool, passed: list[Computed]) -> Any:
     from pyworker.importers.jsliteral import parse
-    from pyworker.importers.result import CannotImport
 
     ending = os.path.splitext(file)[1].lower()
     if ending in (".yaml", ".yml"):
@@ -241,8 +237,6 @@ _NOT_RUN = "without --run it is read, not executed"
 
 
 def _by_node(file: str) -> Any:
-    from pyworker.importers.result import CannotImport
-
     nothing = subprocess.DEVNULL
     # not in a folder: it may be full, or this a container that has none which can be written to
     with open(os.memfd_create("errors"), "w+b") as errors, open(os.memfd_create("answer"), "w+b") as answer:
