@@ -7,18 +7,17 @@ import os
 import re
 import shlex
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
 from pyworker.cli.files import as_bytes, cannot
 from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import argument, home, line, look, note, paint
+from pyworker.config.canonical import literal
+from pyworker.config.check import clean_name
 from pyworker.errors import PyworkerError
+from pyworker.importers.detect import FLASK_SOCKET_IO, IN_MEMORY, Found, detect, is_source, node_program
 from pyworker.unix.files import open_regular, write_file
-
-if TYPE_CHECKING:
-    from pyworker.importers.detect import Found
 
 # files of other process managers: what `pyworker import` reads
 _OTHERS = (
@@ -56,8 +55,6 @@ def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
     pyworker init              this folder
     pyworker init srv/shop     another one
     """
-    from pyworker.importers.detect import detect
-
     if not os.path.isdir(folder):
         hint = "name the folder of the app: pyworker init DIR"
         raise PyworkerError(f"{folder} is no folder", hint=hint, code="no_such_file")
@@ -86,8 +83,6 @@ def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
 
 
 def _sources(folder: str) -> dict[str, str]:
-    from pyworker.importers.detect import is_source
-
     found: dict[str, str] = {}
     for where, below, files in os.walk(folder):
         below[:] = sorted(
@@ -108,8 +103,6 @@ def _sources(folder: str) -> dict[str, str]:
 
 
 def _node(folder: str) -> list[Found]:
-    from pyworker.importers.detect import node_program
-
     try:
         with open_regular(os.path.join(folder, "package.json")) as file:
             return node_program(file.read(_MAX_SIZE).decode(), os.listdir(folder))
@@ -118,10 +111,6 @@ def _node(folder: str) -> list[Found]:
 
 
 def _text(folder: str, chosen: Found | None, schema: bool) -> str:
-    from pyworker.config.canonical import literal
-    from pyworker.config.check import clean_name
-    from pyworker.importers.detect import FLASK_SOCKET_IO, IN_MEMORY
-
     name = clean_name(os.path.basename(os.path.realpath(folder)))
     rows: list[tuple[str, str]] = []
 
