@@ -57,6 +57,14 @@ def memory_of(document: dict[str, Any]) -> int | None:
     return document.get("rss_bytes") if share is None else share
 
 
+def by_slot(app: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
+    """Return the workers of an app in a document by their slots: two during a reload."""
+    slots: dict[int, list[dict[str, Any]]] = {}
+    for worker in app.get("pool") or ():
+        slots.setdefault(worker["worker"], []).append(worker)
+    return slots
+
+
 def bound(bucket: int) -> float:
     """Return the upper bound of a histogram bucket in seconds."""
     return float(2**bucket) / 1e6

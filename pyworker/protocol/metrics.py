@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, get_args
 
 from pyworker.protocol.control import AppState
-from pyworker.protocol.figures import bound, totals_of
+from pyworker.protocol.figures import bound, by_slot, totals_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATES = get_args(AppState)
@@ -108,10 +108,7 @@ def _app(app: dict[str, Any], add: Any) -> None:
         if queue is not None:
             add("pyworker_listen_queue_connections", queue[0], app=name, listener=address)
             add("pyworker_listen_queue_limit_connections", queue[1], app=name, listener=address)
-    slots: dict[int, list[dict[str, Any]]] = {}
-    for worker in app.get("pool") or ():
-        slots.setdefault(worker["worker"], []).append(worker)
-    for slot, pool in sorted(slots.items()):
+    for slot, pool in sorted(by_slot(app).items()):
         _slot(name, slot, pool, counts=app.get("http") is not None, add=add)
 
 

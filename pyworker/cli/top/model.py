@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from pyworker.protocol.events import Event, workers_in_words
-from pyworker.protocol.figures import Totals, memory_of, totals_of
+from pyworker.protocol.figures import Totals, by_slot, memory_of, totals_of
 from pyworker.record import field, mutable
 
 KEPT = 240  # points of history
@@ -278,11 +278,3 @@ class Model:
             self._select_app(0)
         elif self.worker not in self._slots(app):
             self.worker = self._slots(app)[0]
-
-
-def by_slot(app: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
-    """Return an app's workers by slot: two during a reload."""
-    slots: dict[int, list[dict[str, Any]]] = {}
-    for worker in app.get("pool") or ():
-        slots.setdefault(worker["worker"], []).append(worker)
-    return slots
