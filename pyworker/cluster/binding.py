@@ -90,7 +90,7 @@ class Binding:
 
     def give_up(self, grant: Grant) -> None:
         """Let go of what `ask` has returned."""
-        close_all([grant.fd] if grant.fd >= 0 else [])
+        close_all([grant.fd])
 
     def on_listen(self, sock: socket.socket) -> None:
         """The program listens on a socket that we were given."""

@@ -249,7 +249,7 @@ def at_end(pipe: int) -> bool:
 
 
 def close_all(fds: list[int] | tuple[int, ...]) -> None:
-    """Close fds; one that is closed already is no error."""
+    """Close fds; one that is closed already, or none (-1), is no error."""
     for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)

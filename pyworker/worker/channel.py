@@ -118,8 +118,7 @@ class Channel:
                     raise wire.WireError("it came cut; has this worker too many open files?")
                 return Received(wire.decode(ToWorker, packet.data, limit=MAX_WORKER_MESSAGE), fd)
             except wire.WireError as error:
-                if fd >= 0:
-                    close_all([fd])
+                close_all([fd])
                 say(f"ignored a message of the daemon: {error}")
         return Closed()
 
