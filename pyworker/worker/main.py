@@ -172,12 +172,11 @@ class _Worker:
             ours.add(w.TASKS_SIGNAL)
         keep_from_children(ours)
         loop.add_reader(self._channel.fileno(), self._on_channel)
-        # the listeners are not ours to accept on when somebody hands the connections out
-        listeners = [_listener(fd) for fd in birth.listener_fds] if birth.inbox_fd < 0 else []
         self._accepts: AcceptLoop | InboxLoop
-        if birth.inbox_fd >= 0:
+        if birth.inbox_fd >= 0:  # somebody hands the connections out: the listeners are not ours to accept on
             self._accepts = InboxLoop(loop, Socket(fileno=os.dup(birth.inbox_fd)), server.serve)
         else:
+            listeners = [_listener(fd) for fd in birth.listener_fds]
             self._accepts = AcceptLoop(loop, listeners, server.serve, exclusive=exclusive)
         server.on_saturation = self._accepts.hold
         self._tick()
