@@ -92,7 +92,9 @@ def toml(values: Mapping[str, Any], path: tuple[str, ...], comments: Mapping[str
     small = {k: v for k, v in small.items() if not any(isinstance(inner, dict) for inner in v.values())}
     rows += [(f"{_key(n)}.{_key(k)}", f"{n}.{k}", v) for n, inner in small.items() for k, v in inner.items()]
     width = max((len(shown) for shown, _, _ in rows), default=0)
-    lines += [_with_comment(f"{shown:<{width}} = {literal(v)}", comments.get(key)) for shown, key, v in rows]
+    for shown, key, value in rows:
+        comment = f"  # {comments[key]}" if comments.get(key) else ""
+        lines.append(f"{shown:<{width}} = {literal(value)}{comment}")
     text = "\n".join(lines) + "\n"
     for name, inner in values.items():
         if isinstance(inner, dict) and name not in small:
@@ -154,7 +156,3 @@ def _text(value: str) -> str:
 
 def _key(name: str) -> str:
     return name if _BARE.match(name) else _text(name)
-
-
-def _with_comment(line: str, comment: str | None) -> str:
-    return f"{line}  # {comment}" if comment else line

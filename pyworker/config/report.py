@@ -105,15 +105,13 @@ def shown(value: Any) -> str:
             return json.dumps(short(value), ensure_ascii=False)
         case bool():
             return "true" if value else "false"
-        case int() | float():
-            return short(f"{value:g}" if isinstance(value, float) else _digits(value))
+        case int():
+            return str(value) if abs(value) < 10**30 else "a number this large"
+        case float():
+            return f"{value:g}"
         case list():
             return "a list"
         case dict():
             return "a table"
         case _:
             return "a date or time"
-
-
-def _digits(value: int) -> str:
-    return str(value) if -(10**30) < value < 10**30 else "a number this large"
