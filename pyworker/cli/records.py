@@ -190,14 +190,10 @@ def parse_json(msg: bytes, *, strict: bool = False) -> dict[str, Any] | None:
     if not msg.startswith(b"{") or not msg.rstrip().endswith(b"}"):
         return None
     try:
-        value = json.loads(msg, parse_constant=_none, parse_float=_finite) if strict else json.loads(msg)
+        value = json.loads(msg, parse_constant=lambda _: None, parse_float=_finite) if strict else json.loads(msg)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _none(_text: str) -> None:
-    return None
 
 
 def _finite(text: str) -> float | None:
