@@ -109,6 +109,7 @@ def test_a_start_is_told(app: dict[str, Any], says: str) -> None:
         ({"refused": {2: REFUSED}, "workers": {7: a_worker(7, 1)}}, "failed: the import failed", "failed: the import failed"),
         ({"refused": {2: REFUSED}, "workers": {7: a_worker(7, 2, state=State.DRAINING)}}, "failed: the import failed", "failed: the import failed"),
         ({"refused": {2: REFUSED}, "workers": {7: a_worker(7, 2)}, "record": GAVE_UP}, "failed: the import failed", "failed: the import failed"),
+        ({"refused": {2: REFUSED}, "workers": {7: a_worker(7, 2)}, "record": NEVER}, "failed: the import failed", "failed: the import failed"),
         ({"refused": {2: REFUSED}, "workers": {7: a_worker(7, 2)}, "running": False}, "failed: the import failed", "failed: the import failed"),
     ],
 )  # fmt: skip
@@ -149,13 +150,25 @@ def test_an_abort_is_told(app: dict[str, Any], says: str) -> None:
         (None, {}, "failed: it was started again by another command"),
         (frozenset({2}), {"workers": {7: a_worker(7, slot=1)}}, "stopped"),
         (frozenset({2}), {"workers": {7: a_worker(7, slot=2, state=State.STOPPED)}}, "stopped"),
-        (frozenset({2}), {"workers": {7: a_worker(7, slot=2)}, "stopped_slots": frozenset({1, 2})}, ""),
+        (frozenset({2}), {"workers": {7: a_worker(7, slot=2)}, "stopped_slots": frozenset({2})}, ""),
         (frozenset({2}), {"workers": {7: a_worker(7, slot=2)}}, "failed: it was started again by another command"),
         (frozenset({2}), {"workers": {7: a_worker(7, slot=2)}, "running": False, "wanted": False}, ""),
+        (frozenset({2}), {"workers": {7: a_worker(7, slot=2)}, "running": False}, ""),  # all stop, to start again
     ],
 )
 def test_a_stop_is_told(slots: frozenset[int] | None, app: dict[str, Any], says: str) -> None:
     assert told(o.stopped(slots), an_app(**app)) == says
+
+
+def test_an_end_is_waited_for_of_what_a_later_daemon_has_to_bring_back_too() -> None:
+    assert [told(o.ended(), an_app(closed=closed)) for closed in (False, True)] == ["", "stopped"]
+
+
+def test_what_another_command_has_decided_is_known_for_that() -> None:
+    for goal, app in ((o.started("started", 1), {"generation": 2}), (o.stopped(None), {}), (o.scaled(a_brain(), (), 1), {"wanted": False})):
+        outcome = goal(an_app(**app), 5.0)
+        assert outcome is not None
+        assert outcome.overtaken
 
 
 def test_a_delete_is_told_once_nothing_of_that_name_is_the_app_that_was_to_go() -> None:
@@ -268,7 +281,8 @@ def test_what_is_so_already_is_answered_at_once_and_a_failure_of_one_is_one_of_t
 def test_who_does_not_wait_is_told_what_is_decided_and_that_the_rest_goes_on(waits: Waits) -> None:
     waits.came_to["api"] = o.Outcome(False, "failed")
     waits.wait("api", "web", wait=False)
-    assert waits.answers == [(False, {"api": "failed", "web": "under_way"})]
+    waits.wait("web", wait=False)
+    assert waits.answers == [(False, {"api": "failed", "web": "under_way"}), (True, {"web": "under_way"})]
     assert waits.operations.under_way() == []
 
 

@@ -33,7 +33,7 @@ def look(columns: int, *, ascii: bool = False, color: bool = False) -> Look:
         ("60", 60, 24, ()), ("80", 80, 24, ()), ("120", 120, 36, ()), ("200", 200, 50, ()),
         ("short", 100, 9, ("down", "down")), ("help", 80, 24, ("?",)), ("help-60", 60, 24, ("?",)), ("scale", 80, 24, ("+", "+")),
         ("reload", 60, 24, ("tab", "r")), ("command", 80, 24, ("tab", "tab")), ("failed", 100, 24, ("end",)),
-        ("filter", 80, 24, ("/", "a", "d")), ("by-cpu", 80, 24, ("c",)),
+        ("filter", 80, 24, ("/", "a", "d")), ("by-cpu", 80, 24, ("c",)), ("colours", 80, 30, ()),
     ],
 )  # fmt: skip
 def test_pictures(name: str, columns: int, rows: int, keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +41,8 @@ def test_pictures(name: str, columns: int, rows: int, keys: tuple[str, ...], mon
     made = copy.deepcopy(MADE)
     for key in keys:
         made.key(key, 60.0)
-    text = "\n".join(line.rstrip() for line in frame(made, AROUND, look(columns), rows)) + "\n"
+    lines = frame(made, AROUND, look(columns, color=name == "colours"), rows)
+    text = "\n".join(line.rstrip().replace("\x1b", "^[") for line in lines) + "\n"
     file = GOLDEN / f"{name}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         file.write_text(text)
@@ -130,6 +131,23 @@ def test_without_apps_it_says_what_to_do() -> None:
     assert "pyworker start app.toml" in "\n".join(frame(made, AROUND, look(80), 10))
     assert made.key("r", 0.0) is None
     assert made.key("enter", 0.0) is None
+
+
+def test_a_message_stays_for_a_while_in_its_colour_and_no_wider_than_the_window() -> None:
+    made = copy.deepcopy(MADE)
+    made.say(f"api reloaded {'x' * 80}", 57.0, "green")
+    assert frame(made, AROUND, look(40, color=True), 24)[-1] == f"\x1b[32m api reloaded {'x' * 25}…\x1b[0m"
+    late = AROUND._replace(now=80.0)
+    assert frame(made, late, look(80), 24) == frame(MADE, late, look(80), 24)
+
+
+def test_an_address_whose_queue_is_not_known_is_passed_over() -> None:
+    document = documents.ps()
+    document["apps"] = [documents.app("api", queue=[None, [3, 128], [4, 128]])]
+    made = Model()
+    made.feed(document, 0.0)
+    made.feed(document, 1.0)
+    assert "queue 3/128, 4/128" in "".join(frame(made, AROUND, look(120), 30))
 
 
 def test_a_daemon_that_is_away_is_said() -> None:
