@@ -220,7 +220,8 @@ def _births(home: str, names: tuple[str, ...], ended: Event, pid: int) -> tuple[
                 next_birth = max(ended.time, moment.before(event.time, _PRINTS_EARLY))
     age = ended.data.get("after_s")
     if isinstance(age, int | float):
-        birth = min(birth, moment.before(ended.time, age + _PRINTS_EARLY))
+        by_age = moment.before(ended.time, age + _PRINTS_EARLY)
+        birth = min(birth or by_age, by_age)
     return birth, next_birth
 
 
