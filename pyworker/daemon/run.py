@@ -140,7 +140,9 @@ class Run:
     # ---- signals -------------------------------------------------------------------------------------
     def on_signal(self, number: int) -> None:
         """Do what a signal asks for; the guardian passes on what it is sent."""
-        if number == RELOAD:
+        if number == RELOAD and self._desk.shutting_down:
+            _say("nothing is reloaded: it is stopping")
+        elif number == RELOAD:
             with self._manager.reloading() if self._manager is not None else contextlib.nullcontext():
                 self._reload()
         elif number in STOPS:

@@ -255,6 +255,17 @@ def test_a_reload_on_hup_and_one_that_is_refused(homeless: Pyworker) -> None:
         assert one.stop() == 0
 
 
+def test_a_hup_takes_no_stop_back(homeless: Pyworker) -> None:
+    with foreground(homeless, "--", "sh", "-c", 'trap "" TERM; echo begins; while :; do sleep 0.1; done') as one:
+        one.wait_out("begins")
+        one.signal(signal.SIGTERM)
+        one.wait_for("stopping")
+        one.signal(signal.SIGHUP)
+        one.wait_for("nothing is reloaded: it is stopping")
+        one.signal(signal.SIGTERM)
+        assert one.ends() == 0
+
+
 def test_without_descriptors_it_ends_with_the_next_step(homeless: Pyworker) -> None:
     pw = homeless
     pw.make_failpoints()
