@@ -228,6 +228,18 @@ def test_kubernetes_says_what_the_config_says(made: pathlib.Path) -> None:
     assert one["Deployment"]["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"] == f"{2 * 256 + 128}Mi"
 
 
+@pytest.mark.parametrize(
+    ("more", "duck"), [('target = "a:b"', 5), ('target = "a:b"\n[run]\nlame_duck = "7s"', 7), ('command = "x"', 0)]
+)  # fmt: skip
+def test_a_pod_that_goes_serves_on_until_nobody_sends_to_it_any_more(tmp_path: pathlib.Path, more: str, duck: int) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text(f'[app]\nname = "a"\n{more}\n')
+    (pod,) = [d["spec"]["template"]["spec"] for d in parsed(export(file, "kubernetes")["a.yaml"]) if d["kind"] == "Deployment"]
+    assert pod["terminationGracePeriodSeconds"] == 30 + 10 + duck + 5
+    # one of the file is in the image
+    assert (pod["containers"][0]["args"][-2:] == ["--lame-duck", "5s"]) == (duck == 5)
+
+
 def test_the_autoscaler_looks_at_what_it_is_told_to(made: pathlib.Path) -> None:
     def metrics(**options: Any) -> list[dict[str, Any]]:
         documents = {d["kind"]: d for d in parsed(export(made, "kubernetes", "api", **options)["api.yaml"])}
@@ -370,6 +382,23 @@ def look_through(kind: str, block: dict[str, Any]) -> None:
             assert isinstance(bare(value), expected), (kind, key, value)  # type: ignore[arg-type]
 
 
+def test_nomad_says_what_the_config_says(made: pathlib.Path) -> None:
+    def said(name: str, **options: Any) -> dict[str, str]:
+        return dict(re.findall(r'^ *(\w+) = "?(.*?)"?$', export(made, "nomad", name, **options)[f"{name}.nomad.hcl"], re.MULTILINE))
+
+    api = said("api", image="r.example/shop:1", replicas_from_workers=True)
+    assert api == {
+        **api, "count": "4", "image": "r.example/shop:1", "cpu": "500", "memory": str(2 * 256 + 128), "kill_timeout": "37s",
+        "shutdown_delay": "5s", "min_healthy_time": "10s", "healthy_deadline": "100s",
+    }  # fmt: skip
+    api = said("api")
+    assert (api["count"], api["image"], api["cpu"], api["memory"]) == ("1", "api:latest", "2000", str(5 * 256 + 128))
+    assert "shutdown_delay" not in said("nightly"), "nobody sends to it"
+    text = export(made, "nomad", "nightly")["nightly.nomad.hcl"]
+    assert "cron is in local time here" in text
+    assert "network" not in text
+
+
 def test_nomad_has_a_port_of_its_own_for_each_of_the_image(made: pathlib.Path) -> None:
     (text,) = export(made, "nomad", "api").values()
     assert re.findall(r'port "(\w+)" {\s+to = (\d+)\s', text) == [("p8000", "8000"), ("probe", "8081")]
@@ -382,6 +411,7 @@ def test_nomad_is_given_secrets_by_reference(made: pathlib.Path) -> None:
     assert 'volumes = ["secrets/mail.env:/app/mail.env:ro"]' in text
     assert "{{ .mail_env }}" in text
     assert "max_kill_timeout" in text
+    assert "put FROM, mail_env (the content of mail.env) into the Nomad variable nomad/jobs/mail" in text
 
 
 def test_docker_begins_with_what_changes_seldom_and_runs_as_nobody_special(made: pathlib.Path) -> None:
