@@ -40,7 +40,7 @@ _LAST_LINES = 20
 _DUMP_LINES = 1000  # the stacks of all threads of an import that hangs
 _NODE_LINES = 80  # node ends a crash with its version, and the error stands above a long stack
 _IN_USE = re.compile(  # without "already": musl; the last is what gRPC says
-    r"\bEADDRINUSE\b|[Aa]ddress (already )?in use|\b[Pp]ort (\d+ )?(is (already )?in use|not free on )"
+    r"\bEADDRINUSE\b|[Aa]ddress (already )?in use|\b[Pp]ort (\d+ )?((is )?(already )?in use|not free on )"
     r"|\bFailed to bind to address "
 )
 _PORT = re.compile(  # with what stands before it: times have colons, too

@@ -137,6 +137,7 @@ def test_a_port_that_a_program_finds_taken_has_a_next_step() -> None:
         "OSError: [Errno 98] error while attempting to bind on address ('127.0.0.1', {}): address already in use",
         "nginx: [emerg] bind() to 0.0.0.0:{} failed (98: Address already in use)",
         "java.io.IOException: Port {} is already in use",
+        "error: Failed to start server. Is port {} in use?",  # Bun
         "nginx: [emerg] bind() to 0.0.0.0:{} failed (98: Address in use)",  # musl
     ],
 )
