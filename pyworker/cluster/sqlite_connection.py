@@ -203,14 +203,17 @@ def _open_alone(folder: str) -> tuple[sqlite3.Connection, tuple[int, int]]:
     try:
         _enter(gate, folder)
         path = os.path.join(folder, FILE)
-        if not os.path.exists(path):
+        # not os.path.exists: a TimeoutError that a signal's handler raises in it would be "there is none"
+        try:
+            file = _identity(path)
+        except FileNotFoundError:
             # of one that was removed alone: who has it open goes on in them until he looks
             for rest in ("-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path + rest)
             # private from the start. Never touched again: closing any fd of it would let go the locks of our connections
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        file = _identity(path)
+            file = _identity(path)
         db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
