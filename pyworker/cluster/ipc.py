@@ -422,15 +422,15 @@ class ThreadChannel(_Channel):
     ) -> None:
         super().__init__(sock, receiver, files=files, max_line=max_line)
         self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._thread = threading.Thread(target=self._run, name="pyworker channel", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to read. Before that nothing is lost: it waits in the kernel."""
-        self._thread.start()
+        """Begin to read. Before that nothing is lost: it waits in the kernel. Done again it does nothing."""
+        threading.Thread(target=self._run, name="pyworker channel", daemon=True).start()
 
     @property
     def started(self) -> bool:
-        return self._thread.ident is not None
+        return self._thread is not None
 
     @property
     def is_here(self) -> bool:
@@ -466,6 +466,11 @@ class ThreadChannel(_Channel):
         return not self.started or self.is_here
 
     def _run(self) -> None:
+        # not noted where it is started: the handler of a signal may have ended that
+        with self._lock:
+            if self._thread is not None or self._closed:
+                return
+            self._thread = threading.current_thread()
         poll = green_poll()
         poll.register(self._wake_reader, select.POLLIN)
         watched = 0

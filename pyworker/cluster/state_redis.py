@@ -201,7 +201,7 @@ class RedisStore:
         self._wake()
 
     def _wake(self) -> None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), self._answered():
             self._client.publish(self._changed, "")
 
     def close(self) -> None:

@@ -264,8 +264,7 @@ class State:
         event loop if one runs here, else in a thread of ours. Without, `async for value in state.watch(key)`.
         """
         watch = Watch(check_key(key), callback)
-        watch._end = end = self._store.watch(key, _deliverer(watch))
-        self._keep(watch, end)
+        self._begin(watch, lambda deliver: self._store.watch(key, deliver))
         return watch
 
     def broadcast(self, message: Any) -> None:
@@ -277,8 +276,7 @@ class State:
     def listen(self, callback: Callable[[Any], object] | None = None) -> Messages:
         """Be told of each broadcast of the others from now on: by a callback as in `watch`, or `async for`."""
         messages = Messages(callback)
-        messages._end = end = self._store.listen(_deliverer(messages))
-        self._keep(messages, end)
+        self._begin(messages, self._store.listen)
         return messages
 
     def close(self) -> None:
@@ -296,9 +294,14 @@ class State:
     def __repr__(self) -> str:
         return f"<State {self.address}>"
 
-    def _keep(self, stream: Watch | Messages, end: Callable[[], None]) -> None:
-        self._open.add(stream)
-        weakref.finalize(stream, end).atexit = False  # an `async for` that was left without close()
+    def _begin(self, stream: Watch | Messages, begin: Callable[[Callable[..., None]], Callable[[], None]]) -> None:
+        try:
+            stream._end = end = begin(_deliverer(stream))
+            self._open.add(stream)
+            weakref.finalize(stream, end).atexit = False  # an `async for` that was left without close()
+        except BaseException:  # no thread is to be had, or of a signal's handler: whoever tries again is told once
+            stream.close()
+            raise
 
     def _refuse_inside_update(self, name: str) -> None:
         if getattr(self._changing, "now", False):

@@ -66,19 +66,13 @@ class Thread:
         self._run = run
         self._on_error = on_error
         self._thread: threading.Thread | None = None
-        self._lock = threading.RLock()  # the handler of a signal may come in the middle
+        self._lock = threading.Lock()
         self.closed = False
 
     def ensure(self) -> None:
         """Have it run."""
-        with self._lock:
-            if self._thread is None and not self.closed:
-                self._thread = threading.Thread(target=self._main, name="pyworker-state", daemon=True)
-                try:
-                    self._thread.start()
-                except BaseException:  # none to be had now: tried again
-                    self._thread = None
-                    raise
+        if self._thread is None and not self.closed:
+            threading.Thread(target=self._main, name="pyworker-state", daemon=True).start()
 
     def join(self) -> None:
         """Wait until it has ended; `run` must have been told."""
@@ -87,6 +81,11 @@ class Thread:
             thread.join(5)
 
     def _main(self) -> None:
+        # not noted where it is started: the handler of a signal may have ended that, and it is begun anew
+        with self._lock:
+            if self._thread is not None:
+                return
+            self._thread = threading.current_thread()
         pause = 0.05
         while not self.closed:
             started = time.monotonic()

@@ -122,10 +122,14 @@ class Runtime(Binding):
     def _start_reader(self) -> None:
         if not self._reading:
             start_new_thread(self._read, ())
-            self._reading = True
 
     def _read(self) -> None:
         """The thread: answers of the daemon, and the end."""
+        # not noted where it is started: the handler of a signal may have ended that
+        with self._book:
+            if self._reading:
+                return
+            self._reading = True
         while True:
             found = self._channel.wait()
             if isinstance(found, Closed) and not self._channel.is_open:

@@ -21,7 +21,7 @@ from pyworker.cluster.parent import ChildProcess
 from pyworker.cluster.process import _Process, _ToLoop
 from tests.cluster.helpers import Inbox, asynchronous, eventually, open_fds
 from tests.support.forked import ends_well_while_held
-from tests.support.steps import acts_at
+from tests.support.steps import Rung, acts_at
 from tests.support.wait import wait_until
 
 
@@ -83,7 +83,7 @@ async def test_the_thread_that_reads_needs_nothing_of_who_starts_it(tmp_path: Pa
         "import threading\nfrom pyworker import process\n"
         "got = threading.Event()\n"
         "class Thread(threading.Thread):\n    def start(self):\n        super().start()\n        got.wait()\n"
-        "process._process.channel._thread.__class__ = Thread\n"
+        "threading.Thread = Thread\n"
         "def take(message, handle):\n    process.on('error', print)\n    process.send(message)\n    got.set()\n"
         "process.on('message', take)\nprocess.disconnect()",
     )
@@ -333,6 +333,26 @@ def test_a_channel_whose_start_the_handler_of_a_signal_has_ended_is_read_by_who_
         wait_until(lambda one=one: one._ended)
         if not has_come:
             break
+
+
+def test_a_channel_whose_thread_had_begun_when_the_handler_of_a_signal_raised_is_read_by_who_tries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = socket.socketpair()
+    one = _Process()
+    one.attach(ours.detach(), files=False)
+
+    def rung(*_: object) -> None:
+        raise Rung
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Event, "wait", rung)  # for the thread, in Thread.start
+        with contextlib.suppress(Rung):
+            one.start()
+    wait_until(lambda: any(each.name == "pyworker channel" and each.ident for each in threading.enumerate()))
+    one.start()
+    theirs.close()
+    wait_until(lambda: one._ended)
 
 
 def test_in_a_process_that_was_forked_no_lock_is_held_by_a_thread_that_is_not_there() -> None:
