@@ -14,6 +14,7 @@ from pyworker.cli.launch import become, ensure_daemon, own_python
 from pyworker.errors import PyworkerError
 from tests.support import seccomp
 from tests.support.cli import environment
+from tests.support.pyworker import alive
 from tests.support.wait import wait_until
 
 STAND_IN = Path(__file__).with_name("stand_in_guardian.py")
@@ -28,13 +29,6 @@ def leaves(home: str) -> Iterator[str]:
         Path(home, "leave").touch()
         for pid in map(int, boots.read_text().split()):
             wait_until(lambda pid=pid: not alive(pid), what="the stand-in to leave")
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def launch(home: str, tmp_path: Path, mode: str = "serve") -> subprocess.Popen[str]:

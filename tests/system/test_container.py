@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import pytest
 
 from pyworker.protocol.run import RELOAD, STOPS, orders
+from tests.support.children import children
 from tests.support.foreground import Foreground, foreground
-from tests.support.pyworker import LONG, Pyworker
+from tests.support.pyworker import LONG, Pyworker, alive
 from tests.support.wait import wait_until
 
 UNSHARE = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"]
@@ -45,19 +46,6 @@ def guardian(one: Foreground, pw: Pyworker) -> int:
     with open(f"/proc/{found[0]}/status") as status:
         assert re.search(r"^NSpid:\s+\d+\s+1$", status.read(), re.MULTILINE)
     return found[0]
-
-
-def children_of(pid: int) -> dict[int, str]:
-    """Pids and states of a process's children."""
-    found = {}
-    with open(f"/proc/{pid}/task/{pid}/children") as listing:
-        for child in listing.read().split():
-            try:
-                with open(f"/proc/{child}/stat") as stat:
-                    found[int(child)] = stat.read().rpartition(")")[2].split()[0]
-            except FileNotFoundError:
-                continue
-    return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
@@ -146,8 +134,7 @@ def test_orphans_are_reaped(box: Pyworker) -> None:
         pid = guardian(one, box)
         one.running()
         # the daemon, the logger and the one worker; whoever else is there has ended and is on its way out
-        wait_until(lambda: len(children_of(pid)) == 3, LONG, "the orphans to be reaped")
-        assert "Z" not in children_of(pid).values()
+        wait_until(lambda: [alive(child) for child in children(pid)] == [True] * 3, LONG, "the orphans to be reaped")
         os.kill(pid, signal.SIGTERM)
         assert one.ends() == 0
 
