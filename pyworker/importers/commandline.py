@@ -27,7 +27,7 @@ _OF_THE_SHELL = {
     "cd", "pushd", "popd", "source", ".", "export", "readonly", "declare", "typeset", "set", "unset", "shopt", "trap",
     "ulimit", "umask", "eval", "exec", "alias", "conda", "mamba", "micromamba", "workon", "pyenv", "nvm", "module",
 }  # fmt: skip
-_RUNNERS = (("poetry", "run"), ("uv", "run"), ("pipenv", "run"), ("pdm", "run"), ("hatch", "run"))
+RUNNERS = ("poetry", "uv", "pipenv", "pdm", "hatch")  # their `run` starts a program in an environment that they keep
 
 # option -> (setting, takes a value)
 _GUNICORN = {
@@ -215,7 +215,7 @@ def _without_wrappers(app: Imported, words: list[str], source: str) -> list[str]
         elif found is not None:
             app.variable(found[1], _looked_up(found[2]), source)
             words = words[1:]
-        elif tuple(words[:2]) in _RUNNERS and not "".join(words[2:3]).startswith("-"):
+        elif words[0] in RUNNERS and words[1:2] == ["run"] and not "".join(words[2:3]).startswith("-"):
             app.look(source, f"`{words[0]} run` is left out: python names the virtual environment (./.venv by default)")
             words = [*(["python"] if "".join(words[2:3]).endswith(".py") else []), *words[2:]]
         else:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyworker.config.check import clean_name
-from pyworker.importers.commandline import understand
+from pyworker.importers.commandline import RUNNERS, understand
 from pyworker.importers.jsvalues import HERE, RUN, Computed, EnvironmentText, computed_in
 from pyworker.importers.pm2settings import DROPPED, SETTINGS, as_profile, environment, int_of
 from pyworker.importers.result import DOLLAR, CannotImport, Imported, Note, Result, at_home, needs_shell, settle
@@ -26,7 +26,6 @@ _INTERPRETERS = {
 _PORT_OPTION = re.compile(r"\s(-p|--port)[ =]?(\d{1,5})(?!\S)")
 _PROGRAM = re.compile(r"\w[\w-]*\Z")
 _NODE_PROGRAMS = ("npm", "npx", "yarn", "pnpm")
-RUNNERS = ("poetry", "uv", "pipenv", "pdm", "hatch")
 _WITH_VARIABLES = ("script", "args", "interpreter", "interpreter_args", "port")  # the last is one itself
 _PATHS = ("cwd", "out_file", "error_file", "log_file", "env_file")
 _MOST = 1_000_000  # values; a file has 4 MB at most
