@@ -318,21 +318,20 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _announce_uncaught() -> None:
+def _announce_uncaught(worker: ThisWorker, binding: Binding) -> None:
     """Let uncaught exceptions announce the worker's death before they end it."""
     show = sys.excepthook
     show_thread = threading.excepthook
 
     def uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
         show(kind, error, trace)
-        if isinstance(error, Exception) and worker is not None and _binding is not None and _binding.is_own_process:
+        if isinstance(error, Exception) and binding.is_own_process:
             worker.suicide()
             threading.Event().wait()  # the other thread finishes what is under way, and exits
 
     def uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
         show_thread(args)
-        own = _binding is not None and _binding.is_own_process
-        if worker is not None and own and args.exc_type is not SystemExit:
+        if binding.is_own_process and args.exc_type is not SystemExit:
             worker.suicide()
 
     sys.excepthook = uncaught
@@ -365,7 +364,7 @@ def _become_worker() -> None:
     process._process.internal = _binding.received
     process._process.at_end = _binding.at_end
     _binding.install()
-    _announce_uncaught()
+    _announce_uncaught(worker, _binding)
     if threading.current_thread() is threading.main_thread():
         _leave_ctrl_c_to_the_primary()
     _say({"act": "online"})
