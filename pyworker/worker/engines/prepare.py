@@ -124,10 +124,9 @@ def _missing(names: list[str], engine: Engine, why: str) -> EngineMissing:
 
 def _describe(sources: dict[str, tuple[str, bool]]) -> str:
     order = [name for name in ("uvicorn", "httptools", "uvloop", "websockets") if name in sources]
-    places = {True: "from the app's environment", False: "pyworker's own"}
     groups = []
-    for theirs in (True, False):
+    for theirs, place in ((True, "from the app's environment"), (False, "pyworker's own")):
         names = [f"{name} {sources[name][0]}" for name in order if sources[name][1] is theirs]
         if names:
-            groups.append(", ".join(names) + f" ({places[theirs]})")
+            groups.append(", ".join(names) + f" ({place})")
     return "; ".join(groups)
