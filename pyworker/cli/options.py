@@ -75,6 +75,9 @@ class Option(click.Option):
 
 
 option = functools.partial(click.option, cls=Option)
+of_profile = option(
+    "--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Use [profiles.NAME] of the file."
+)
 
 
 def shows(names: list[str], show: Callable[[click.Context, click.Parameter, bool], None], help: str) -> Option:

@@ -20,7 +20,7 @@ import click
 
 from pyworker.cli.fail import words
 from pyworker.cli.here import absolute, here
-from pyworker.cli.options import Settings, common, option
+from pyworker.cli.options import Settings, common, of_profile, option
 from pyworker.cli.problems import render
 from pyworker.cli.render import clean, line, look, note, paint
 from pyworker.config.load import elsewhere, find, load, locate, profiles_in, run_config
@@ -35,7 +35,7 @@ _OUT_OF_DATE, _NO_CLIENT = "certificate", "state"  # the codes of warnings about
 @click.command()
 @click.argument("file", required=False)
 @option("--import", "imports", is_flag=True, help="Import each target too, in a throw-away process.")
-@option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Use [profiles.NAME] of the file.")
+@of_profile
 @common
 def cmd(settings: Settings, file: str | None, imports: bool, profile: str) -> None:
     """Check a config file; start nothing.

@@ -11,7 +11,7 @@ import click
 
 from pyworker.cli.client import ask
 from pyworker.cli.here import absolute, here
-from pyworker.cli.options import Settings, common, option
+from pyworker.cli.options import Settings, common, of_profile, option
 from pyworker.cli.render import NO_APP, line, look, note, out
 from pyworker.errors import PyworkerError
 from pyworker.record import replace
@@ -21,7 +21,7 @@ from pyworker.record import replace
 @click.argument("what", nargs=-1, metavar="[FILE | NAME | env NAME]")
 @option("--origin", is_flag=True, help="Say where each value comes from.")
 @option("--reveal", is_flag=True, help="With env: show secrets too.")
-@option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Use [profiles.NAME] of the file.")
+@of_profile
 @common
 def cmd(settings: Settings, what: tuple[str, ...], origin: bool, reveal: bool, profile: str) -> int:
     """Show a config as pyworker understands it: TOML, every default filled in.

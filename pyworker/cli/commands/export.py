@@ -13,7 +13,7 @@ import click
 from pyworker.cli import render
 from pyworker.cli.files import as_bytes, cannot
 from pyworker.cli.here import absolute, here
-from pyworker.cli.options import Settings, common, option
+from pyworker.cli.options import Settings, common, of_profile, option
 from pyworker.cli.render import line
 from pyworker.errors import PyworkerError
 from pyworker.unix.files import open_regular, write_file
@@ -53,7 +53,7 @@ class _Engine(click.Choice[str]):
     help="kubernetes: what the autoscaler looks at; in-flight needs a metrics adapter.",
 )
 @option("--force", is_flag=True, help="With -o: overwrite files that `pyworker export` has not made.")
-@option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Use [profiles.NAME] of the file.")
+@of_profile
 @common
 def cmd(
     settings: Settings,

@@ -16,7 +16,7 @@ from pyworker.cli import render
 from pyworker.cli.client import DaemonAway, apps_now, shell_env
 from pyworker.cli.here import absolute
 from pyworker.cli.operation import Header, run, who_starts
-from pyworker.cli.options import Settings, common, option
+from pyworker.cli.options import Settings, common, of_profile, option
 from pyworker.cli.render import line
 from pyworker.cli.startable import Startable, Words, find_startable, hint_to_app, hint_to_program, split_environment
 from pyworker.errors import PyworkerError
@@ -62,7 +62,7 @@ _WHAT_IT_IS = (
     option("--cwd", metavar="DIR", help="Working directory."),
     option("--python", metavar="PATH", help="Virtual environment or interpreter of the app."),
     option("--only", multiple=True, metavar="NAME", help="Only this app of the file, and what it needs; repeatable."),
-    option("--profile", default="", envvar="PYWORKER_PROFILE", metavar="NAME", help="Use [profiles.NAME] of the file."),
+    of_profile,
     option("--watch", is_flag=True, default=None, help="Reload when a file changes (development)."),
 )
 
