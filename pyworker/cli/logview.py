@@ -93,7 +93,7 @@ class Choice:
         return bool(self._since) and found.ts < self._since
 
     def wants_app(self, app: str) -> bool:
-        return not self._names or any(fnmatchcase(app, n) or fnmatchcase(app, _app_of(n)) for n in self._names)
+        return not self._names or any(fnmatchcase(app, _app_of(n)) for n in self._names)
 
     def _is_named(self, name: str) -> bool:
         app, _, worker = name.rpartition(".")
