@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pyworker.cli import logfiles
+from pyworker.cli.logview import Entry, Joiner
 from pyworker.logger.rotation import Rotation
 from pyworker.protocol.logs import LogRecord, format_record
 from tests.support.cli import environment, run, run_on_terminal
@@ -156,6 +157,15 @@ def test_parts_of_a_line_are_one_line_again(home: Path) -> None:
     )
     assert logs(home) == "api.1 │ still\n".join(["api.2 │ other\napi.1 │ loading… done\n", ""])
     assert logs(home, "-n", "2", "--no-prefix") == "loading… done\nstill\n"
+
+
+def test_a_line_that_does_not_end_is_not_held_for_ever() -> None:
+    part = Entry(b"", b"api.1", b"1", b"out", True, b"x" * 600_000)
+    joiner = Joiner()
+    assert joiner.add(part) is None
+    so_far = joiner.add(part)
+    assert so_far is not None
+    assert (len(so_far.msg), so_far.partial, len(joiner)) == (1_200_000, False, 0)
 
 
 def test_the_last_line_is_whole_also_where_others_printed_between_its_parts(home: Path) -> None:

@@ -251,10 +251,13 @@ def test_ctrl_z_in_the_log_gives_the_log_back(home: str) -> None:
         assert terminal.end() == 0
 
 
-def test_the_description_stays_until_any_key(home: str) -> None:
+@pytest.mark.parametrize(("key", "says"), [("d", "shop.main:app"), ("\r", "no logs of an app named 'api.1'")])
+def test_the_description_and_why_there_is_no_log_stay_until_any_key(home: str, key: str, says: str) -> None:
+    write_log(home)
+    os.rename(f"{home}/logs/api.log", f"{home}/logs/other.log")
     with FakeControl(home, HANDLERS), top(home) as terminal:
-        terminal.type("d")
-        terminal.read(lambda raw: "any key: back" in raw, "the end of the description")
+        terminal.type(key)
+        terminal.read(lambda raw: says in raw and "any key: back" in raw, "the end of what is said")
         terminal.type("x")
         terminal.read(lambda raw: "\x1b[?1049h" in raw and "api.1" in raw, "the view again")
         terminal.type("q")
