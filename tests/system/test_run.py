@@ -553,17 +553,23 @@ def test_one_failed_app_among_others_is_not_the_end(homeless: Pyworker) -> None:
         table = file.read().replace("[app]", "[apps.api]").replace('name = "api"\n', "")
     bad = '[apps.bad]\nrestart.retry = "500ms"\ncommand = ["sh", "-c", "test -e up && exec sleep 1000"]\n'
     once = '[apps.once]\ncommand = ["sh", "-c", "while [ ! -e up ]; do sleep 0.1; done; exit 3"]\nrestart = "never"\n'
-    pw.write("app.toml", f'{table}\n{bad}{once}[run]\nprobe = "127.0.0.1:{port}"\n')
-    with foreground(pw, "app.toml") as one:
+    taken = socket.create_server(("127.0.0.1", pw.another_port()))
+    late = f'[apps.late]\ntarget = "web:app"\nbind = "127.0.0.1:{taken.getsockname()[1]}"\n'
+    pw.write("app.toml", f'{table}\n{bad}{once}{late}[run]\nprobe = "127.0.0.1:{port}"\n')
+    with taken, foreground(pw, "app.toml") as one:
         one.wait_for("bad failed")
+        one.wait_for("late failed")
         one.running()
         assert pw.get() == "1 "
         assert probe(port, "/readyz")[0] == 503
         assert probe(port, "/readyz/api")[0] == 200
+        assert probe(port, "/readyz/late")[0] == 503
         one.wait_for("once running")
         assert probe(port, "/readyz/once")[0] == 200
+        taken.close()
         pw.write("up", "")
         wait_until(lambda: probe(port, "/readyz/bad")[0] == 200, LONG, "it to be tried again")
+        wait_until(lambda: probe(port, "/readyz/late")[0] == 200, LONG, "its address to be tried again")
         wait_until(lambda: probe(port, "/readyz/once") == (503, "once not ready 0/0\n"), LONG, "what has failed as it ended")
         assert one.stop() == 0
 
