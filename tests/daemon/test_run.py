@@ -1,4 +1,4 @@
-"""How an app of a foreground pyworker has ended, or why it has not."""
+"""Apps of a foreground pyworker: which are ready, how each has ended, or why it has not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from pyworker.config.schema import RestartConfig
 from pyworker.daemon.app import Failure
-from pyworker.daemon.run import _end_of
+from pyworker.daemon.run import Run, _end_of
 from pyworker.policy.fate import AppEnd
 from pyworker.policy.restart import CLEAR, Record
 
@@ -55,3 +55,25 @@ def test_how_an_app_has_ended(app: dict[str, Any], end: AppEnd) -> None:
     }  # fmt: skip
     found: Any = SimpleNamespace(**base | app)
     assert _end_of(found) == end
+
+
+@pytest.mark.parametrize(
+    ("app", "stops", "answer"),
+    [
+        ({}, 0, (True, "api ready 1/2\n")),
+        ({}, 1, (False, "api not ready 1/2\nstopping\n")),
+        ({"running": False}, 0, (False, "api not ready 1/2\n")),
+        ({"ready_count": lambda: 0}, 0, (False, "api not ready 0/2\n")),
+        ({"ready_count": lambda: 0, "slots": list}, 0, (True, "api ready 0/0\n")),  # scaled to 0, or it has done its work
+        ({"ready_count": lambda: 0, "slots": list, "starting": True}, 0, (False, "api not ready 0/0\n")),
+        ({"ready_count": lambda: 0, "slots": list, "has_ended_badly": lambda: True}, 0, (False, "api not ready 0/0\n")),
+    ],
+)
+def test_an_app_is_ready_when_one_of_its_workers_is_or_none_is_wanted(app: dict[str, Any], stops: int, answer: tuple[bool, str]) -> None:
+    base: dict[str, Any] = {
+        "name": "api", "running": True, "starting": False, "ready_count": lambda: 1, "slots": lambda: [1, 2], "has_ended_badly": lambda: False,
+    }  # fmt: skip
+    brain = SimpleNamespace(apps={"api": SimpleNamespace(**base | app)})
+    run: Any = SimpleNamespace(_desk=SimpleNamespace(brain=brain), _stops=stops)
+    assert Run._ready(run, "") == Run._ready(run, "api") == answer
+    assert Run._ready(run, "web") == (False, "no app web\n")
