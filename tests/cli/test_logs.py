@@ -709,7 +709,9 @@ def test_previous_shows_what_was_printed_long_before_a_daemon_knew_of_the_worker
 
 
 def test_previous_of_a_template_that_could_not_import(home: Path) -> None:
-    log(home, record(1, "an older one", 0), record(5, "ModuleNotFoundError", 0), record(30, "a younger one", 0))
+    log(home, record(1, "of another pid", 0).replace(b" 40 ", b" 39 "))
+    log(home, record(2, "an older one", 0), record(5, "ModuleNotFoundError", 0), record(30, "a younger one", 0))
+    log(home, record(31, "of a later one", 0).replace(b" 40 ", b" 41 "))
     ended(home, 1, 6, "template_exited", None, generation=1, reason="import error")
     found = run("logs", "-p", "api", home=str(home))
     assert messages(found.out) == ["an older one", "ModuleNotFoundError", "a younger one"]  # they have one pid here

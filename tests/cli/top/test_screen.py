@@ -159,6 +159,16 @@ def test_another_size_is_drawn_at_once(home: str) -> None:
         assert terminal.end() == 0
 
 
+def test_the_escape_key_is_known_though_the_other_keys_begin_with_its_byte(home: str) -> None:
+    with FakeControl(home, HANDLERS), top(home) as terminal:
+        terminal.type("/zz\r")
+        terminal.read(lambda raw: "no app has 'zz' in its name" in raw, "the filter")
+        terminal.type("\x1b")
+        terminal.read(lambda raw: "api.1" in raw, "all apps")
+        terminal.type("q")
+        assert terminal.end() == 0
+
+
 def test_a_reload_is_asked_for_once_confirmed_and_its_end_is_said(home: str) -> None:
     with FakeControl(home, {**HANDLERS, "reload": results.reload}) as daemon, top(home) as terminal:
         terminal.type("r")
