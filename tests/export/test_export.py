@@ -408,6 +408,7 @@ def test_nomad_is_given_secrets_by_reference(made: pathlib.Path) -> None:
     text = export(made, "nomad", "mail")["mail.nomad.hcl"]
     assert 'nomadVar \\"nomad/jobs/mail\\"' in text
     assert "FROM={{ .FROM | toJSON }}" in text
+    assert re.search(r'destination = "secrets/env"\n +env = true\n', text)
     assert 'volumes = ["secrets/mail.env:/app/mail.env:ro"]' in text
     assert "{{ .mail_env }}" in text
     assert "max_kill_timeout" in text
