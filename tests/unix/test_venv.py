@@ -49,6 +49,8 @@ def test_in_a_project_of_uv_it_is_added_to_the_project(tmp_path: Path) -> None:
     (tmp_path / "uv.lock").touch()
     assert install_command(python, "flask", "redis>=5") == f"uv add --project {tmp_path} flask 'redis>=5'"
     assert install_command(python, "flask", upgrade=True) == f"uv sync --project {tmp_path} --upgrade-package flask"
+    another = made(tmp_path / "another", BY_UV)
+    assert install_command(another, "flask") == f"uv pip install --python {tmp_path / 'another'} flask", "the project's is .venv"
 
 
 def test_one_without_a_pip_is_filled_by_anothers_or_by_pdm_where_that_has_made_it(tmp_path: Path) -> None:
@@ -58,6 +60,8 @@ def test_one_without_a_pip_is_filled_by_anothers_or_by_pdm_where_that_has_made_i
     (tmp_path / "pdm.lock").touch()
     assert install_command(python, "flask") == f"pdm add -p {tmp_path} flask"
     assert install_command(python, "flask", upgrade=True) == f"pdm update -p {tmp_path} flask"
+    another = made(tmp_path / "another", BY_VENV)
+    assert install_command(another, "flask") == f"pip --python {tmp_path / 'another'} install flask", "the project's is .venv"
 
 
 def test_a_path_with_a_space_is_one_word(tmp_path: Path) -> None:
