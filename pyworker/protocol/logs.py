@@ -113,7 +113,7 @@ def parse_record(line: bytes) -> LogRecord | None:
     if line.startswith(b"{"):
         return _parse_json(line)
     parts = line.split(b" ", 4)
-    if len(parts) != 5 or len(parts[3]) != 4:
+    if len(parts) != 5:
         return None
     ts, name, pid, stream, msg = parts
     app, _, slot = name.rpartition(b".")

@@ -695,6 +695,7 @@ def test_no_variable_is_found_in_a_name(tmp_path: pathlib.Path) -> None:
     service = document["services"]["a"]
     assert (service["command"][0], service["volumes"]) == ("a$$PORT.toml", ["./$$HOME.env:/app/$$HOME.env:ro"])
     assert '"a$$PORT.toml"' in export(file, "kubernetes", file=file.name)["a.yaml"]
+    assert 'args = ["a$${X}%%{Y}.toml", ' in export(file, "nomad", file="a${X}%{Y}.toml")["a.nomad.hcl"]
 
 
 def test_a_dollar_of_a_default_is_the_one_that_it_is_for_the_app(tmp_path: pathlib.Path) -> None:
