@@ -270,13 +270,17 @@ def test_a_job_is_run_once_and_passes_its_exit_code_on(made: pathlib.Path) -> No
         assert re.search(r"reschedule \{\n +attempts = 0\n +unlimited = false\n", job)
 
 
-def test_what_listens_is_no_job_even_if_it_is_never_restarted(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    "more",
+    ['target = "a:b"\nrestart = "never"', 'command = "x"\nbind = ":8000"\nrestart = "never"', 'command = "x"\nrestart = "on-failure"'],
+)
+def test_what_listens_is_no_job_nor_is_what_is_restarted(tmp_path: pathlib.Path, more: str) -> None:
     file = tmp_path / "app.toml"
-    file.write_text('[app]\nname = "a"\ntarget = "a:b"\nbind = ":8000"\nrestart = "never"\n')
-    assert '\nkind: Deployment\n' in export(file, "kubernetes")["a.yaml"]
+    file.write_text(f'[app]\nname = "a"\n{more}\n')
+    assert "\nkind: Deployment\n" in export(file, "kubernetes")["a.yaml"]
     job = export(file, "nomad")["a.nomad.hcl"]
     assert 'type = "service"' in job
-    assert 'port = "p8000"' in job
+    assert ('port "p8000"' in job) == ("never" in more)
 
 
 def test_a_virtual_environment_is_not_looked_for_in_an_image(made: pathlib.Path) -> None:
