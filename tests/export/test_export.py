@@ -215,10 +215,29 @@ def test_kubernetes_says_what_the_config_says(made: pathlib.Path) -> None:
         ("/app/a.pem", "a.pem"),
         ("/app/b.pem", "b.pem"),
     ]
+    text = export(made, "kubernetes", "api", image="r.example/shop:1")["api.yaml"]
+    assert "generic api-env --from-literal=DATABASE_URL=… --from-literal=SENTRY_DSN=…\n" in text
+    assert "\n      - name: api\n        image: \"r.example/shop:1\"\n" in text
     assert pod["volumes"][0]["secret"] == {"secretName": "api-files", "defaultMode": 0o440}
     for which in ("startupProbe", "readinessProbe"):
         assert container[which]["httpGet"] == {"path": "/readyz", "port": "probe"}
-    assert documents["Service"]["spec"]["ports"][0]["targetPort"] == 8000
+    assert container["startupProbe"]["failureThreshold"] * container["startupProbe"]["periodSeconds"] == 60, "reload.ready_timeout"
+    assert container["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "probe"}
+    assert container["resources"]["requests"]["cpu"] == 4
+    assert container["securityContext"] == {
+        "runAsNonRoot": True, "runAsUser": 10001, "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    assert pod["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}, "fsGroup": 10001}
+    assert (spec["minReadySeconds"], spec["progressDeadlineSeconds"]) == (10, 600)
+    labels = spec["template"]["metadata"]["labels"].items()
+    budget, service = documents["PodDisruptionBudget"]["spec"], documents["Service"]["spec"]
+    for selector in (spec["selector"]["matchLabels"], budget["selector"]["matchLabels"], service["selector"]):
+        assert selector
+        assert selector.items() <= labels
+    target = documents["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    assert target == {"apiVersion": "apps/v1", "kind": "Deployment", "name": documents["Deployment"]["metadata"]["name"]}
+    assert service["ports"][0]["targetPort"] == 8000
     one = {d["kind"]: d for d in parsed(export(made, "kubernetes", "api", replicas_from_workers=True)["api.yaml"])}
     assert one["HorizontalPodAutoscaler"]["spec"]["minReplicas"] == 4
     assert one["Deployment"]["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 1
@@ -323,6 +342,13 @@ def test_compose_is_yaml_that_says_the_same(made: pathlib.Path) -> None:
     assert services["mail"]["restart"] == "on-failure"
     assert services["mail"]["deploy"]["restart_policy"] == {"condition": "on-failure"}
     assert api["deploy"]["update_config"]["order"] == "start-first"
+    assert (api["user"], api["read_only"], api["cap_drop"]) == ("10001:10001", True, ["ALL"])
+    assert api["security_opt"] == ["no-new-privileges:true"]
+    assert "http://127.0.0.1:8081/readyz" in api["healthcheck"]["test"][3]
+    assert (api["image"], api["mem_limit"], api["deploy"].get("replicas")) == ("api:latest", "1408m", None)
+    each = parsed(export(made, "compose", "api", replicas_from_workers=True, image="r.example/shop:1")["compose.yaml"])[0]["services"]["api"]
+    assert (each["image"], each["mem_limit"], each["deploy"]["replicas"]) == ("r.example/shop:1", "640m", 4)
+    assert (each.get("ports"), each["expose"]) == (None, ["8000"]), "a published port is of one container"
     for service in services.values():
         assert set(service) <= COMPOSE_KEYS
         assert set(service["deploy"]) <= {"replicas", "update_config", "restart_policy"}

@@ -50,6 +50,7 @@ Current thread 0x00007f8a1be28b80 (most recent call first):
   File "/srv/shop.py", line 9 in <module>
 """
     (mine,) = parse(text)
+    assert mine.name == ""
     assert [f.function for f in mine.frames] == ["<module>", "__del__"]
     assert whereabouts([mine]) == "/srv/shop.py:3 in __del__"
 
