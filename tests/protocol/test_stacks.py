@@ -64,6 +64,7 @@ def test_tasks_are_read_back_and_are_those_of_one_process_only() -> None:
     text = PYTHON_3_14 + others + write_tasks(1, tasks)
     assert parse_tasks(text, 1) == (tasks[0], TaskStack("x?y" + 61 * "z", 1, tasks[1].frames))
     assert (parse_tasks(text, 3), has_tasks(text, 3), has_tasks(text, 1)) == ((), False, True)
+    assert not has_tasks(text.removesuffix("End of tasks\n"), 1), "the end is another's"
     assert parse(text) == parse(PYTHON_3_14)
     assert whereabouts(tasks) == "/srv/a.py:2 in inner, /srv/a.py:3 in other"
     many = [TaskStack(f"Task-{n}", 1, (Frame("/srv/" + "x" * 1000, n, "f"),)) for n in range(1000)]
@@ -71,6 +72,7 @@ def test_tasks_are_read_back_and_are_those_of_one_process_only() -> None:
     assert len(write_tasks(1, many)) < MAX_TEXT
     wide = [TaskStack("t", 1, (Frame("/srv/" + "店" * 1000, n, "f"),)) for n in range(1000)]
     assert len(write_tasks(1, wide).encode()) < MAX_TEXT
+    assert "\udcff.py" in write_tasks(1, [TaskStack("t", 1, (Frame("/srv/\udcff.py", 1, "f"),))])
 
 
 def test_names_unknown_lines_and_c_stacks_of_newer_pythons() -> None:
