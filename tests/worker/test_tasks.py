@@ -108,18 +108,33 @@ def test_tasks_that_wait_alike_are_one_with_the_first_of_their_names_and_what_is
     assert {each.name for each in found[1:]} == {"task 0", "task 4"}
 
 
-def test_what_is_written_is_read_back() -> None:
+def of_file(file: str, name: str) -> Callable[[asyncio.Event], Awaitable[None]]:
+    """Return a coroutine function that waits, of a file that there need not be."""
+    names: dict[str, Any] = {}
+    exec(compile(f"async def {name}(never): await never.wait()", file, "exec"), names)
+    found: Callable[[asyncio.Event], Awaitable[None]] = names[name]
+    return found
+
+
+def test_a_lifespan_is_shown_while_it_does_something_else_than_wait_for_the_end() -> None:
+    ours = "/srv/lib/pyworker/worker/engines/lifespan.py"
+    (found,) = waits(of_file(ours, "_receive"), of_file(ours, "_run"))
+    assert found.frames[0].function == "_run"
+
+
+def test_what_is_written_is_read_back_whatever_a_file_is_called() -> None:
     fd = memfd("stacks", b"", seal=False)
 
     async def main() -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        task.set_name("main")
+        task = asyncio.ensure_future(of_file("/srv/\udcff.py", "waits")(asyncio.Event()))
+        await asyncio.sleep(0)
         tasks.write(fd)
+        task.cancel()
 
     try:
         asyncio.run(main())
-        (found,) = parse_tasks(read_whole(fd).decode(), os.getpid())
+        found = parse_tasks(read_whole(fd).decode(), os.getpid())
     finally:
         os.close(fd)
-    assert (found.name, [frame.function for frame in found.frames]) == ("main", ["main"])
+    assert sorted(each.frames[0].function for each in found) == ["main", "waits"]
+    assert {each.frames[0].file for each in found} == {__file__, "/srv/\\udcff.py"}
