@@ -82,6 +82,7 @@ class Run:
         # `--once --only NAME`: what NAME depends on serves it, and ends with it
         is_once = (spec.request.get("overrides") or {}).get("cron") == ""
         self._jobs = frozenset(spec.request.get("only") or ()) if is_once else frozenset()
+        desk.in_foreground = True
         brain = desk.brain
         brain.save = self._save
         brain.logs_to_stdout = spec.logs
@@ -181,7 +182,7 @@ class Run:
     def _reload(self) -> None:
         desk = self._desk
         try:
-            made = [(app, read_again(desk, app, dict(os.environ))) for app in desk.brain.apps.values()]
+            made = [(app, read_again(desk, app, {})) for app in desk.brain.apps.values()]
             desk.brain.add_generations(made)
         except (ConfigError, ListenFailed) as error:
             self._not_reloaded(str(error))

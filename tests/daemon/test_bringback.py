@@ -165,7 +165,7 @@ def test_what_a_boot_cannot_read_is_started_once_it_can_be_and_what_is_lacking_m
     alive: list[float] = []  # who waits for a server of users, as a boot may, is no hang
     monkeypatch.setattr(brain, "begin", lambda app, number: begun.append(number))
     monkeypatch.setattr(brain.store, "alive", lambda: alive.append(now))
-    desk: Any = SimpleNamespace(brain=brain, waiting={}, shutting_down=False, save=lambda: None, home=str(tmp_path))
+    desk: Any = SimpleNamespace(brain=brain, waiting={}, shutting_down=False, in_foreground=False, save=lambda: None, home=str(tmp_path))
     file = tmp_path / "disk" / "app.toml"
     bringback.bring_back(desk, {"api": DesiredApp("api", FileSource(str(file), "api"), generation=3)}, Adopted())
     said = []

@@ -603,6 +603,19 @@ def test_with_a_home_the_other_commands_find_it(pw: Pyworker) -> None:
     assert pw.run("ps").returncode != 0 or not pw.ps()["apps"]
 
 
+@pytest.mark.parametrize("words", [("reload", "api"), ("restart", "api")], ids=lambda words: words[0])
+def test_a_command_typed_elsewhere_leaves_it_the_environment_that_it_has(pw: Pyworker, words: tuple[str, ...]) -> None:
+    """What a unit or a container's entry point had set was gone, and what the other shell had was there."""
+    pw.environ["GREETING"] = "of the service"
+    web(pw)
+    with foreground(pw, "app.toml") as one:
+        one.running()
+        pw.environ["GREETING"] = "of root's shell"
+        pw.ok("diff", "api")
+        pw.ok(*words)
+        assert {pw.get("/") for _ in range(4)} == {"1 of the service"}
+
+
 def test_a_home_below_a_folder_of_systemd_s_is_taken(pw: Pyworker) -> None:
     """As the exported unit has it: StateDirectory= is open to others, and a link with DynamicUser=."""
     os.makedirs(os.path.join(pw.folder, "private"), 0o755)

@@ -25,9 +25,12 @@ def env_values(app: App) -> dict[str, str]:
     return {n: current.resolved.env[n] for n in app.source.env_names if n in current.resolved.env}
 
 
-def shell_of(app: App | None, given: dict[str, str]) -> dict[str, str]:
+def shell_of(desk: Desk, app: App | None, given: dict[str, str]) -> dict[str, str]:
     """What inherit_env picks from: the shell of who typed the command. Where nobody did (the dashboard, a timetable, a changed
-    file), what a shell gave to the generation that is there, and the daemon's own environment."""
+    file), what a shell gave to the generation that is there, and the daemon's own environment. In the foreground only that: the
+    service's or container's, which a shell in there, or root's, does not have."""
+    if desk.in_foreground:
+        return dict(os.environ)
     if given or app is None:
         return given
     shell = dict(os.environ)
@@ -67,7 +70,7 @@ def read_again(desk: Desk, app: App, given: dict[str, str]) -> Generation:
     `given`: by the shell of who asks, {} where none is there.
     """
     config, file, read = read_config(app.source, env_values(app))
-    generation = make_generation(next_generation(desk, app.name), config, file, read, shell_of(app, given))
+    generation = make_generation(next_generation(desk, app.name), config, file, read, shell_of(desk, app, given))
     wanted = lost_venv(app.current, generation)
     if wanted and app.current is not None:
         problem = f"the app runs with {app.current.resolved.python}, and {wanted} is not there any more"

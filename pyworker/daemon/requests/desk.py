@@ -35,6 +35,7 @@ class Desk:
         self.started_at = started_at
         self.operations = ops.Operations(brain)
         self.waiting: dict[str, tuple[DesiredApp, Failure]] = {}  # that a boot had no descriptors for, and tries again
+        self.in_foreground = False  # `pyworker run`
         self.shutting_down = False
         self.seq = 0  # of the last event before the request that is being handled
         self.upgrading = False

@@ -112,7 +112,7 @@ def _pin(desk: Desk, request: k.Start, todo: list[Described]) -> list[tuple[App,
         config, file, read = read_config(source, values)
         number = next_generation(desk, name)
         known = None if request.file or request.inline else desk.brain.apps[name]
-        shell = shell_of(known, request.shell_env)
+        shell = shell_of(desk, known, request.shell_env)
         made.append((name, source, make_generation(number, config, file, read, shell)))
     fresh: list[App] = []
     try:
