@@ -41,7 +41,8 @@ def test_the_successor_is_asked_for_before_the_dead_is_buried_and_after_the_end_
     status: ExitStatus, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    loop = Loop()
+    now = time.monotonic()
+    loop = Loop(clock=lambda: now)  # on which no time passes in a turn, however long it takes
     workers = SimpleNamespace(kick_siblings=lambda app, handle: done.append("kick"), on_message=lambda app, handle: None)
     brain: Any = SimpleNamespace(
         loop=loop, workers=workers, store={}, poke=lambda app: loop.call_soon(lambda: done.append("successor")),
@@ -53,7 +54,6 @@ def test_the_successor_is_asked_for_before_the_dead_is_buried_and_after_the_end_
     # ... that of a web app it cannot hold, and all that the machine runs takes a while to look at
     monkeypatch.setattr(process, "sessions", lambda: done.append("look at all") or {})
     deaths = Deaths(brain)
-    now = time.monotonic()
     handle: Any = SimpleNamespace(
         id=WorkerId("api", 1, 1, 7), pid=42, pid_is_reserved=True, status=None, is_alive=True, state=State.READY, failure=None,
         ready_at=now - 60, ended_at=now, happen=lambda happening, now: None,
@@ -65,7 +65,9 @@ def test_the_successor_is_asked_for_before_the_dead_is_buried_and_after_the_end_
     )  # fmt: skip
     deaths.ended(app, handle, status)
     assert (app.workers, app.record) == ({}, CLEAR)
-    wait_until(lambda: loop.turn(0.01) or "bury" in done, what="the burial")
+    for _ in range(5):
+        loop.turn(0)
+        now += BURIAL_DELAY
     first = ["end of group 42", *(["look at all"] if kind == "command" else [])]
     assert done == [*first, "successor", "kick", *(["its last words"] if status.signal != 9 else []), "bury"]
 
