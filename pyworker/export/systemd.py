@@ -68,7 +68,7 @@ def _pool(plan: Plan, options: Options, more: tuple[str, ...]) -> str:
         f"# as root: PYWORKER_HOME=/var/lib/pyworker/{app.name}/home pyworker ps",
         f"StateDirectory=pyworker/{app.name}",
         f"Environment=PYWORKER_HOME=%S/pyworker/{app.name}/home",
-        *_environment_file(plan),
+        *([f"EnvironmentFile={_environment_path(app)}"] if plan.needed else []),
         "# the guardian stops its workers by itself; what is left after the time-out is killed",
         "KillMode=mixed",
         "KillSignal=SIGTERM",
@@ -166,7 +166,7 @@ def _per_worker(plan: Plan, options: Options) -> dict[str, str]:
         f"WorkingDirectory={_folder(cwd)}",
         *[f"Environment={_quoted(f'{name}={_plain(text)}', expands=False)}" for name, text in kept.items()],
         *[f"EnvironmentFile={_dotenv(cwd, path)}" for path in app.env_file],
-        *(_environment_file(plan) if plan.needed or not left else [f"EnvironmentFile={_environment_path(app)}"]),
+        *([f"EnvironmentFile={_environment_path(app)}"] if plan.needed or left else []),
         f"KillSignal=SIG{app.stop.signal.upper().removeprefix('SIG')}",
         f"TimeoutStopSec={plan.grace}",
         "Restart=" + {"always": "always", "on-failure": "on-failure", "never": "no"}[restart.policy],
@@ -215,10 +215,6 @@ def _rights(plan: Plan) -> list[str]:
 
 def _environment_path(app: AppConfig) -> str:
     return f"/etc/pyworker/{app.name}.env"
-
-
-def _environment_file(plan: Plan) -> list[str]:
-    return [f"EnvironmentFile={_environment_path(plan.app)}"] if plan.needed else []
 
 
 def _dotenv(folder: str, path: str) -> str:

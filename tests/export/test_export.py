@@ -268,9 +268,10 @@ def test_the_autoscaler_looks_at_what_it_is_told_to(made: pathlib.Path) -> None:
     assert [m["resource"]["name"] for m in metrics()] == ["cpu"]
     own = {m["pods"]["metric"]["name"]: m["pods"]["target"]["averageValue"] for m in metrics(autoscale="in-flight")}
     assert own == {"pyworker_worker_requests_in_flight": "40", "pyworker_listen_queue_connections": "4"}
-    made.write_text(FILE.replace("workers = 4", 'workers = 4\ninterface = "wsgi"\nthreads = 5'))
-    wsgi = {m["pods"]["metric"]["name"]: m["pods"]["target"]["averageValue"] for m in metrics(autoscale="in-flight")}
-    assert wsgi["pyworker_worker_requests_in_flight"] == "14000m", "70 % of 20 threads"
+    for more, most in (("threads = 5", "14000m"), ('interface = "wsgi"', "2800m")):
+        made.write_text(FILE.replace("workers = 4", f"workers = 4\n{more}"))
+        wsgi = {m["pods"]["metric"]["name"]: m["pods"]["target"]["averageValue"] for m in metrics(autoscale="in-flight")}
+        assert wsgi["pyworker_worker_requests_in_flight"] == most, "70 % of the threads"
     assert "an adapter" in export(made, "kubernetes", "api", autoscale="in-flight")["api.yaml"]
 
 
@@ -534,12 +535,15 @@ def test_systemd_starts_and_stops_each_worker_as_the_config_says(tmp_path: pathl
     said = settings(files["api@.service"])
     says = {"MemoryMax": str(2**20), "User": "www", "Group": "web", "LimitNOFILE": "99", "KillSignal": "SIGINT", "Restart": "no"}
     assert said == {**said, **says}
+    assert "EnvironmentFile" not in said
+    file.write_text(f'{file.read_text()}env = {{ API_TOKEN = "t0ps3cret" }}\n')
+    assert settings(export(file, "systemd", per_worker=True)["api@.service"])["EnvironmentFile"] == "/etc/pyworker/api.env"
 
 
 @pytest.mark.parametrize("user", ["", "www"])
 def test_the_pool_may_make_its_sockets_and_its_log(tmp_path: pathlib.Path, user: str) -> None:
     path = tmp_path / "app.toml"
-    binds = '"unix:/run/web 1/a.sock", "unix:/var/run/web 1/b.sock", "unix:run%/c.sock", "unix:/tmp/d.sock", ":80"'
+    binds = '"unix:/run/web 1/a.sock", "unix:/var/run/web 1/b.sock", "unix:run%/c.sock", "unix:/tmp/x/d.sock", ":80"'
     path.write_text(f'[app]\nname = "web"\ntarget = "a:b"\nbind = [{binds}]\nlogs.file = "/var/log/web/web.log"\n')
     if user:
         path.write_text(path.read_text() + f'user = "{user}"\n')
@@ -549,7 +553,8 @@ def test_the_pool_may_make_its_sockets_and_its_log(tmp_path: pathlib.Path, user:
         'RuntimeDirectory="web 1"', *(["RuntimeDirectoryPreserve=yes"] if user else []),
         "ReadWritePaths=-/srv/shop/run%%", "ReadWritePaths=-/var/log/web",
     ]  # fmt: skip
-    assert "bind unix:/tmp/d.sock: /tmp is the unit's own" in text
+    assert "bind unix:/tmp/x/d.sock: /tmp is the unit's own" in text
+    assert "\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n" in text
     assert "logs.file /var/log/web/web.log: the unit's user must be able to write to /var/log/web" in text
     assert "read-only to it" in text
 
@@ -591,7 +596,7 @@ def test_systemd_runs_a_command_in_its_folder_and_listens_where_it_can(tmp_path:
     file = tmp_path / "app.toml"
     file.write_text(
         '[app]\nname = "api"\ncwd = "inner"\ncommand = ["./serve", "./x"]\nenv_file = "a.env"\n'
-        'bind = ["localhost:8000", "shop.internal:8001", "unix:a%b.sock"]\n'
+        'bind = ["localhost:8000", "shop.internal:8001", "unix:a%b.sock", "[fd00::1]:8002"]\n'
     )
     files = export(file, "systemd", per_worker=True)
     unit, sockets = files["api@.service"], files["api.socket"]
@@ -601,7 +606,8 @@ def test_systemd_runs_a_command_in_its_folder_and_listens_where_it_can(tmp_path:
     assert "env_file a.env: systemd reads it in its own way: no `export`" in unit.replace("\n# ", " ")
     assert "\nListenStream=127.0.0.1:8000\n" in sockets
     assert "\nListenStream=/srv/shop/inner/a%%b.sock\n" in sockets
-    assert "bind shop.internal:8001: systemd knows no host names" in sockets
+    assert "\nListenStream=[fd00::1]:8002\n" in sockets
+    assert re.findall("bind (.*): systemd knows no host names", sockets) == ["shop.internal:8001"]
 
 
 def test_the_pool_s_unit_says_when_it_is_ready_and_has_a_home_of_its_own(made: pathlib.Path) -> None:
@@ -773,3 +779,4 @@ def test_a_pod_may_listen_below_1024_when_the_config_says_so(made: pathlib.Path,
     (pod,) = [d["spec"]["template"]["spec"] for d in documents if d["kind"] == "Deployment"]
     sysctls = [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}] if name == "auto" else None
     assert pod["securityContext"].get("sysctls") == sysctls
+    assert pod["containers"][0]["resources"]["limits"].get("cpu") == (1 if name == "auto" else None), 'what workers = "auto" counts'
