@@ -617,7 +617,12 @@ def test_the_pool_s_unit_says_when_it_is_ready_and_has_a_home_of_its_own(made: p
     assert "\nStateDirectory=pyworker/api\nEnvironment=PYWORKER_HOME=%S/pyworker/api/home\n" in unit
     assert "\nEnvironmentFile=/etc/pyworker/api.env\n" in unit
     assert "env_file .env: must be readable by a user that systemd makes up" in unit.replace("\n# ", " ")
-    assert "must be readable by a user" in export(made, "systemd", "auto", folder="/home/me/shop")["auto.service"]
+    assert "Set DATABASE_URL, SENTRY_DSN in /etc/pyworker/api.env" in unit
+    assert "/srv/shop must be readable" not in unit
+    at_home = export(made, "systemd", "auto", folder="/home/me/100%")["auto.service"]
+    assert "/home/me/100% must be readable by a user" in at_home
+    assert "\nWorkingDirectory=/home/me/100%%\n" in at_home
+    assert "must be readable by a user" not in export(made, "systemd", "mail", folder="/home/me")["mail.service"]
 
 
 @pytest.mark.parametrize(
