@@ -10,6 +10,8 @@ from pyworker.worker import headline
 
 MANY = "1 validation error for Settings\nDATABASE_URL\n  Field required\n    For further information visit https://a.b/c"
 
+BETWEEN = "\nDuring handling of the above exception, another exception occurred:\n\n"
+
 
 def noted() -> Exception:
     error = ValueError("bad port")
@@ -49,6 +51,7 @@ def whole(error: Exception, cause: Exception | None = None) -> str:
         (whole(ValueError(MANY)), "ValueError: 1 validation error for Settings"),
         (whole(noted()), "ValueError: bad port"),
         (whole(ValueError("bad port"), OSError("no file")), "ValueError: bad port"),
+        (whole(OSError("no file")) + BETWEEN + whole(ValueError("bad port")), "ValueError: bad port"),
         (whole(ExceptionGroup("tasks", [ValueError("a"), ValueError("b")])), "ValueError: b"),
         ("no database\nis it running?\n", "no database"),
         ("\n", ""),
