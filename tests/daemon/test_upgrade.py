@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 
 from pyworker.daemon.handlers import handle
 from pyworker.daemon.loop import Loop
-from pyworker.daemon.preflight import Preflight
+from pyworker.daemon.preflight import Preflight, content_of, why_not
 from pyworker.daemon.requests import upgrade
 from pyworker.daemon.shortage import step_for
+from pyworker.policy.lifecycle import State
 from pyworker.protocol import control as k
+from tests.support.brain import app_of_one_worker
 from tests.support.descriptors import open_fds
 
 
@@ -145,3 +148,24 @@ def test_a_check_that_lacks_descriptors_says_so_and_keeps_none(monkeypatch: pyte
     assert open_fds() == before
     loop.close()
     assert said == [(f"its check cannot be started: {os.strerror(errno.EMFILE)}", step_for(errno.EMFILE))]
+
+
+def test_what_a_version_cannot_take_over_is_named() -> None:
+    with app_of_one_worker(State.READY) as (app, _, _):
+        app.closed = False
+        app.write_memo()
+        content = json.loads(content_of(SimpleNamespace(apps={"api": app}), b""))  # type: ignore[arg-type]
+    assert (why_not(b""), why_not(json.dumps(content).encode())) == ("", "")
+    memo, generations = content["memos"]["api"], content["generations"]
+    assert (sorted(generations), list(memo["workers"])) == (["api.1", "api.2"], ["api.2.1.7"])
+    for broken, where in (
+        ({"memos": {"api": {**memo, "v": 99}}}, "api: a memo of version 99"),
+        ({"memos": {"api": {**memo, "dispatcher": 5}}}, "api: "),
+        ({"memos": {"api": {**memo, "listeners": {"0": {"of": "another"}}}}}, "api: "),
+        ({"memos": {"api": {**memo, "templates": {"1": 5}}}}, "api: "),
+        ({"memos": {"api": {**memo, "workers": {"api.2.1.7": 5}}}}, "api: "),
+        ({"memos": {"api": {**memo, "workers": {"api.7": memo["workers"]["api.2.1.7"]}}}}, "api: "),
+        ({"generations": {**generations, "api.2": "{}"}}, "api.2: "),
+        ({"apps_file": "no JSON"}, "apps.json: "),
+    ):
+        assert why_not(json.dumps({**content, **broken}).encode()).startswith(where), broken
