@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
+from operator import attrgetter
 
 HEADER = b"x-request-id"
 _ACCEPTABLE = re.compile(rb"[!-~]{1,128}\Z")
@@ -14,12 +15,12 @@ _LAST = [b"%02x" % n for n in range(256)]
 
 
 def ids() -> Iterator[bytes]:
-    """Yield the ids of one worker: random bytes chosen once (after the fork), then a counter."""
-    prefix = os.urandom(8).hex().encode()
-    for n in itertools.count():
-        first = b"%b-%04x" % (prefix, n)
-        for last in _LAST:
-            yield first + last
+    """Return the ids of one worker: random bytes chosen once (after the fork), then a counter.
+
+    All of it is C: a generator would have ended for good where the handler of a signal raises in it.
+    """
+    firsts = map((os.urandom(8).hex().encode() + b"-%04x").__mod__, itertools.count())
+    return itertools.chain.from_iterable(map(map, map(attrgetter("__add__"), firsts), itertools.repeat(_LAST)))
 
 
 def acceptable(value: bytes) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 from pyworker.worker.engines import request_id
+from tests.support.steps import acts_at
 
 
 def test_ids_count_on_past_the_digits_that_are_formatted_ahead() -> None:
@@ -16,3 +17,10 @@ def test_ids_count_on_past_the_digits_that_are_formatted_ahead() -> None:
 
 def test_two_workers_make_different_ids() -> None:
     assert next(request_id.ids()) != next(request_id.ids())
+
+
+def test_ids_go_on_where_the_handler_of_a_signal_has_raised() -> None:
+    new_id = request_id.ids().__next__
+    step = next(step for step in itertools.count(1) if not acts_at(step, lambda: [new_id() for _ in range(300)]))
+    assert step > 1
+    assert new_id() != new_id()
