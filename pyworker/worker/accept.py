@@ -197,7 +197,15 @@ class AcceptLoop:
     def _rearm(self, fd: int) -> None:
         """Leave the queue and enter it at its end. ADD reports at once what is queued already."""
         assert self._epoll is not None
-        self._epoll.unregister(fd)
+        try:
+            self._epoll.unregister(fd)
+        except FileNotFoundError:
+            raise
+        except (
+            BaseException
+        ):  # of a signal's handler: without a place in it this worker would get no connection any more
+            self._epoll.register(fd, _EXCLUSIVE)
+            raise
         self._epoll.register(fd, _EXCLUSIVE)
 
     def _on_readable(self, listener: _Listener) -> None:

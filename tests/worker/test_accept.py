@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import encodings.idna  # noqa: F401  uvloop wants it for its first address, which must not be when no file can be opened
 import errno
+import itertools
 import os
 import resource
 import select
@@ -12,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ import pytest
 from pyworker.config.schema import HttpConfig
 from pyworker.protocol.scoreboard import F
 from pyworker.protocol.worker import Accepting, Drain, Go, Hello, Kick, Ready
+from pyworker.unix.epoll import waiting_for
 from pyworker.worker.accept import AcceptLoop, NotSupported, can_loop_take_turns, new_loop
 from tests.support.addresses import has_ipv6
 from tests.support.fake_daemon import FakeDaemon, Peer, tcp_listener
+from tests.support.steps import acts_at
 from tests.support.turns import assert_turns
 from tests.support.wait import wait_until
 from tests.support.words import TOO_MANY_OPEN_FILES
@@ -231,6 +235,23 @@ def test_a_stop_that_comes_while_it_begins_to_accept_is_no_fault_of_the_loop(kin
         assert not accepts.accepting
 
     with asyncio.Runner(loop_factory=lambda: new_loop(kind)) as runner:
+        runner.run(scenario())
+
+
+def test_a_worker_stays_in_the_queue_wherever_the_handler_of_a_signal_has_raised() -> None:
+    async def scenario() -> None:
+        listener = tcp_listener()
+        accepts = AcceptLoop(asyncio.get_running_loop(), [listener], lambda *_: None, exclusive=True)
+        await accepts.start()
+        assert accepts._epoll is not None
+        for step in itertools.count(1):
+            has_come = acts_at(step, partial(accepts._rearm, listener.fileno()))
+            assert listener.fileno() in waiting_for(accepts._epoll.fileno())
+            if not has_come:
+                break
+        await accepts.stop(to_empty=False)
+
+    with asyncio.Runner(loop_factory=lambda: new_loop("asyncio")) as runner:
         runner.run(scenario())
 
 
