@@ -139,11 +139,13 @@ class Connection(asyncio.Protocol):
         if self.waiting:
             self._wake_writers()
         current, self.current = self.current, None
-        if current is not None:
-            current.on_lost()
-        self.queue.clear()
-        self.parsing = None
-        self.server.lost(self)
+        try:
+            if current is not None:
+                current.on_lost()
+        finally:  # the handler of a signal may have raised
+            self.queue.clear()
+            self.parsing = None
+            self.server.lost(self)
 
     def eof_received(self) -> bool | None:
         self.eof = True

@@ -59,16 +59,18 @@ class Early:
         """
         if self._unsent:
             closing = self._closing
+            data, self._unsent = self._unsent, b""  # first: where a signal's handler has raised, nothing is sent twice
             try:
-                sent = self.sock.send(self._unsent, _SEND_LAST if closing else _SEND)
-                if closing and sent == len(self._unsent):
+                sent = self.sock.send(data, _SEND_LAST if closing else _SEND)
+                if closing and sent == len(data):
                     self.sock.shutdown(socket.SHUT_WR)
             except (BlockingIOError, InterruptedError):
+                self._unsent = data
                 return
             except OSError:  # the client has left
                 self.abort()
                 return
-            self._unsent = self._unsent[sent:]
+            self._unsent = data[sent:]
         if self._closing and not self._unsent:
             self._end()
 

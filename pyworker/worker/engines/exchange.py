@@ -248,8 +248,10 @@ class Exchange:
         if self.done:
             return
         self.done = True
-        self.server.finished(self)
-        self.connection.answered(self)
+        try:
+            self.server.finished(self)
+        finally:  # the handler of a signal may have raised
+            self.connection.answered(self)
 
     def abort(self) -> None:
         """The answer cannot be completed: the connection ends behind what was written of it. The client knows by its framing."""

@@ -98,20 +98,20 @@ class InlineExchange(WsgiExchange):
         """Call the app, and write what it says as far as its client takes it. Runs in the context of all requests."""
         try:
             whole = self._call()
+            if whole is not None:
+                if not self.gone:
+                    self.connection.write(whole)
+                if self.iterable.__class__ is not list or self.body:
+                    self._close()
+                if self.rest is None:
+                    self._over()
         except BaseException as error:  # noqa: BLE001 - see _status_for
             self._failed(error)
             return
         if whole is None:
             self._pump()
-            return
-        if not self.gone:
-            self.connection.write(whole)
-        if self.iterable.__class__ is not list or self.body:
-            self._close()
-        if self.rest is not None:
+        elif self.rest is not None:
             self._send_rest()
-        else:
-            self._over()
 
     def _pump(self) -> None:
         """Write until the app has nothing more or the client cannot take more."""

@@ -260,7 +260,6 @@ class Server:
         context = self._ssl if tls else None
         trusted = self.trust.unix if client is None else self.trust.host(client[0])
         made = Connection(self, client, local, "http" if context is None else "https", trusted, check)
-        self._connections.add(made)
         if not check:
             cells = self._cells
             cells[_OPEN] += 1
@@ -269,6 +268,7 @@ class Server:
             made.deadline = min(made.deadline, time.monotonic() + self.idle_timeout + MARGIN)
         if self._ticking is None:
             self._schedule_tick()
+        self._connections.add(made)  # last: the handler of a signal may raise, and nobody would end it
         if context is not None:
             task = self.loop.create_task(self._open(made, connection, context))
             self._opening.add(task)
@@ -287,6 +287,9 @@ class Server:
             first = first_read(sock)
         except OSError:
             first = b""
+        except BaseException:  # of a signal's handler
+            self._discard(made, sock)
+            raise
         if first:
             self._serve_early(made, sock, first)
         elif first is None:
@@ -312,7 +315,7 @@ class Server:
         try:
             made.connection_made(stand_in)
             made.data_received(first)
-        except Exception as error:  # noqa: BLE001 - as in _open
+        except BaseException as error:  # noqa: BLE001 - as in _open; of a signal's handler, too, as in a call of the app
             self._report(error)
             stand_in.abort()
         if stand_in.over:
@@ -371,7 +374,7 @@ class Server:
         else:
             made.connection_lost(error)
 
-    def _report(self, error: Exception) -> None:
+    def _report(self, error: BaseException) -> None:
         say.write("error in the HTTP server:\n" + "".join(traceback.format_exception(error)))
 
     def lost(self, connection: Connection) -> None:
@@ -480,7 +483,7 @@ class Server:
         self._ticking = self.loop.call_later(self._tick_every, self._tick)
 
     def _tick(self) -> None:
-        self._ticking = None
+        self._schedule_tick()  # first: the handler of a signal may raise
         now = time.monotonic()
         for late in self._lobby.take_late(now):
             self._take_first(*late, self._discard)  # an app may have kept the loop busy: its request may be there
@@ -494,8 +497,9 @@ class Server:
             if self._websockets is not None:
                 self._websockets.look(now)
         self._cells[_OLDEST] = next((at for each, at in self._running.items() if not each.waits_for_client), 0)
-        if self.open_connections or self._running:
-            self._schedule_tick()
+        if not (self.open_connections or self._running) and self._ticking is not None:
+            self._ticking.cancel()
+            self._ticking = None
 
     # ---- the end ---------------------------------------------------------------------------------
     def _cut(self) -> None:

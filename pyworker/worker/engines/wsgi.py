@@ -47,8 +47,12 @@ class WsgiExchange(Exchange):
         self.steps: Iterator[bytes] | None = None
         self.rest: FileRest | None = None  # of a file that is the body
         self.cut_short = self.scheduled = self.sends_rest = False
-        server.begin(self)
-        server.pool.submit(self)
+        try:
+            server.begin(self)
+            server.pool.submit(self)
+        except BaseException:  # of a signal's handler, before the app was called
+            self.abort()
+            raise
 
     @property
     def waits_for_client(self) -> bool:
