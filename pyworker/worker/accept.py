@@ -201,9 +201,8 @@ class AcceptLoop:
             self._epoll.unregister(fd)
         except FileNotFoundError:
             raise
-        except (
-            BaseException
-        ):  # of a signal's handler: without a place in it this worker would get no connection any more
+        except BaseException:
+            # of a signal's handler: without a place in the queue it would get no connection any more
             self._epoll.register(fd, _EXCLUSIVE)
             raise
         self._epoll.register(fd, _EXCLUSIVE)

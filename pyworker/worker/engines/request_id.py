@@ -6,21 +6,17 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
-from operator import attrgetter
 
 HEADER = b"x-request-id"
 _ACCEPTABLE = re.compile(rb"[!-~]{1,128}\Z")
-# to format a number costs more than all else that is done for an id
-_LAST = [b"%02x" % n for n in range(256)]
 
 
 def ids() -> Iterator[bytes]:
     """Return the ids of one worker: random bytes chosen once (after the fork), then a counter.
 
-    All of it is C: a generator would have ended for good where the handler of a signal raises in it.
+    Not a generator, which would have ended for good where the handler of a signal raises in it.
     """
-    firsts = map((os.urandom(8).hex().encode() + b"-%04x").__mod__, itertools.count())
-    return itertools.chain.from_iterable(map(map, map(attrgetter("__add__"), firsts), itertools.repeat(_LAST)))
+    return map((os.urandom(8).hex().encode() + b"-%06x").__mod__, itertools.count())
 
 
 def acceptable(value: bytes) -> bool:

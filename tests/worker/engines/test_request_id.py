@@ -8,10 +8,10 @@ from pyworker.worker.engines import request_id
 from tests.support.steps import acts_at
 
 
-def test_ids_count_on_past_the_digits_that_are_formatted_ahead() -> None:
-    made = list(itertools.islice(request_id.ids(), 70000))
+def test_ids_are_a_counter_behind_what_is_random() -> None:
+    made = list(itertools.islice(request_id.ids(), 300))
     prefix = made[0].partition(b"-")[0]
-    assert made == [b"%b-%06x" % (prefix, n) for n in range(70000)]
+    assert made == [b"%b-%06x" % (prefix, n) for n in range(300)]
     assert all(map(request_id.acceptable, made))
 
 
