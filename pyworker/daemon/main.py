@@ -97,14 +97,8 @@ def main(argv: list[str]) -> int:
     if note:
         stderr.say("daemon", note)
 
-    def save() -> None:
-        for name in set(desk.waiting) & set(brain.apps):  # somebody has started it anew
-            del desk.waiting[name]
-        waiting = {name: app for name, (app, _) in desk.waiting.items()}
-        desired.save(home_fd, waiting | {a.name: a.desired() for a in brain.apps.values()})
-
     if running is None:
-        brain.save = save
+        brain.save = lambda: desired.save(home_fd, desk.wanted())
     events.emit("daemon_started", pid=os.getpid(), reason=store.reason)
     lost = running is None and is_missing(home_fd, APPS_FILE)
     found = adopt(brain, wanted, complete=not note and not lost)
@@ -141,7 +135,7 @@ def main(argv: list[str]) -> int:
     store.send(Hello(__version__))  # from here on the guardian passes signals on
     if running is not None:
         store.on_lost = foreground.leave
-        running.begin(found.names)
+        running.begin()
     store.on_leave = lambda: _make_room(desk)
     loop.run()
     store.flush_blocking(2.0)

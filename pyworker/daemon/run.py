@@ -97,8 +97,8 @@ class Run:
         self._manager: ServiceManager | None = None
 
     # ---- what is wanted ------------------------------------------------------------------------------
-    def begin(self, adopted: list[str]) -> None:
-        """Start what is not there: everything, or what a daemon before this one had not come to."""
+    def begin(self) -> None:
+        """Start everything, unless a daemon before this one has: what is wanted since then is brought back already."""
         try:
             if self._spec.probe:
                 Probe(self._desk.brain.loop, self._store, self._spec.probe, self._ready, self._metrics)
@@ -107,35 +107,38 @@ class Run:
             _say(f"error: the probe cannot listen on {self._spec.probe}: {why}")
             self._end(FAILED)
             return
+        if self._store.get(WANTED) is None and not self._start():
+            return
+        self._save()
+        self._desk.brain.loop.call_soon(self._look)
+        self._manager = ServiceManager.from_environment(self._desk)
+
+    def _start(self) -> bool:
+        """Begin all apps; False, and the end is near, when that cannot be."""
         try:
             request: control.Start = wire.from_json(control.Start, self._spec.request, "request")
             found = sources(self._desk, request)
         except (wire.WireError, PyworkerError) as error:  # the command has read it a moment ago: changed meanwhile
             _say(f"error: {error}")
             self._end(UNUSABLE)
-            return
+            return False
         for source, name, values in found:
-            there = self._desk.brain.apps.get(name)
-            if name in adopted and there is not None and (not there.closed or there.stays_failed):
-                continue
             try:
                 failure = restore(self._desk, desired.DesiredApp(name, source, generation=0), values)
             except OSError as error:
-                if adopted or not (step := step_for(error.errno)):
-                    raise  # what serves goes on: the next daemon tries it again
+                if not (step := step_for(error.errno)):
+                    raise
                 _say(f"error: {name} cannot be started: {error.strerror}. {step}")
                 self._end(FAILED)
-                return
+                return False
             app = self._desk.brain.apps[name]
             if failure and not app.unusable:  # should others serve meanwhile
                 app.restored = True
                 start_again(self._desk, [app], RESTORE_AGAIN)
-        self._save()
-        self._desk.brain.loop.call_soon(self._look)
-        self._manager = ServiceManager.from_environment(self._desk)
+        return True
 
     def _save(self) -> None:
-        apps = [wire.to_json(app.desired()) for app in self._desk.brain.apps.values()]
+        apps = [wire.to_json(app) for app in self._desk.wanted().values()]
         self._store.put(WANTED, unix_fds.memfd("pyworker-wanted", json.dumps(apps).encode()))
 
     # ---- signals -------------------------------------------------------------------------------------
@@ -182,7 +185,7 @@ class Run:
     def _reload(self) -> None:
         desk = self._desk
         try:
-            made = [(app, read_again(desk, app, {})) for app in desk.brain.apps.values()]
+            made = [(app, read_again(desk, app, {})) for app in desk.brain.apps.values() if app.wanted]
             desk.brain.add_generations(made)
         except (ConfigError, ListenFailed) as error:
             self._not_reloaded(str(error))
@@ -214,7 +217,7 @@ class Run:
 
     # ---- the end -------------------------------------------------------------------------------------
     def _look(self) -> None:
-        if self._ending or self._stops:
+        if self._ending or self._stops or self._desk.waiting:
             return
         apps = self._desk.brain.apps.values()
         ends = {app.name: _end_of(app) for app in apps}

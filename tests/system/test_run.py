@@ -616,6 +616,28 @@ def test_a_command_typed_elsewhere_leaves_it_the_environment_that_it_has(pw: Pyw
         assert {pw.get("/") for _ in range(4)} == {"1 of the service"}
 
 
+def test_what_was_stopped_or_deleted_stays_so_when_the_daemon_dies_or_all_is_reloaded(pw: Pyworker) -> None:
+    """The next daemon began with the file once more: it started both, and ended all where that file was not to be read."""
+    names = ("kept", "stopped", "deleted")
+    text = "".join(f'[apps.{name}]\ncommand = ["sleep", "3600"]\n' for name in names)
+    pw.write("app.toml", text)
+    with foreground(pw, "app.toml") as one:
+        for name in names:
+            one.wait_for(f"{name} running")
+        pw.ok("stop", "stopped")
+        pw.ok("delete", "-y", "deleted")
+        pw.write("app.toml", "[half")
+        kill(one.children()["pyworker daemon"])
+        one.wait_for("starting it again")
+        states = {app["name"]: app["state"] for app in pw.ps()["apps"]}
+        assert states == {"kept": "running", "stopped": "stopped"}
+        pw.write("app.toml", text)
+        one.signal(signal.SIGHUP)
+        one.wait_for("kept reload", 3)
+        assert pw.app("stopped")["state"] == "stopped"
+        assert one.stop() == 0
+
+
 def test_a_home_below_a_folder_of_systemd_s_is_taken(pw: Pyworker) -> None:
     """As the exported unit has it: StateDirectory= is open to others, and a link with DynamicUser=."""
     os.makedirs(os.path.join(pw.folder, "private"), 0o755)

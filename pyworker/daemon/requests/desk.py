@@ -10,7 +10,7 @@ from pyworker.daemon import operations as ops
 from pyworker.daemon.app import App, Failure
 from pyworker.daemon.brain import Brain
 from pyworker.daemon.client import Client
-from pyworker.daemon.desired import DesiredApp
+from pyworker.daemon.desired import Desired, DesiredApp
 from pyworker.daemon.handles import WorkerHandle
 from pyworker.daemon.owner import user_name
 from pyworker.daemon.sample import Sampler
@@ -135,6 +135,13 @@ class Desk:
             there = "it has 1 only" if app.want == 1 else f"they are 1 to {app.want}" if app.want else "it has none"
             message = f"{app.name} has no worker {selected.slot}: {there if app.running else 'it is not running'}"
             raise Refuse("no_such_app", message, f"pyworker ps -w {selected.app}")
+
+    def wanted(self) -> Desired:
+        """Return all that the next daemon is to know of."""
+        for name in set(self.waiting) & set(self.brain.apps):  # somebody has started it anew
+            del self.waiting[name]
+        waiting = {name: app for name, (app, _) in self.waiting.items()}
+        return waiting | {app.name: app.desired() for app in self.brain.apps.values()}
 
     def save(self) -> None:
         """Write apps.json; a disk that refuses is a note, not an end. It is tried again, and the note goes then."""
