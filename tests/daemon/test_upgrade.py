@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -59,6 +60,18 @@ def test_one_that_was_refused_has_no_say_in_the_next_and_one_of_a_daemon_that_st
     check[0]("1", "", "")
     assert answers == ["upgrade_refused", True, "upgrade_refused"]
     loop.close()
+
+
+def test_one_that_failed_at_once_has_no_say_in_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    desk, begun, ask = desk_of(tmp_path), [], k.Upgrade(sys.executable)
+    client: Any = None
+    monkeypatch.setattr(upgrade, "Preflight", lambda loop, python, content, done: begun.append(content))
+    with monkeypatch.context() as once:
+        once.setattr(upgrade, "content_of", Mock(side_effect=MemoryError))
+        with pytest.raises(MemoryError):
+            upgrade.upgrade(desk, client, ask)
+    upgrade.upgrade(desk, client, ask)
+    assert len(begun) == 1
 
 
 @pytest.mark.parametrize("what", ["a command on api", "hooks.pre_start of api"])

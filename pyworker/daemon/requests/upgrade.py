@@ -36,6 +36,7 @@ def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
             wanted = file.read()
     except OSError:
         wanted = b""
+    content = content_of(desk.brain, wanted)
     desk.upgrading = True
 
     def checked(version: str, why: str, step: str) -> None:
@@ -79,7 +80,7 @@ def upgrade(desk: Desk, client: Client, request: k.Upgrade) -> None:
         )
         _refuse(desk, client, f"the guardian did not do it within {GUARDIAN_PATIENCE:g} s", hint)
 
-    Preflight(desk.brain.loop, python, content_of(desk.brain, wanted), checked)
+    Preflight(desk.brain.loop, python, content, checked)
 
 
 def _lost_by_it(desk: Desk) -> str:
