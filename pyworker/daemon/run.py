@@ -76,7 +76,6 @@ class Run:
         self._desk = desk
         self._spec = spec
         self._store = desk.brain.store
-        self._ending = False
         self._stops = 0
         self._shown: set[str] = set()
         # `--once --only NAME`: what NAME depends on serves it, and ends with it
@@ -217,19 +216,20 @@ class Run:
 
     # ---- the end -------------------------------------------------------------------------------------
     def _look(self) -> None:
-        if self._ending or self._stops or self._desk.waiting:
+        if self._desk.shutting_down or self._desk.waiting:
             return
         apps = self._desk.brain.apps.values()
         ends = {app.name: _end_of(app) for app in apps}
         jobs = [end for name, end in ends.items() if name in self._jobs]
         code = fate(ends.values() if not jobs or AppEnd("waits") in jobs else jobs)
-        if code is not None:
+        if code is not None and self._stops:  # a lame duck: nothing serves on
+            self._drain()
+        elif code is not None:
             for name, blocked in [(app.name, app.blocked) for app in apps if app.blocked is not None]:
                 _say(f"{name} {blocked.message}")
             self._end(code)
 
     def _end(self, code: int) -> None:
-        self._ending = True
         _say(f"nothing is left to run: exit code {code}")
         self._store.send(Fate(code))
         if code == 0 and self._manager is not None:

@@ -388,6 +388,16 @@ def test_a_lame_duck_ends_by_itself(homeless: Pyworker) -> None:
         assert one.ends() == 0
 
 
+def test_a_lame_duck_that_nothing_serves_is_over(homeless: Pyworker) -> None:
+    os.mkfifo(go := os.path.join(homeless.folder, "go"))
+    with foreground(homeless, "--once", "--lame-duck", "10m", "--", "sh", "-c", f"echo begins; cat {go}") as one:
+        one.wait_out("begins")
+        one.signal(signal.SIGTERM)
+        one.wait_for("serves on for 600 s")
+        os.close(os.open(go, os.O_WRONLY))
+        assert one.ends() == 0
+
+
 @pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 42", 42), ("kill -9 $$", 137)])
 def test_a_job_s_exit_code_is_its_own(homeless: Pyworker, script: str, code: int) -> None:
     with foreground(homeless, "--restart", "never", "--", "sh", "-c", f"echo begins; {script}") as one:
