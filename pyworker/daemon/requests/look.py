@@ -10,7 +10,7 @@ from pyworker.daemon import report
 from pyworker.daemon.client import Client
 from pyworker.daemon.requests.desk import Desk
 from pyworker.daemon.sample import resident
-from pyworker.daemon.selection import Selected
+from pyworker.daemon.selection import Selected, select
 from pyworker.protocol import control as k
 from pyworker.protocol.events import Event
 from pyworker.protocol.names import CONTROL_SOCKET
@@ -38,11 +38,11 @@ def describe(desk: Desk, client: Client, request: k.Describe) -> None:
 
 def follow(desk: Desk, client: Client, request: k.Follow) -> None:
     """Events until the client leaves."""
-    wanted = set(desk.select(request.selectors)) if request.selectors else None
+    desk.select(request.selectors)
 
     def tell(event: Event) -> None:
-        of_worker = Selected(event.app, event.worker)
-        if wanted is None or Selected(event.app) in wanted or (event.worker is not None and of_worker in wanted):
+        wanted, _ = select(request.selectors, [event.app])  # of an app that has come since, too
+        if not request.selectors or Selected(event.app) in wanted or Selected(event.app, event.worker) in wanted:
             client.progress(to_json(event))
 
     if request.since_seq:
