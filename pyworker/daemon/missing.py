@@ -21,6 +21,7 @@ _ASKED = re.compile(r"(/[^:]*/python[\d.]*): .*\bNo module named '?(\w+)(\.?)") 
 _NO_PACKAGE = re.compile(  # Node's, of require and of import; a name that begins with a dot or a slash is a file
     r"Error(?: \[ERR_MODULE_NOT_FOUND\])?: Cannot find (?:module|package) '((?:@[\w.~-]+/)?\w[\w.~-]*)['/]"
 )
+_IS_NO_PACKAGE = ("is not a package", "cannot be directly executed")
 _FOLDERS = ("venv", "env")  # .venv is taken by itself
 
 
@@ -42,7 +43,7 @@ def of_module(said: str, resolved: ResolvedApp, command: Sequence[str] = ()) -> 
         python, (module, within) = _of_command(resolved, command[0]) if command else resolved.python, found.groups()
     else:
         return ""
-    if module in sys.stdlib_module_names or _is_there(cwd, module) or "cannot be directly executed" in said:
+    if module in sys.stdlib_module_names or _is_there(cwd, module) or said.endswith(_IS_NO_PACKAGE):
         return ""
     for folder in _FOLDERS:
         if os.path.exists(os.path.join(cwd, folder, "bin", "python")) and os.path.join(cwd, folder, "") not in python:

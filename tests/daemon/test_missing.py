@@ -78,6 +78,8 @@ def test_of_a_package_that_is_there_another_version_may_have_the_module(folder: 
     found = "PyYAML is installed, and this version has no such module: "
     assert of_module(said, resolved(folder)) == f"{found}/own/bin/python -m pip install -U PyYAML"
     assert of_module(said, resolved(folder, "/bin/sh", "-c", "python app.py")) == f"{found}pip install -U PyYAML"
+    hidden = "ModuleNotFoundError: No module named 'yaml.nodes'; 'yaml' is not a package"  # by a yaml.py beside the script
+    assert of_module(hidden, resolved(folder, "python", "scripts/app.py")) == ""
     asked = "/usr/bin/python3: No module named yaml.__main__; 'yaml' is a package and cannot be directly executed"
     assert of_module(asked, resolved(folder, "python3", "-m", "yaml")) == ""
 
