@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import gc
 import itertools
 import json
 import os
@@ -777,6 +778,7 @@ def test_what_the_handler_of_a_signal_raises_in_sqlite_s_first_use_and_in_a_chan
     with state.open(f"sqlite:{tmp_path}/state") as store:
         store.set("k", 0)
         assert next(step for step in itertools.count(1) if not acts_at(step, partial(store.incr, "k"), within="pyworker/cluster/")) > 10
+    gc.collect()  # here, and not in a later test, which would be told of it
 
 
 @pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")  # as above
