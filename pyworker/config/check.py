@@ -161,7 +161,7 @@ def _addresses(app: AppConfig) -> Iterator[Finding]:
 
 def _environment(app: AppConfig) -> Iterator[Finding]:
     for name, text in app.env.items():
-        if name.startswith(("PYWORKER_", "LISTEN_")):
+        if name.startswith(("PYWORKER_", "LISTEN_FD", "LISTEN_PID")):
             yield Finding(("env", name), "is set by pyworker itself", "choose another name", "key")
         try:
             check_syntax(text)

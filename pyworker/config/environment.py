@@ -27,7 +27,10 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _BASE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
 # of the shell that types the command, not of the app; or set by pyworker
-_NEVER = ("PYWORKER_*", "LISTEN_*", "NOTIFY_SOCKET", "_", "SHLVL", "PWD", "OLDPWD", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT")
+_NEVER = (
+    *("PYWORKER_*", "LISTEN_FD*", "LISTEN_PID*", "NOTIFY_SOCKET"),
+    *("_", "SHLVL", "PWD", "OLDPWD", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT"),
+)
 # of the terminal that it is typed on: the app has none, and another terminal is no change of it. Taken by name only
 _TERMINAL = (
     *("TERM", "TERM_PROGRAM", "TERM_PROGRAM_VERSION", "TERM_SESSION_ID", "COLORTERM", "COLUMNS", "LINES"),

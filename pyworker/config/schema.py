@@ -339,7 +339,7 @@ class ResolvedApp:
 
     `config.cwd`, `config.script`, bind paths and log paths are absolute and real (symlinks followed);
     `config.workers` may still be "auto"; `workers` is the number. `env` is the complete environment of
-    a worker except for PYWORKER_* and LISTEN_*; it may hold secrets and is never logged.
+    a worker except for PYWORKER_* and LISTEN_FDS; it may hold secrets and is never logged.
     """
 
     config: AppConfig

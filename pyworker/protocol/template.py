@@ -39,7 +39,7 @@ class LaunchSpec:
     serial: int  # read by nobody
     held: bool  # wait for Go before serving (a command: before its exec)
     python: str
-    env: dict[str, str]  # complete, without PYWORKER_* and LISTEN_*, which the launcher and the worker add
+    env: dict[str, str]  # complete, without PYWORKER_* and LISTEN_FDS, which the launcher and the worker add
     uid: int | None
     gid: int | None
     groups: tuple[int, ...]

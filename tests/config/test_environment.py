@@ -56,6 +56,7 @@ def test_only_named_variables_are_inherited() -> None:
         "OTHER": "3",
         "PYWORKER_APP": "x",
         "LISTEN_FDS": "1",
+        "LISTEN_PORT": "80",
         "PWD": "/",
         "PATH": "/x",
     }
@@ -63,7 +64,7 @@ def test_only_named_variables_are_inherited() -> None:
     environment.inherit(env, shell, ("AWS_*",))
     assert env == {"AWS_KEY": "1", "AWS_REGION": "2"}
     environment.inherit(env, shell, ("*",))
-    assert env == {"AWS_KEY": "1", "AWS_REGION": "2", "OTHER": "3", "PATH": "/x"}
+    assert env == {"AWS_KEY": "1", "AWS_REGION": "2", "OTHER": "3", "LISTEN_PORT": "80", "PATH": "/x"}
 
 
 def test_variables_of_the_shell_that_are_no_text_are_left_out() -> None:
