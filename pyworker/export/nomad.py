@@ -82,8 +82,8 @@ def job(plan: Plan, options: Options) -> Block:
         "_": [
             *([] if ends else [("network", {"_": ports})]),
             ("restart", _restart(app)),
-            # a batch that fails is placed once more unless this is said
-            *([("reschedule", {"attempts": 0, "unlimited": False})] if ends else []),
+            # what fails is placed anew unless this is said
+            *([("reschedule", {"attempts": 0, "unlimited": False})] if ends or app.restart.policy == "never" else []),
             *([] if ends else [("service", service)]),
             (f'task "{name}"', task),
         ],

@@ -300,7 +300,7 @@ def test_what_listens_is_no_job_nor_is_what_is_restarted(tmp_path: pathlib.Path,
     assert "\nkind: Deployment\n" in export(file, "kubernetes")["a.yaml"]
     job = export(file, "nomad")["a.nomad.hcl"]
     assert 'type = "service"' in job
-    assert ('port "p8000"' in job) == ("never" in more)
+    assert ('port "p8000"' in job) == ("reschedule" in job) == ("never" in more)
 
 
 def test_a_virtual_environment_is_not_looked_for_in_an_image(made: pathlib.Path) -> None:
