@@ -408,7 +408,7 @@ def become_worker(
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     os.dup2(null, 0)
     channel.close()
-    close_all([null, out_fd, err_fd, *(fd for fd in (spec.cert_fd, spec.key_fd, spec.ca_fd) if fd >= 0)])
+    close_all([null, out_fd, err_fd, spec.cert_fd, spec.key_fd, spec.ca_fd])
     take_identity(spec.app.name, spec.generation, fork.slot, fork.workers)
     if spec.app.metrics.prometheus:
         multiproc.take(fork.slot)
