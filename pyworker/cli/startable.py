@@ -101,6 +101,7 @@ def find_startable(words: Words) -> Startable:
 
 def _inline(table: dict[str, Any], words: Words) -> Startable:
     from pyworker.config import load
+    from pyworker.config.environment import variable_of
     from pyworker.config.interpolate import literal_env
     from pyworker.config.resolve import DEFAULT_VENV
 
@@ -109,7 +110,7 @@ def _inline(table: dict[str, Any], words: Words) -> Startable:
     # here the shell is the config: its whole environment goes along, and the Python that it has activated
     name = {"name": words.name} if words.name else {}
     table = {**name, **table, "inherit_env": ["*"], "cwd": here(), **words.overrides}
-    if not os.path.isfile(os.path.join(table["cwd"], DEFAULT_VENV, "pyvenv.cfg")) and (prefix := activated()):
+    if not variable_of(os.path.join(table["cwd"], DEFAULT_VENV)) and (prefix := activated()):
         table.setdefault("python", prefix)
     app = load.load_inline(literal_env(table), table["cwd"], os.environ)
     return Startable({"inline": {**table, "name": app.name}}, (app,))

@@ -257,7 +257,7 @@ def _python(name: str | None, cwd: str, our_python: str, found: _Found) -> str:
     """Return the interpreter's absolute path: given, else of ./.venv, else pyworker's own."""
     if name is None:
         venv = os.path.join(cwd, DEFAULT_VENV)
-        if not os.path.isfile(os.path.join(venv, "pyvenv.cfg")):
+        if not environment.variable_of(venv):
             return our_python
         path = _venv_python(venv)
         if path is None:

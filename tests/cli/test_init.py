@@ -26,6 +26,8 @@ def write(folder: Path, *names: str) -> None:
         (["main.py", "models.py", ".env"], {"target": "main:app", "env_file": ".env"}),
         (["main.py", "venv/pyvenv.cfg"], {"target": "main:app", "python": "venv"}),
         (["main.py", ".venv/pyvenv.cfg"], {"target": "main:app"}),
+        (["main.py", "env/conda-meta/history"], {"target": "main:app", "python": "env"}),
+        (["src/main.py", "envs/conda-meta/history", "envs/lib/main.py"], {"target": "main:app", "cwd": "src"}),
         (["back/main.py", "back/models.py", ".venv/pyvenv.cfg"], {"target": "main:app", "cwd": "back", "python": "../.venv"}),
         (["back/main.py", "back/models.py", "back/.venv/pyvenv.cfg"], {"target": "main:app", "cwd": "back"}),
         (["back/main.py", "back/models.py", "back/env/pyvenv.cfg", ".env"],

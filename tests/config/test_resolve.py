@@ -96,12 +96,14 @@ def test_links_are_followed_and_relative_paths_start_at_cwd(tmp_path: Path) -> N
     assert found.env["A"] == "1"
 
 
-def test_interpreter_is_the_venvs_own_path_never_what_it_links_to(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mark", "name"), [("pyvenv.cfg", "VIRTUAL_ENV"), ("conda-meta", "CONDA_PREFIX")])
+def test_interpreter_is_the_venvs_own_path_never_what_it_links_to(tmp_path: Path, mark: str, name: str) -> None:
     python = make_venv(tmp_path / ".venv")
+    (tmp_path / ".venv" / "pyvenv.cfg").rename(tmp_path / ".venv" / mark)
     found = resolved(tmp_path, '[app]\ntarget = "a:b"')
     assert found.python == os.path.realpath(tmp_path) + "/.venv/bin/python"
     assert os.path.samefile(found.python, python)
-    assert found.env["VIRTUAL_ENV"] == os.path.dirname(os.path.dirname(found.python))
+    assert found.env[name] == os.path.dirname(os.path.dirname(found.python))
     assert found.env["PATH"].startswith(os.path.dirname(found.python) + ":")
 
 

@@ -15,6 +15,7 @@ from pyworker.cli.options import Settings, common, option
 from pyworker.cli.render import argument, home, line, look, note, paint
 from pyworker.config.canonical import literal
 from pyworker.config.check import clean_name
+from pyworker.config.environment import variable_of
 from pyworker.errors import PyworkerError
 from pyworker.importers.detect import FLASK_SOCKET_IO, IN_MEMORY, Found, detect, is_source, node_program
 from pyworker.unix.files import open_regular, write_file
@@ -85,9 +86,7 @@ def cmd(settings: Settings, folder: str, schema: bool, force: bool) -> int:
 def _sources(folder: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for where, below, files in os.walk(folder):
-        below[:] = sorted(
-            b for b in below if b not in _UNDONE and not os.path.exists(os.path.join(where, b, "pyvenv.cfg"))
-        )
+        below[:] = sorted(b for b in below if b not in _UNDONE and not variable_of(os.path.join(where, b)))
         for name in sorted(files):
             path = os.path.join(where, name)
             relative = os.path.relpath(path, folder)
@@ -161,7 +160,7 @@ def _environment(folder: str, cwd: str) -> str:
     """Return the virtual environment to name, "" when the app finds its own (.venv where it runs) or there is none."""
     places = [(cwd, ".venv"), ("", ".venv"), (cwd, "venv"), ("", "venv"), (cwd, "env"), ("", "env")]
     for place, name in places:
-        if os.path.exists(os.path.join(folder, place, name, "pyvenv.cfg")):
+        if variable_of(os.path.join(folder, place, name)):
             is_default = (place, name) == places[0]
             return "" if is_default else os.path.relpath(os.path.join(place, name), cwd or ".")
     return _of_workspace(os.path.realpath(folder), cwd)
