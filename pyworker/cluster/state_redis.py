@@ -180,17 +180,17 @@ class RedisStore:
         self._here()
         with self._calls():
             self._client.ping()  # what cannot be reached is said here, to the caller
-        end = self._interests.watch(key, deliver)
         self._begin()
+        end = self._interests.watch(key, deliver)
+        self._wake()
         return end
 
     def listen(self, deliver: Callable[[str, int], None]) -> Callable[[], None]:
         self._here()
         with self._calls():
             self._client.ping()
-        end = self._interests.listen(deliver)
         self._begin()
-        return end
+        return self._interests.listen(deliver)
 
     def _begin(self) -> None:
         """Have the thread run and wait until it is subscribed: what is said after `listen` is heard."""
@@ -198,7 +198,6 @@ class RedisStore:
         end = time.monotonic() + _TIMEOUT
         while self._pubsub is None and time.monotonic() < end and not self._thread.closed:
             time.sleep(0.002)
-        self._wake()
 
     def _wake(self) -> None:
         with contextlib.suppress(Exception), self._answered():

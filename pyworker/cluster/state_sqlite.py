@@ -178,8 +178,8 @@ class SqliteStore:
         self._here()
         with self._looking.use():
             pass  # what cannot be opened is said here, to the caller
-        end = self._interests.watch(key, deliver)
         self._thread.ensure()
+        end = self._interests.watch(key, deliver)
         self._wake()
         return end
 
@@ -187,10 +187,10 @@ class SqliteStore:
         self._here()
         with self._looking.use() as db:
             last, file = _last_message(db), self._looking.file
+        self._thread.ensure()
         if not self._interests.listening:
             self._heard, self._heard_of = last, file
         end = self._interests.listen(deliver)
-        self._thread.ensure()
         self._wake()
         return end
 

@@ -850,6 +850,7 @@ def test_who_tries_again_to_listen_is_told_once_where_the_handler_of_a_signal_ha
         patched.setattr(threading.Thread, "start", rung)
         with pytest.raises(Rung):
             one.listen(heard.append)
+    other.broadcast(0)
     one.listen(heard.append)
     wait_until(lambda: [thread.name for thread in threading.enumerate()].count("pyworker-state") == 1)
     other.broadcast(1)
