@@ -109,7 +109,7 @@ def main(argv: list[str]) -> int:
     desk.preparing = lambda: hooks.preparing
     brain.gate = lambda app: depends.gate(app) or hooks.gate(app)  # what waits for others is not prepared yet
     brain.stops_after = depends.stops_after
-    start_again_after_boot(desk, foreground=running is not None)
+    start_again_after_boot(desk)
     Schedule(desk)
     Watch(desk)
     bring_back(desk, wanted, found)
@@ -130,7 +130,7 @@ def main(argv: list[str]) -> int:
     Pulse(loop, brain, store, float(os.environ.get(ENV_TICK) or TICK), foreground=running is not None)
     limits.watch(loop, brain, sampler)
     store.on_log_stats = lambda stats: _note_drops(brain, stats)
-    manager = _take_orders(desk, hooks, home_fd, foreground=running is not None)
+    manager = _take_orders(desk, hooks, home_fd)
     _watch_guardian(desk, manager)
     store.send(Hello(__version__))  # from here on the guardian passes signals on
     if running is not None:
@@ -170,10 +170,10 @@ def _open_home(home: str, store: FdStore, *, foreground: bool) -> int | None:
     return None
 
 
-def _take_orders(desk: Desk, hooks: Hooks, home_fd: int, *, foreground: bool) -> ServiceManager | None:
+def _take_orders(desk: Desk, hooks: Hooks, home_fd: int) -> ServiceManager | None:
     """From here on it can be told to end; by a signal, too, which in the foreground is Run's to take."""
     brain, loop = desk.brain, desk.brain.loop
-    manager = ServiceManager.from_environment(desk) if not foreground else None
+    manager = ServiceManager.from_environment(desk) if not desk.in_foreground else None
 
     def leave() -> None:
         _when_hooks_ended(loop, hooks, HOOKS_TIME, lambda: _leave(brain, home_fd))
@@ -184,7 +184,7 @@ def _take_orders(desk: Desk, hooks: Hooks, home_fd: int, *, foreground: bool) ->
         _when_all_closed(brain, leave)
 
     desk.on_shutdown = end
-    if foreground:
+    if desk.in_foreground:
         return None
 
     def stop() -> None:

@@ -69,7 +69,7 @@ class Daemon:
         desk.preparing = lambda: hooks.preparing
         brain.gate = lambda app: depends.gate(app) or hooks.gate(app)
         brain.stops_after = depends.stops_after
-        start_again_after_boot(desk, foreground=False)
+        start_again_after_boot(desk)
         Schedule(desk)
         bring_back(desk, wanted, found)
         store.attach(loop)

@@ -44,8 +44,8 @@ def _reload(desk: Desk, app: App, why: str) -> None:
     desk.save()
 
 
-def start_again_after_boot(desk: Desk, *, foreground: bool) -> None:
-    """What a boot (`foreground`: `pyworker run`) has begun and could not start is tried every `restart.retry`: a database
+def start_again_after_boot(desk: Desk) -> None:
+    """What a boot (or `pyworker run`) has begun and could not start is tried every `restart.retry`: a database
     may come up later than the app."""
 
     def on_event(event: Event) -> None:
@@ -53,7 +53,7 @@ def start_again_after_boot(desk: Desk, *, foreground: bool) -> None:
         if app is None or app.running or app.config is None:
             return
         is_left = app.is_unusable or not wants_replacement(app.restart_config, clean=False)
-        app.restored = (app.restored or foreground) and not is_left  # the next daemon goes by that, too
+        app.restored = (app.restored or desk.in_foreground) and not is_left  # the next daemon goes by that, too
         if app.restored:
             start_again(desk, [app], app.restart_config.retry)
 
