@@ -130,7 +130,7 @@ class Rig:
                 self.heard.append(decode(d.FromDispatcher, packet.data))
             return next((m for m in self.heard if isinstance(m, kind)), None)
 
-        found = wait_until(look, LONG, f"{kind.__name__}; heard {self.heard}")
+        found = wait_until(look, LONG, lambda: f"{kind.__name__}; heard {self.heard}")
         self.heard.remove(found)
         return found
 

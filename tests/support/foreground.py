@@ -41,7 +41,7 @@ class Foreground:
     def wait_for(self, text: str, count: int = 1) -> None:
         """Wait until it has said something on stderr."""
         wait_until(
-            lambda: self.err.count(text) >= count or self.process.poll() is not None, LONG, f"{text!r} in\n{self.err}"
+            lambda: self.err.count(text) >= count or self.process.poll() is not None, LONG, lambda: f"{text!r} in\n{self.err}"
         )
         assert self.err.count(text) >= count, f"ended with {self.process.returncode}\n{self.err}"
 
