@@ -34,7 +34,7 @@ from pyworker.unix.files import open_regular
 from pyworker.unix.process import is_gone, lacking, spawn
 from pyworker.unix.ready import ready
 
-START_TIME = 10.0  # seconds for a guardian, ours or a rival's, to answer
+START_TIME = 30.0  # seconds for a guardian, ours or a rival's, to answer: of half a second of work, where twenty others want the CPU
 _KEPT = re.compile(
     r"(?:PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|TMPDIR|XDG_\w+|LD_LIBRARY_PATH|PYWORKER_FAILPOINTS|PYWORKER_TICK)\Z"
 )
