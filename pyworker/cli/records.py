@@ -155,11 +155,10 @@ def level_of(text: str) -> int:
     """Return the level of a record; one that says none counts as info, with a traceback as an error."""
     fields = parse_json(text.encode()) if text.startswith("{") else None
     name = level_name(fields) if fields is not None else ""
-    if not name:
-        match = _LEVEL.search(text[:80])
-        name = level_word(next((g for g in match.groups() if g), "")) if match else ""
+    if not name and (match := _LEVEL.search(text[:80])):
+        name = level_word(next(filter(None, match.groups())))
     if name:
-        return LEVELS.get(name, 20)
+        return LEVELS[name]
     return 40 if "Traceback (most recent call last):" in text else 20
 
 
@@ -229,5 +228,5 @@ def lay_out(msg: bytes) -> tuple[str, list[str]] | None:
 
 def _value(value: Any) -> str:
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False) if not value or re.search(r"[\s\"=]", value) else value
+        return json.dumps(value, ensure_ascii=False) if re.search(r"[\s\"=]", value) else value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

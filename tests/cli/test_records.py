@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyworker.cli.logview import Entry
-from pyworker.cli.records import LEVELS, Filter, group, lay_out, level_of, level_word
+from pyworker.cli.records import LEVELS, Filter, Grouper, group, lay_out, level_of, level_word
 
 CHAINED = """\
 ERROR payment failed order=8123
@@ -54,8 +54,14 @@ def test_records_come_out_in_the_order_of_their_first_lines() -> None:
 
 
 def test_what_comes_much_later_does_not_continue_a_line() -> None:
-    lines = [entry("started"), entry("Traceback (most recent call last):", second=60), entry("  x", second=60)]
-    assert texts(lines) == ["started", "Traceback (most recent call last):\n  x"]
+    later = [entry(text, second=60) for text in ("Traceback (most recent call last):", "  x", "KeyError: 5", "next")]
+    assert texts([entry("started"), *later]) == ["started", "Traceback (most recent call last):\n  x\nKeyError: 5", "next"]
+
+
+def test_a_record_is_complete_with_the_line_that_does_not_continue_it() -> None:
+    grouper, lines = Grouper(), [entry("a"), entry(" more of a"), entry("b")]
+    assert [grouper.add(line) for line in lines] == [[], [], [lines[:2]]]
+    assert (grouper.flush(), len(grouper)) == ([lines[2:]], 0)
 
 
 def test_indented_lines_without_a_beginning_are_a_record() -> None:
@@ -116,6 +122,8 @@ def test_a_json_line_is_laid_out() -> None:
         "error",
         ['payment failed  order=8123 who="a b"', "  Traceback:", "    x", "  Declined"],
     )
+    line = {"level": "ours", "msg": "two\nlines", "exc_info": True, "stack": "one", "to": ["Zoë"], "why": ""}
+    assert lay_out(json.dumps(line).encode()) == ("", ['two  level=ours exc_info=true stack=one to=["Zoë"]', "  lines"])
 
 
 @pytest.mark.parametrize("msg", [b"plain", b"{broken}", b'{"no":"message"}', b"[1]", b'{"msg":3}', b"{" * 9999 + b"}"])
