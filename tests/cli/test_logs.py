@@ -233,6 +233,15 @@ def test_log_in_another_place_is_found_through_its_link(home: Path, tmp_path: Pa
     assert logs(home, "api", "--no-prefix").split() == ["rotated", "here"]
 
 
+def test_what_is_no_log_of_an_app_is_not_taken_for_one(home: Path) -> None:
+    folder = home / "logs"
+    for name in ("api.log", "api.log.1", "web.2024", "pyworker.log", "Api.log", "notes"):
+        (folder / name).touch()
+    (folder / "web.path").symlink_to("/var/log/web")
+    (folder / "Web.path").symlink_to("/var/log/web")
+    assert logfiles.find(str(home)) == {"api": f"{folder}/api.log", "web": "/var/log/web"}
+
+
 def test_unknown_app_exits_4_and_names_the_home_and_the_logs_there_are(home: Path) -> None:
     log(home, record(1, "x"))
     result = run("logs", "apl", home=str(home))
@@ -465,6 +474,15 @@ def test_follow_stays_with_a_file_that_logrotate_moved_until_the_logger_has_left
     assert followed.more() == [b"last"]
     path.write_bytes(b"first\n")
     assert followed.more() == [b"first"]
+    followed.close()
+
+
+def test_follow_goes_on_at_the_start_of_a_file_that_was_cut(home: Path) -> None:
+    path = log(home, record(0, "start"), b"a part")
+    followed = logfiles.Log(str(path))
+    assert followed.more() == []
+    path.write_bytes(b"first\n")
+    assert (followed.more(), followed.more()) == ([b"a part"], [b"first"])
     followed.close()
 
 

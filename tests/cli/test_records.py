@@ -64,6 +64,10 @@ def test_a_record_is_complete_with_the_line_that_does_not_continue_it() -> None:
     assert (grouper.flush(), len(grouper)) == ([lines[2:]], 0)
 
 
+def test_a_record_that_does_not_end_goes_on_as_another() -> None:
+    assert [text.count(" on") for text in texts([entry(" on")] * 4001)] == [2000, 2000, 1]
+
+
 def test_indented_lines_without_a_beginning_are_a_record() -> None:
     assert texts([entry("  half of it"), entry("next")]) == ["  half of it", "next"]
 
