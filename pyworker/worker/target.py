@@ -177,7 +177,7 @@ def _of_import(name: str, error: BaseException) -> TargetError:
             hint = "" if loaded is None or _is_own(loaded) else _same_name(missing)
             return TargetError("import", message, hint=hint or _where_is(missing))
         return TargetError("import", headline.of(error), user_traceback(error), _how_to_get(missing))
-    hint = "the module calls sys.exit() when it is imported" if isinstance(error, SystemExit) else ""
+    hint = ""
     if isinstance(error, ImportError):
         hint = _package_of(name, error) or _same_name(error.name or "")
     elif isinstance(error, AttributeError) and inspect.ismodule(error.obj):
