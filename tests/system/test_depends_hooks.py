@@ -73,6 +73,14 @@ def test_only_brings_what_it_depends_on(pw: Pyworker) -> None:
     assert {a["name"] for a in pw.ps()["apps"]} == {"web", "db"}
 
 
+def test_options_are_for_the_app_that_is_named_not_for_what_it_depends_on(pw: Pyworker) -> None:
+    """One that does not fit a command was refused, and a secret was in the environment of both."""
+    two(pw, 'command = ["sh", "-c", "echo $HOOKED > given; exec sleep 1000"]')
+    pw.ok("start", "app.toml", "--only", "web", "--interface", "asgi", "-e", "HOOKED=!")
+    assert pw.get() == "one!"
+    assert text(pw, "given") == "\n"
+
+
 def test_a_dependency_that_fails_is_named_and_the_app_starts_once_it_is_mended(pw: Pyworker) -> None:
     two(pw, 'command = ["python3", "broken.py"]\nready = "notify"')
     pw.write("broken.py", "raise SystemExit('no disk')")

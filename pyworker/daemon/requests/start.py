@@ -141,12 +141,13 @@ def sources(desk: Desk, request: k.Start) -> list[Described]:
         here = load(request.file, only=only, environ=request.shell_env, profile=request.profile)
         found: list[Described] = []
         for config, shell in zip(plain.apps, here.apps, strict=True):
-            if request.overrides:
+            is_named = not request.only or config.name in request.only
+            if request.overrides and is_named:
                 apply_overrides(config, literal_env(request.overrides))  # mistakes are the user's to see now
-            own = overrides if not request.only or config.name in request.only else {}
+            own, own_values = (overrides, values) if is_named else ({}, {})
             given = {**_from_shell(config, shell), **own}
-            source = FileSource(plain.path, config.name, given, tuple(sorted(values)), profile=request.profile)
-            found.append((source, config.name, values))
+            source = FileSource(plain.path, config.name, given, tuple(sorted(own_values)), profile=request.profile)
+            found.append((source, config.name, own_values))
         return found
     if request.inline:
         inline = literal_env(request.inline)
