@@ -145,6 +145,7 @@ class App:
     # by file: generation, mtime, whether it says what was read
     compared: dict[str, tuple[int, int, bool]] = field(default_factory=dict)
     saved: tuple[int, int] = (0, 0)  # mtimes of its file: as it was read; with the number that `scale --save` wrote
+    given_env: dict[str, str] = field(default_factory=dict)  # the values of -e while no generation has them
     unusable: bool = False  # it cannot be started as it is (exit code 78): another try would fail in the same way
     drops: Drops = field(default_factory=Drops)
 

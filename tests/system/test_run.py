@@ -584,6 +584,22 @@ def test_one_failed_app_among_others_is_not_the_end(homeless: Pyworker) -> None:
         assert one.stop() == 0
 
 
+def test_an_app_whose_address_was_taken_has_the_variables_that_were_given_when_it_is_tried_again(homeless: Pyworker) -> None:
+    pw = homeless
+    pw.write("web.py", WEB.replace("VERSION", "1"))
+    taken = socket.create_server(("127.0.0.1", pw.port))
+    table = f'[apps.late]\ntarget = "web:app"\nbind = "127.0.0.1:{pw.port}"\ndepends_on = "db"\n'
+    pw.write("app.toml", f'{table}[apps.db]\ncommand = ["sleep", "1000"]\n')
+    with taken, foreground(pw, "app.toml", "--only", "late", "-e", "GREETING=given") as one:
+        one.wait_for("late failed")
+        one.wait_for("db running")
+        taken.close()
+        one.signal(signal.SIGHUP)
+        one.wait_for("late running")
+        assert pw.get() == "1 given"
+        assert one.stop() == 0
+
+
 def test_a_probe_that_cannot_listen_is_said(homeless: Pyworker) -> None:
     web(homeless)
     address = ("127.0.0.1", homeless.another_port())

@@ -19,10 +19,8 @@ from pyworker.protocol.inherited import fd_name
 
 def env_values(app: App) -> dict[str, str]:
     """The values of -e, from the generation that has them."""
-    current = app.current
-    if current is None:
-        return {}
-    return {n: current.resolved.env[n] for n in app.source.env_names if n in current.resolved.env}
+    known = app.current.resolved.env if app.current is not None else app.given_env
+    return {n: known[n] for n in app.source.env_names if n in known}
 
 
 def shell_of(desk: Desk, app: App | None, given: dict[str, str]) -> dict[str, str]:

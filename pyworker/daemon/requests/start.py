@@ -197,6 +197,7 @@ def restore(
         desk.brain.add_generations([(app, made)])
     except (ConfigError, ListenFailed) as error:
         app.failure = desk.brain.fail(error.message, hint=error.hint)
+        app.given_env = values
         # an address may be free later, or be there only then; a disk may answer then
         app.unusable = isinstance(error, ConfigError) and error.problems[0].code != NO_ANSWER
         app.record = after_refusal(CLEAR)
