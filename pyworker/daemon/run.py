@@ -243,7 +243,7 @@ class Run:
         if name and name not in apps:
             return False, f"no app {name}\n"
         lines = []
-        good = not self._stops
+        good = not self._stops and (bool(name) or not self._desk.waiting)
         for each in [apps[name]] if name else apps.values():
             ready, want = each.ready_count(), len(each.slots())
             ok = each.running and (ready > 0 or (want == 0 and not each.starting and not each.has_ended_badly()))

@@ -74,6 +74,10 @@ def test_an_app_is_ready_when_one_of_its_workers_is_or_none_is_wanted(app: dict[
         "name": "api", "running": True, "starting": False, "ready_count": lambda: 1, "slots": lambda: [1, 2], "has_ended_badly": lambda: False,
     }  # fmt: skip
     brain = SimpleNamespace(apps={"api": SimpleNamespace(**base | app)})
-    run: Any = SimpleNamespace(_desk=SimpleNamespace(brain=brain), _stops=stops)
+    desk: Any = SimpleNamespace(brain=brain, waiting={})
+    run: Any = SimpleNamespace(_desk=desk, _stops=stops)
     assert Run._ready(run, "") == Run._ready(run, "api") == answer
+    desk.waiting = {"one that there is no descriptor for": ()}
+    assert Run._ready(run, "") == (False, answer[1])
+    assert Run._ready(run, "api") == answer
     assert Run._ready(run, "web") == (False, "no app web\n")
