@@ -32,6 +32,7 @@ class Start:
     shell_env: dict[str, str] = field(default_factory=dict)  # what inherit_env may pick from
     wait: bool = True
     profile: str = ""  # of that file
+    boots: bool = False  # the daemon was started for it
 
 
 @record

@@ -96,6 +96,18 @@ def test_what_a_shell_gave_stays_where_a_change_comes_from_no_shell(pw: Pyworker
     assert reply["body"]["same"], reply
 
 
+def test_a_start_that_starts_the_daemon_gives_what_that_brings_back_what_its_shell_has(pw: Pyworker) -> None:
+    """It was told of its success, and the app went on as the boot had begun it: with nothing of a shell's."""
+    pw.environ["GREETING"] = "hello"
+    pw.api(APP, top='inherit_env = "GREETING"')
+    pw.ok("start", "app.toml")
+    pw.ok("daemon", "stop", "-y")
+    pw.environ["GREETING"] = "hello again"
+    pw.ok("start", "app.toml")
+    assert pw.get() == "hello again"
+    assert pw.app()["gen"] == 3
+
+
 def test_what_a_shell_filled_in_stays_where_a_change_comes_from_no_shell(pw: Pyworker) -> None:
     pw.ok("daemon", "start")
     pw.environ["HELLO"] = "hello"

@@ -104,8 +104,8 @@ def cmd(
     found = find_startable(Words(what, after, only, name, overrides_of(options), profile))
     if dry_run:
         return _dry_run(settings, found)
-    _launch(settings)
-    request = {**found.request, "type": "start", "cwd": os.getcwd(), "shell_env": shell_env(), "wait": wait}
+    boots = {"boots": True} if _launch(settings) else {}
+    request = {**found.request, "type": "start", "cwd": os.getcwd(), "shell_env": shell_env(), "wait": wait, **boots}
     try:
         return run(settings, "start", request, _header(found))
     except PyworkerError as error:
@@ -133,7 +133,8 @@ def overrides_of(options: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _launch(settings: Settings) -> None:
+def _launch(settings: Settings) -> bool:
+    """Have a daemon; return whether it was started for this."""
     from pyworker.cli.launch import ensure_daemon, started_in_words
 
     how = render.look(sys.stderr, settings.color)
@@ -146,6 +147,7 @@ def _launch(settings: Settings) -> None:
             render.write(sys.stderr, "\r\x1b[J", how)
     if pid and not settings.is_silent:
         render.note(render.paint(started_in_words(settings.home, pid), "dim", how), how)
+    return pid > 0
 
 
 def _dry_run(settings: Settings, found: Startable) -> int:

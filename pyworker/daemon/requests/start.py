@@ -60,6 +60,9 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
                 named = f"in {os.path.basename(source.path)}" if isinstance(source, FileSource) else "--name"
                 message = f"there is an app named {name} already, from {_origin(app.source)}"
                 raise Refuse("failed", message, f"choose another name ({named}), or: pyworker delete {name}")
+            if request.boots and app.restored and compare(desk, app, request.shell_env)["changes"]:  # it had no shell
+                todo.append((source, name, values))
+                continue
             not_taken = _not_taken(app.source, source, name)
             again = app.stopped_slots & slots.get(name, app.stopped_slots)
             if again:
