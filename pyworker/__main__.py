@@ -17,8 +17,12 @@ def main() -> None:
 
         sys.exit(complete(sys.argv[2:]))
     try:
+        import signal
+
         from pyworker.cli.later import import_later
 
+        # what is ignored stays so over an exec, and nobody could be told how a child of ours has ended
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         import_later("inspect")  # click cleans indented help with it, and ours is not
         # click makes a class of it, that of a kind of option that ours are not
         uuid = import_later("uuid", UUID=object)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import stat
 import sys
@@ -229,6 +230,16 @@ def test_twenty_first_starts_at_once_make_one_daemon(pw: Pyworker) -> None:
     assert sum("guardian" in title for title in titles) == 1, titles
     assert sum("daemon" in title for title in titles) == 1, titles
     assert len(pw.pids()) == 2
+
+
+def test_who_ignores_the_end_of_children_may_start_a_daemon(pw: Pyworker) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        command = pw.popen("daemon", "start")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    said = command.communicate()[1]
+    assert command.returncode == 0, said
 
 
 def test_an_unknown_app_names_the_daemon_that_was_asked(pw: Pyworker) -> None:
