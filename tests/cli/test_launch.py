@@ -31,7 +31,7 @@ def leaves(home: str) -> Iterator[str]:
             wait_until(lambda pid=pid: not alive(pid), what="the stand-in to leave")
 
 
-def launch(home: str, tmp_path: Path, mode: str = "serve") -> subprocess.Popen[str]:
+def launch(home: str, tmp_path: Path, mode: str = "serve", **more: str) -> subprocess.Popen[str]:
     """Start a program that calls ensure_daemon with the stand-in for an interpreter."""
     wrapper = tmp_path / f"python-{mode}"
     if not wrapper.exists():
@@ -43,7 +43,7 @@ def launch(home: str, tmp_path: Path, mode: str = "serve") -> subprocess.Popen[s
         f"try: print(launch.ensure_daemon({home!r}))\n"
         "except PyworkerError as e: print(int(e.exit), e.message, '|', e.hint)"
     )
-    env = environment(home, SECRET="hidden", LC_TIME="C.UTF-8", PYTHONPATH="/nowhere")
+    env = environment(home, SECRET="hidden", LC_TIME="C.UTF-8", PYTHONPATH="/nowhere") | more
     del env["PYTHONPATH"]
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**env, "PYTHONHASHSEED": "0"}
@@ -64,6 +64,15 @@ def test_the_guardian_gets_a_session_of_its_own_and_a_small_environment(leaves: 
     assert not {"SECRET", "PYTHONHASHSEED", "PYWORKER_HOME"} & seen["env"].keys()
     assert (seen["fds"]["0"], seen["fds"]["1"]) == ("/dev/null", "/dev/null")
     assert result(launch(leaves, tmp_path)) == "0\n"
+
+
+def test_programs_of_the_environment_that_is_activated_are_not_those_of_other_apps(leaves: str, tmp_path: Path) -> None:
+    """They found them until a boot, which has nothing activated."""
+    folder = tmp_path / "venv" / "bin"
+    folder.mkdir(parents=True)
+    (folder / "python").symlink_to(sys.executable)
+    result(launch(leaves, tmp_path, VIRTUAL_ENV=str(folder.parent), PATH=f"{folder}:/usr/bin:/bin"))
+    assert json.loads(Path(leaves, "seen").read_text())["env"]["PATH"] == "/usr/bin:/bin"
 
 
 def test_twenty_starts_at_once_make_one(leaves: str, tmp_path: Path) -> None:
