@@ -82,7 +82,9 @@ def test_a_boot_without_the_env_file_says_which_one_it_misses_and_starts_once_it
 
 @pytest.mark.parametrize("file", [True, False], ids=["inherit_env", "without a file"])
 def test_what_a_shell_gave_stays_where_a_change_comes_from_no_shell(pw: Pyworker, file: bool) -> None:
+    pw.environ["XDG_RUNTIME_DIR"] = "/where/the/daemon/was/started"
     pw.ok("daemon", "start")
+    del pw.environ["XDG_RUNTIME_DIR"]
     pw.environ["GREETING"] = "hello"
     pw.api(APP, top='inherit_env = "GREETING"')
     pw.ok("start", *(["app.toml"] if file else ["web:app", "--name", "api", "-b", f"127.0.0.1:{pw.port}"]))
@@ -94,6 +96,7 @@ def test_what_a_shell_gave_stays_where_a_change_comes_from_no_shell(pw: Pyworker
     reply = ask(pw.home, {"type": "diff", "selectors": ["api"]}, LONG)
     assert reply
     assert reply["body"]["same"], reply
+    assert "XDG_RUNTIME_DIR" not in pw.ok("config", "env", "api").stdout
 
 
 def test_a_start_that_starts_the_daemon_gives_what_that_brings_back_what_its_shell_has(pw: Pyworker) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 
+from pyworker.config import environment
 from pyworker.config.problem import ConfigError, Problem
 from pyworker.config.resolve import DEFAULT_VENV, FROM_SHELL
 from pyworker.daemon.app import App, Generation
@@ -25,8 +26,8 @@ def env_values(app: App) -> dict[str, str]:
 
 def shell_of(desk: Desk, app: App | None, given: dict[str, str]) -> dict[str, str]:
     """What inherit_env picks from: the shell of who typed the command. Where nobody did (the dashboard, a timetable, a changed
-    file), what a shell gave to the generation that is there, and the daemon's own environment. In the foreground only that: the
-    service's or container's, which a shell in there, or root's, does not have."""
+    file), what a shell gave to the generation that is there, and of the daemon's own environment what that one has not asked for.
+    In the foreground only that: the service's or container's, which a shell in there, or root's, does not have."""
     if desk.in_foreground:
         return dict(os.environ)
     if given or app is None:
@@ -34,7 +35,9 @@ def shell_of(desk: Desk, app: App | None, given: dict[str, str]) -> dict[str, st
     shell = dict(os.environ)
     if app.current is not None:
         resolved = app.current.resolved
-        shell |= resolved.from_shell
+        not_given: dict[str, str] = {}
+        environment.inherit(not_given, shell, app.current.config.inherit_env)
+        shell = {n: v for n, v in shell.items() if n not in not_given} | resolved.from_shell
         shell |= {n: v for n, v in resolved.env.items() if resolved.env_origins.get(n) == FROM_SHELL}
     return shell
 
