@@ -111,6 +111,16 @@ def test_a_start_that_starts_the_daemon_gives_what_that_brings_back_what_its_she
     assert pw.app()["gen"] == 3
 
 
+def test_a_value_of_e_that_what_runs_does_not_have_is_told(pw: Pyworker) -> None:
+    pw.api(APP)
+    pw.ok("start", "app.toml")
+    assert "it runs with other values of -e" in pw.ok("start", "app.toml", "-e", "GREETING=a$b").stderr
+    pw.ok("stop", "api")
+    pw.ok("start", "app.toml", "-e", "GREETING=a$b")
+    assert pw.get() == "a$b"
+    assert "other values" not in pw.ok("start", "app.toml", "-e", "GREETING=a$b").stderr
+
+
 def test_what_a_shell_filled_in_stays_where_a_change_comes_from_no_shell(pw: Pyworker) -> None:
     pw.ok("daemon", "start")
     pw.environ["HELLO"] = "hello"

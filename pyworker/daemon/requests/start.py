@@ -60,10 +60,11 @@ def _begin(desk: Desk, request: k.Start) -> tuple[dict[str, ops.Goal], dict[str,
                 named = f"in {os.path.basename(source.path)}" if isinstance(source, FileSource) else "--name"
                 message = f"there is an app named {name} already, from {_origin(app.source)}"
                 raise Refuse("failed", message, f"choose another name ({named}), or: pyworker delete {name}")
-            if request.boots and app.restored and compare(desk, app, request.shell_env)["changes"]:  # it had no shell
-                todo.append((source, name, values))
+            not_taken = _not_taken(app, source, values)
+            has_no_shell = request.boots and app.restored  # brought back a moment ago
+            if has_no_shell and not not_taken and compare(desk, app, request.shell_env)["changes"]:
+                todo.append((app.source, name, env_values(app)))
                 continue
-            not_taken = _not_taken(app.source, source, name)
             again = app.stopped_slots & slots.get(name, app.stopped_slots)
             if again:
                 refilled.append((app, again))
@@ -235,8 +236,9 @@ def _same_origin(one: Source, other: Source) -> bool:
             return False
 
 
-def _not_taken(runs: Source, asked: Source, name: str) -> str:
+def _not_taken(app: App, asked: Source, values: dict[str, str]) -> str:
     """What to say when a start of what runs already asks for something else; a reload keeps what it was started with."""
+    runs, given = app.source, env_values(app)
     match runs, asked:
         case FileSource(), FileSource() if asked.profile and asked.profile != runs.profile:
             what = f"it runs {f'with the profile {runs.profile}' if runs.profile else 'without a profile'}"
@@ -244,9 +246,11 @@ def _not_taken(runs: Source, asked: Source, name: str) -> str:
             what = "it runs with other options"
         case InlineSource(), InlineSource() if any(runs.table.get(k) != v for k, v in asked.table.items()):
             what = "it runs with other options"
+        case _ if any(given.get(k) != v for k, v in values.items()):
+            what = "it runs with other values of -e"
         case _:
             return ""
-    return f"{what}, and a reload keeps that; to change it: pyworker stop {name}, then start it again"
+    return f"{what}, and a reload keeps that; to change it: pyworker stop {app.name}, then start it again"
 
 
 def _changed(desk: Desk, app: App, shell_env: dict[str, str]) -> tuple[str, tuple[dict[str, Any], ...]]:
