@@ -153,7 +153,7 @@ class Filter:
 
 def level_of(text: str) -> int:
     """Return the level of a record; one that says none counts as info, with a traceback as an error."""
-    fields = parse_json(text.encode())
+    fields = parse_json(text.encode()) if text.startswith("{") else None
     name = level_name(fields) if fields is not None else ""
     if not name and (match := _LEVEL.search(text[:80])):
         name = level_word(next(filter(None, match.groups())))
