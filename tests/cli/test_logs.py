@@ -477,6 +477,26 @@ def test_follow_stays_with_a_file_that_logrotate_moved_until_the_logger_has_left
     followed.close()
 
 
+def test_follow_shows_what_two_apps_printed_meanwhile_by_its_times(home: Path, follow: Callable[..., Follower]) -> None:
+    log(home, record(0, "start"))
+    log(home, app="web")
+    view = follow("--no-prefix")
+    view.wait_for(b"start")
+    view.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, view.process.pid, os.WSTOPPED | os.WNOWAIT)
+    log(home, record(1, "a"), record(3, "c"))
+    log(home, record(2, "b", app="web"), record(4, "d", app="web"), app="web")
+    view.process.send_signal(signal.SIGCONT)
+    for last in (b"c\n", b"d\n"):
+        view.wait_for(last)
+    assert view.text.split() == [b"start", b"a", b"b", b"c", b"d"]
+
+
+def test_a_filter_passes_over_what_is_no_line_of_a_log(home: Path) -> None:
+    log(home, record(1, "x1"), b"stray x\n", record(2, "x2"))
+    assert logs(home, "--no-prefix", "--include", "x").split() == ["x1", "x2"]
+
+
 def test_follow_goes_on_at_the_start_of_a_file_that_was_cut(home: Path) -> None:
     path = log(home, record(0, "start"), b"a part")
     followed = logfiles.Log(str(path))
