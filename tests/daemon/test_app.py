@@ -37,7 +37,7 @@ APP_FROM_ELSEWHERE = {
     "closed": "seen anew", "gated": "seen anew", "blocked": "seen anew", "stops_after": "seen anew", "compared": "seen anew",
     "target_failure": "a reload that was under way is given up", "start_failure": "carried out in the turn that found it",
     "given_up": "carried out in the turn that was told", "refused": "for those who wait, and they wait for this daemon",
-    "drops": "the logger tells it",
+    "drops": "the logger tells it", "given_env": "nobody, as at a boot: values are in no file",
     "left_behind": "nobody: what the import of a template that has ended had started would stay",
 }  # fmt: skip
 WORKER: dict[str, Any] = {
