@@ -36,7 +36,8 @@ _LONGEST = 1024 * 1024  # bytes of an answer
 _LAST_WORDS = 1.0  # seconds for what has been printed: something that the import has started may hold the pipe for ever
 
 _CHILD = """
-import json, os, sys
+import faulthandler, json, os, sys
+faulthandler.enable()
 ours, answer, target, factory, interface, server = sys.argv[1:7]
 sys.path.insert(0, ours)
 from pyworker.config.schema import AppConfig

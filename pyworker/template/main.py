@@ -148,7 +148,8 @@ def prepare_app(spec: t.LaunchSpec, channel: socket.socket, argv: list[str], sta
     if again:
         end_what_the_import_has_started()
         return _Ready(wire.decode(t.Loaded, again.encode()), None, ssl_context)
-    faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)  # an import that hangs says where
+    faulthandler.enable(2)  # an import that crashes says where
+    faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)  # one that hangs, too
     untold = Channel(channel)
     try:
         target = load(spec.app)

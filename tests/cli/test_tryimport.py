@@ -37,6 +37,15 @@ def test_what_an_import_has_used_as_its_state_is_removed() -> None:
     assert not os.path.exists(folder)
 
 
+def test_an_import_that_crashes_shows_where(home: str, tmp_path: Path) -> None:
+    (tmp_path / "web.py").write_text("import ctypes\ndef load():\n    ctypes.string_at(0)\nload()\n")
+    (tmp_path / "app.toml").write_text('[app]\nname = "api"\ntarget = "web:app"\n')
+    found = run("check", "--import", home=home, cwd=str(tmp_path))
+    assert found.code == 1
+    assert "web.py\", line 3 in load" in found.err
+    assert "importing web:app ended the process (killed by signal 11 (SEGV))" in found.err
+
+
 def test_an_import_that_is_ended_by_a_signal_without_a_name_is_said_as_any_other(home: str, tmp_path: Path) -> None:
     (tmp_path / "web.py").write_text("import os\nos.kill(os.getpid(), 35)\n")
     (tmp_path / "app.toml").write_text('[app]\nname = "api"\ntarget = "web:app"\n')

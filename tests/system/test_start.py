@@ -162,6 +162,14 @@ def test_an_import_that_hangs_is_said_with_its_place(pw: Pyworker) -> None:
     assert "does the import wait for something?" in done.stderr
 
 
+def test_an_import_that_crashes_is_said_with_its_place(pw: Pyworker) -> None:
+    pw.api("import ctypes\n\ndef load():\n    ctypes.string_at(0)\n\nload()\n" + ASGI)
+    done = pw.run("start", "app.toml")
+    assert done.returncode == 1
+    assert "killed by signal 11 (SEGV): it was in " in done.stderr
+    assert f"{pw.folder}/web.py:4 in load" in done.stderr
+
+
 def test_an_import_that_is_stopped_by_a_signal_is_not_said_to_be_slow(pw: Pyworker) -> None:
     stops = "import os, signal\n\nos.kill(os.getpid(), signal.SIGSTOP)\n"
     pw.api(stops + ASGI, tables='[app.reload]\nready_timeout = "4s"')
