@@ -26,7 +26,7 @@ from pyworker.cli import render
 from pyworker.cli.client import DaemonAway, apps_now, connect
 from pyworker.cli.deadline import LOOK, Deadline
 from pyworker.cli.homes import unreadable
-from pyworker.config.activated import activated
+from pyworker.config.activated import before_activation
 from pyworker.errors import Exit, PyworkerError
 from pyworker.protocol.events import names_in_words
 from pyworker.protocol.names import LOCK_FILE
@@ -168,10 +168,7 @@ def _start(home: str, deadline: Deadline) -> int:
     words = os.memfd_create("pyworker-start", os.MFD_CLOEXEC)  # what it says before it has a log of its own
     try:
         argv = [own_python(), "-I", "-m", "pyworker.guardian", "--home", home, "--notify-fd", str(_NOTIFY)]
-        env = {k: v for k, v in os.environ.items() if _KEPT.match(k)}
-        if (prefix := activated()) and "PATH" in env:  # of one project: others would run its programs, until a boot
-            own = os.path.join(prefix, "bin")
-            env["PATH"] = os.pathsep.join(p for p in env["PATH"].split(os.pathsep) if p != own)
+        env = {k: v for k, v in before_activation().items() if _KEPT.match(k)}
         keep_from_exec()  # a lock that the shell holds open would be held for as long as the daemon lives
         try:
             pid = spawn(argv, env, {0: null, 1: null, 2: words, _NOTIFY: writes})

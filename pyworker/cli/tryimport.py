@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from pyworker.cli.render import clean, look, write
-from pyworker.config.activated import or_activated
+from pyworker.config.activated import before_activation, or_activated
 from pyworker.config.load import locate
 from pyworker.config.problem import Problem
 from pyworker.config.resolve import resolve
@@ -64,7 +64,7 @@ os._exit(0)  # threads of the app's must not hold us
 def resolved_here(app: AppConfig, file: str, profile: str) -> ResolvedApp:
     """Resolve an app as it would be on this machine, for this user; raises ConfigError. `file`: "" without one."""
     return resolve(
-        app, file=file, shell_env=os.environ, base_env=os.environ, our_python=sys.executable,
+        app, file=file, shell_env=os.environ, base_env=before_activation(), our_python=sys.executable,
         is_root=os.geteuid() == 0, profile=profile,
     )  # fmt: skip
 

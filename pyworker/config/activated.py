@@ -27,6 +27,15 @@ def activated() -> str:
     return ""
 
 
+def before_activation() -> dict[str, str]:
+    """Return our environment without the programs of what is activated: they are one project's, and of no shell after a boot."""
+    env = dict(os.environ)
+    if (prefix := activated()) and "PATH" in env:
+        own = os.path.join(prefix, "bin")
+        env["PATH"] = os.pathsep.join(p for p in env["PATH"].split(os.pathsep) if p != own)
+    return env
+
+
 def or_activated(hint: str, cwd: str) -> str:
     """Return the next step when a module is not installed, with what is more likely meant than that step by an app in `cwd`."""
     if not hint.startswith("install it: "):

@@ -90,6 +90,17 @@ def test_what_a_start_would_refuse_here_is_a_warning(tmp_path: Path, home: str) 
     assert (document["ok"], document["errors"], len(document["warnings"])) == (True, [], 3)
 
 
+def test_a_program_of_what_is_activated_in_this_shell_alone_is_a_warning_as_the_daemon_does_not_find_it(tmp_path: Path, home: str) -> None:
+    (tmp_path / "app.toml").write_text('[app]\nname = "api"\ncommand = ["tool"]\n')
+    programs = tmp_path / "env" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("python", "tool"):
+        (programs / name).touch(mode=0o755)
+    done = run("check", home=home, cwd=str(tmp_path), VIRTUAL_ENV=str(programs.parent), PATH=f"{programs}:/usr/bin:/bin")
+    assert (done.code, done.out) == (0, "app.toml is fine but for 1 warning: 1 app (api)\n")
+    assert f'only the PATH of this shell has it: write "{programs}/tool"' in done.err
+
+
 def test_json_is_one_document_on_stdout(tmp_path: Path, home: str) -> None:
     file = tmp_path / "app.toml"
     file.write_text('[app]\ntarget = "a:b"\nworker = 4\n')
