@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 
 from pyworker import regular
 
@@ -20,19 +21,22 @@ _KEPT_ELSEWHERE = (  # a file, what is in it, whose it is, what says where
 
 def activated() -> str:
     """Return its folder; "" without one."""
-    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+    return next(_activated(), "")
+
+
+def _activated() -> Iterator[str]:
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):  # both are, where conda's own stays so
         prefix = os.environ.get(name, "")
         if os.path.isabs(prefix) and os.access(os.path.join(prefix, "bin", "python"), os.X_OK):
-            return prefix
-    return ""
+            yield prefix
 
 
 def before_activation() -> dict[str, str]:
     """Return our environment without the programs of what is activated: they are one project's, and of no shell after a boot."""
+    programs = {os.path.join(prefix, "bin") for prefix in _activated()}
     env = dict(os.environ)
-    if (prefix := activated()) and "PATH" in env:
-        own = os.path.join(prefix, "bin")
-        env["PATH"] = os.pathsep.join(p for p in env["PATH"].split(os.pathsep) if p != own)
+    if "PATH" in env:
+        env["PATH"] = os.pathsep.join(p for p in env["PATH"].split(os.pathsep) if p not in programs)
     return env
 
 

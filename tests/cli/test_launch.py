@@ -68,10 +68,13 @@ def test_the_guardian_gets_a_session_of_its_own_and_a_small_environment(leaves: 
 
 def test_programs_of_the_environment_that_is_activated_are_not_those_of_other_apps(leaves: str, tmp_path: Path) -> None:
     """They found them until a boot, which has nothing activated."""
-    folder = tmp_path / "venv" / "bin"
-    folder.mkdir(parents=True)
-    (folder / "python").symlink_to(sys.executable)
-    result(launch(leaves, tmp_path, VIRTUAL_ENV=str(folder.parent), PATH=f"{folder}:/usr/bin:/bin"))
+    programs = [tmp_path / name / "bin" for name in ("venv", "conda")]
+    for folder in programs:
+        folder.mkdir(parents=True)
+        (folder / "python").symlink_to(sys.executable)
+    venv, conda = programs
+    env = {"VIRTUAL_ENV": str(venv.parent), "CONDA_PREFIX": str(conda.parent), "PATH": f"{venv}:/usr/bin:{conda}:/bin"}
+    result(launch(leaves, tmp_path, **env))
     assert json.loads(Path(leaves, "seen").read_text())["env"]["PATH"] == "/usr/bin:/bin"
 
 
