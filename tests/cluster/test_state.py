@@ -1047,6 +1047,9 @@ def test_sqlite_tells_a_watch_of_a_value_that_ends_while_it_looks(tmp_path: Path
             return fetch(db)
 
         one.set("k", 1, ttl=60)
+        seen = Seen()
+        one.watch("other", seen)
+        seen.wait(None)  # the thread's first look may come before the watch that it was started for
         store._new_messages = slowly
         seen = Seen()
         one.watch("k", seen)
